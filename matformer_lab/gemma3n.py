@@ -1,0 +1,270 @@
+"""Gemma 3n as data: the text config, and for every text tensor its shape and how a slice cuts it.
+
+This is the only file that knows the names inside a Gemma 3n checkpoint. Shapes are written in terms
+of the config's own keys; they are those of transformers' `Gemma3nTextModel`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from matformer_lab.errors import InputError
+
+LayerType = Literal["sliding_attention", "full_attention"]
+Dimension = Annotated[int, Field(strict=True, gt=0, lt=2**31)]
+
+
+class TextConfig(BaseModel):
+    """The text part of a config.json, checked. Per-layer values are tuples over the layers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    num_hidden_layers: Annotated[int, Field(strict=True, gt=0, le=1024)]
+    hidden_size: Dimension
+    intermediate_size: tuple[Dimension, ...]
+    layer_types: tuple[LayerType, ...]
+    activation_sparsity_pattern: tuple[Annotated[float, Field(ge=0, lt=1)], ...]
+    num_kv_shared_layers: Annotated[int, Field(strict=True, ge=0)]
+    hidden_size_per_layer_input: Dimension
+    vocab_size: Dimension
+    vocab_size_per_layer_input: Dimension
+    num_attention_heads: Dimension
+    num_key_value_heads: Dimension
+    head_dim: Dimension
+    sliding_window: Dimension
+    max_position_embeddings: Dimension
+    laurel_rank: Dimension
+    altup_num_inputs: Dimension
+    tie_word_embeddings: Literal[True] = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_per_layer_values(cls, raw: Any) -> Any:
+        """Expand what a config.json may leave out or write as one number.
+
+        The defaults are those of transformers >= 4.54. (4.53's default for `layer_types` put full
+        attention at 0, 5, 10...; no published model has that.)
+        """
+        layers = raw.get("num_hidden_layers") if isinstance(raw, Mapping) else None
+        if type(layers) is not int or not 0 < layers <= 1024:
+            return raw  # the field's own check says what is wrong
+        filled = dict(raw)
+        if type(filled.get("intermediate_size")) is int:
+            filled["intermediate_size"] = [filled["intermediate_size"]] * layers
+        if filled.get("layer_types") is None:
+            filled["layer_types"] = [
+                "full_attention" if (layer + 1) % 5 == 0 else "sliding_attention"
+                for layer in range(layers)
+            ]
+        if filled.get("activation_sparsity_pattern") is None:
+            sparse = 10 if layers > 10 else 0
+            filled["activation_sparsity_pattern"] = [0.95] * sparse + [0.0] * (layers - sparse)
+        return filled
+
+    @field_validator("intermediate_size", "layer_types", "activation_sparsity_pattern")
+    @classmethod
+    def _one_value_per_layer(cls, value: tuple[Any, ...], info: Any) -> tuple[Any, ...]:
+        layers = info.data.get("num_hidden_layers")
+        if layers is not None and len(value) != layers:
+            raise ValueError(f"has {len(value)} values for {layers} layers")
+        return value
+
+    @field_validator("num_kv_shared_layers")
+    @classmethod
+    def _some_layer_owns_its_kv(cls, value: int, info: Any) -> int:
+        if value >= info.data.get("num_hidden_layers", value + 1):
+            raise ValueError("leaves no layer with K/V of its own")
+        return value
+
+    @property
+    def first_kv_shared_layer(self) -> int:
+        """Index of the first layer that reuses earlier K/V; `num_hidden_layers` if none does."""
+        return self.num_hidden_layers - self.num_kv_shared_layers
+
+    @cached_property
+    def kv_sources(self) -> frozenset[int]:
+        """The layers whose K/V the shared layers read: the last of each type before them."""
+        if not self.num_kv_shared_layers:
+            return frozenset()
+        own = range(self.first_kv_shared_layer)
+        last_of_type = {self.layer_types[layer]: layer for layer in own}
+        return frozenset(last_of_type.values())
+
+    @cached_property
+    def blocks(self) -> tuple[range, ...]:
+        """The layers grouped into runs that end with a full-attention layer (E4B: 7 runs of 5)."""
+        starts = [0]
+        for layer, kind in enumerate(self.layer_types[:-1]):
+            if kind == "full_attention":
+                starts.append(layer + 1)
+        return tuple(
+            range(start, stop)
+            for start, stop in zip(starts, [*starts[1:], self.num_hidden_layers], strict=True)
+        )
+
+
+def is_multimodal(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json describes the full `gemma3n` rather than `gemma3n_text`."""
+    return config.get("model_type") == "gemma3n"
+
+
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The mapping inside config.json that holds the text model's keys."""
+    part = config.get("text_config") if is_multimodal(config) else config
+    return part if isinstance(part, Mapping) else {}
+
+
+def read_text_config(config: Mapping[str, Any], where: str) -> TextConfig:
+    """Check the text part of `config`; `where` names the file in an `InputError`."""
+    model_type = config.get("model_type")
+    if model_type not in ("gemma3n", "gemma3n_text"):
+        raise InputError(
+            f"{where}: model_type is {model_type!r}, but only Gemma 3n (gemma3n, gemma3n_text) "
+            "has nested FFNs to slice"
+        )
+    try:
+        return TextConfig.model_validate(text_part(config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        prefix = "text_config." if is_multimodal(config) else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where}: {prefix}{key}: {message}") from None
+
+
+class Cut(Enum):
+    """How a slice selects from a tensor."""
+
+    WHOLE = "whole"
+    FFN_ROWS = "first w rows"
+    FFN_COLUMNS = "first w columns"
+    LAYER_ROWS = "row blocks of the kept layers"
+    LAYER_COLUMNS = "column blocks of the kept layers"
+
+
+@dataclass(frozen=True)
+class TensorRule:
+    """One text tensor (or one per layer): its shape as config expressions, and its cut."""
+
+    name: str
+    shape: tuple[str, ...]
+    cut: Cut = Cut.WHOLE
+    # transformers 5 does not build, and so does not save, the K/V of layers that share K/V.
+    absent_where_kv_shared: bool = False
+
+
+_LAYER_RULES = (
+    TensorRule("altup.correct_output_scale", ("hidden",)),
+    TensorRule("altup.correction_coefs.weight", ("altup", "altup")),
+    TensorRule("altup.modality_router.weight", ("altup", "hidden")),
+    TensorRule("altup.prediction_coefs.weight", ("altup_squared", "altup")),
+    TensorRule("altup.router_norm.weight", ("hidden",)),
+    TensorRule("input_layernorm.weight", ("hidden",)),
+    TensorRule("laurel.linear_left.weight", ("laurel", "hidden")),
+    TensorRule("laurel.linear_right.weight", ("hidden", "laurel")),
+    TensorRule("laurel.post_laurel_norm.weight", ("hidden",)),
+    TensorRule("mlp.down_proj.weight", ("hidden", "ffn"), Cut.FFN_COLUMNS),
+    TensorRule("mlp.gate_proj.weight", ("ffn", "hidden"), Cut.FFN_ROWS),
+    TensorRule("mlp.up_proj.weight", ("ffn", "hidden"), Cut.FFN_ROWS),
+    TensorRule("per_layer_input_gate.weight", ("ple", "hidden")),
+    TensorRule("per_layer_projection.weight", ("hidden", "ple")),
+    TensorRule("post_attention_layernorm.weight", ("hidden",)),
+    TensorRule("post_feedforward_layernorm.weight", ("hidden",)),
+    TensorRule("post_per_layer_input_norm.weight", ("hidden",)),
+    TensorRule("pre_feedforward_layernorm.weight", ("hidden",)),
+    TensorRule("self_attn.k_norm.weight", ("head",), absent_where_kv_shared=True),
+    TensorRule("self_attn.k_proj.weight", ("kv", "hidden"), absent_where_kv_shared=True),
+    TensorRule("self_attn.o_proj.weight", ("hidden", "query")),
+    TensorRule("self_attn.q_norm.weight", ("head",)),
+    TensorRule("self_attn.q_proj.weight", ("query", "hidden")),
+    TensorRule("self_attn.v_proj.weight", ("kv", "hidden"), absent_where_kv_shared=True),
+)
+
+EMBED_TOKENS = "embed_tokens.weight"
+EMBED_TOKENS_PER_LAYER = "embed_tokens_per_layer.weight"
+PER_LAYER_MODEL_PROJECTION = "per_layer_model_projection.weight"
+
+_MODEL_RULES = (
+    TensorRule(EMBED_TOKENS, ("vocab", "hidden")),
+    TensorRule(EMBED_TOKENS_PER_LAYER, ("ple_vocab", "all_ple"), Cut.LAYER_COLUMNS),
+    TensorRule("norm.weight", ("hidden",)),
+    TensorRule(PER_LAYER_MODEL_PROJECTION, ("all_ple", "hidden"), Cut.LAYER_ROWS),
+    TensorRule("per_layer_projection_norm.weight", ("ple",)),
+)
+
+_ALTUP_RULES = (
+    TensorRule("altup_projections.{}.weight", ("hidden", "hidden")),
+    TensorRule("altup_unembed_projections.{}.weight", ("hidden", "hidden")),
+)
+
+_LAYER_NAME = re.compile(r"layers\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
+_CUT_BY_SUFFIX = {rule.name: rule.cut for rule in _LAYER_RULES + _MODEL_RULES}
+
+
+def split_layer(name: str) -> tuple[int | None, str]:
+    """`layers.7.mlp.up_proj.weight` -> `(7, "mlp.up_proj.weight")`; others -> `(None, name)`."""
+    match = _LAYER_NAME.fullmatch(name)
+    return (int(match[1]), match[2]) if match else (None, name)
+
+
+def cut_of(name: str) -> Cut:
+    """The cut of a text tensor (name without the checkpoint's prefix); unknown ones stay whole."""
+    return _CUT_BY_SUFFIX.get(split_layer(name)[1], Cut.WHOLE)
+
+
+@dataclass(frozen=True)
+class ExpectedTensor:
+    """A text tensor that a config calls for. `required` is False for redundant K/V."""
+
+    name: str
+    shape: tuple[int, ...]
+    required: bool
+
+
+def expected_tensors(text: TextConfig) -> Iterator[ExpectedTensor]:
+    """Every text tensor of a checkpoint with this config, names without the prefix."""
+    dims = {
+        "hidden": text.hidden_size,
+        "vocab": text.vocab_size,
+        "ple_vocab": text.vocab_size_per_layer_input,
+        "ple": text.hidden_size_per_layer_input,
+        "all_ple": text.num_hidden_layers * text.hidden_size_per_layer_input,
+        "altup": text.altup_num_inputs,
+        "altup_squared": text.altup_num_inputs**2,
+        "laurel": text.laurel_rank,
+        "head": text.head_dim,
+        "query": text.num_attention_heads * text.head_dim,
+        "kv": text.num_key_value_heads * text.head_dim,
+    }
+    for rule in _MODEL_RULES:
+        yield ExpectedTensor(rule.name, tuple(dims[d] for d in rule.shape), True)
+    for rule in _ALTUP_RULES:
+        for stream in range(text.altup_num_inputs - 1):
+            yield ExpectedTensor(rule.name.format(stream), tuple(dims[d] for d in rule.shape), True)
+    for layer, width in enumerate(text.intermediate_size):
+        shared = layer >= text.first_kv_shared_layer
+        for rule in _LAYER_RULES:
+            shape = tuple(width if d == "ffn" else dims[d] for d in rule.shape)
+            required = not (shared and rule.absent_where_kv_shared)
+            yield ExpectedTensor(f"layers.{layer}.{rule.name}", shape, required)
+
+
+def text_prefix(names: Mapping[str, Any], where: str) -> str:
+    """What stands before `embed_tokens_per_layer.weight`: e.g. `model.language_model.`.
+
+    Full checkpoints write `model.language_model.`, text-only ones `model.`; a bare text model
+    writes nothing.
+    """
+    suffix = EMBED_TOKENS_PER_LAYER
+    found = [n.removesuffix(suffix) for n in names if n == suffix or n.endswith("." + suffix)]
+    if len(found) != 1:
+        raise InputError(
+            f"{where}: {len(found)} tensors named *{suffix}, expected one; "
+            "this is not a Gemma 3n checkpoint"
+        )
+    return found[0]
