@@ -49,7 +49,7 @@ class Outcomes:
 
     @property
     def n(self) -> int:
-        return self.scores.shape[1]
+        return len(self.weights)
 
     @property
     def binary(self) -> bool:
@@ -254,21 +254,18 @@ class Panel:
 
     name: str
     slices: tuple[str, ...]
-    sizes: Floats
     n: int
     values: Floats
     stderrs: Floats
     intervals: Floats  # (slices, 2), each score by itself
-    differences: Floats  # [i, j] = score i - score j
+    differences: Floats  # [i, j] = score i - score j, times sign: how much better i is
     errors: Floats  # standard errors of the differences, pseudo-item included
     critical: float  # half-width of a simultaneous interval in standard errors
     wins: Ints | None
     p: Floats | None
     p_holm: Floats | None
-    pareto: Bools  # by the measured scores
-    membership: Floats  # share of the resamples in which the slice is on the frontier
-    verdicts: tuple[Verdict, ...]
-    dominated_by: tuple[str | None, ...]
+    deviations: Floats  # (replicates, slices): resampled scores minus the score
+    sign: int = 1  # -1 where a smaller score is better
 
     def compare(self, a: str, b: str) -> Comparison:
         """Raises KeyError for a slice that this panel does not have."""
@@ -287,8 +284,43 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """Where every slice of a panel stands, for one notion of size; all follow the panel's `slices`."""
+
+    pareto: Bools  # by the measured scores
+    membership: Floats  # share of the resamples in which the slice is on the Pareto set
+    verdicts: tuple[Verdict, ...]
+    dominated_by: tuple[str | None, ...]  # for "dominated": by whom, the clearest case
+
+
+def rank(panel: Panel, sizes: Mapping[str, float]) -> Ranking:
+    """Judge the slices of a panel by their sizes. A verdict is read off the simultaneous intervals:
+
+    dominated: some slice that is no larger is better. On the frontier: better than every slice that
+    is no larger (the smallest slice has no rival and is on it by definition). Else not separable.
+    """
+    at = np.array([sizes[name] for name in panel.slices], dtype=np.float64)
+    half = panel.critical * panel.errors
+    said: list[Verdict] = []
+    by: list[str | None] = []
+    for i in range(len(at)):
+        rivals = np.flatnonzero((at <= at[i]) & (np.arange(len(at)) != i))
+        behind = -panel.differences[i, rivals] - half[i, rivals]
+        ahead = panel.differences[i, rivals] - half[i, rivals]
+        dominated = bool((behind > 0).any())
+        by.append(panel.slices[rivals[np.argmax(behind)]] if dominated else None)
+        if dominated:
+            said.append("dominated")
+        else:
+            said.append("on the frontier" if (ahead > 0).all() else "not separable")
+    scores = panel.sign * panel.values
+    resampled = pareto(at, scores + panel.sign * panel.deviations)
+    return Ranking(pareto(at, scores), resampled.mean(axis=0), tuple(said), tuple(by))
+
+
+@dataclass(frozen=True)
 class Study:
-    """All panels of a sweep, judged as one family."""
+    """All panels of a sweep, compared as one family."""
 
     panels: Mapping[str, Panel]
     critical: float  # the same for all panels
@@ -301,16 +333,15 @@ class Study:
 
 def study(
     tasks: Mapping[str, Outcomes],
-    sizes: Mapping[str, float],
     *,
     level: float = LEVEL,
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Study:
-    """Judge the frontier of every task and, where there are several, of their average.
+    """Compare all slices on every task and, where there are several tasks, on their average.
 
-    `sizes` holds the size of every slice. The average is the plain mean of the tasks' scores, over the slices that have all
-    of them; its resamples are the tasks' own.
+    The average is the plain mean of the tasks' scores, over the slices that have all of them; its
+    resamples are the tasks' own.
     """
     rng = np.random.default_rng(seed)
     drafts = {name: _Draft.of(outcomes, replicates, rng) for name, outcomes in tasks.items()}
@@ -323,10 +354,10 @@ def study(
         if everyone:
             drafts[AVERAGE] = _Draft.average(list(drafts.values()), tuple(everyone))
 
-    pairs = {
-        name: tuple(index.astype(np.int64) for index in np.triu_indices(len(d.slices), 1))
-        for name, d in drafts.items()
-    }
+    pairs: dict[str, tuple[Ints, Ints]] = {}
+    for name, draft in drafts.items():
+        left, right = np.triu_indices(len(draft.slices), 1)
+        pairs[name] = left.astype(np.int64), right.astype(np.int64)
     critical = critical_value(
         [(d.deviations, d.resampling_errors, *pairs[name]) for name, d in drafts.items()],
         level=level,
@@ -347,33 +378,47 @@ def study(
             p = _symmetric(raw[name], pairs[name], len(draft.slices))
             p_holm = _symmetric(adjusted[done : done + count], pairs[name], len(draft.slices))
             done += count
-        at = np.array([sizes[slice_] for slice_ in draft.slices], dtype=np.float64)
-        panels[name] = draft.judge(name, at, critical, level, p, p_holm)
+        panels[name] = draft.panel(name, critical, level, p, p_holm)
     count = sum(len(left) for left, _ in pairs.values())
     return Study(panels, critical, count, len(adjusted), level, replicates, seed)
 
 
-def verdicts(
-    sizes: Floats, differences: Floats, halfwidths: Floats
-) -> tuple[tuple[Verdict, ...], tuple[int | None, ...]]:
-    """Read verdicts off simultaneous intervals; also who dominates (the clearest case), by index.
+def unpaired(
+    name: str,
+    slices: Sequence[str],
+    values: Sequence[float],
+    stderrs: Sequence[float],
+    n: int,
+    *,
+    higher_is_better: bool = True,
+    level: float = LEVEL,
+) -> Panel:
+    """A panel for a metric without per-item outcomes (a perplexity, say), from standard errors alone.
 
-    dominated: some slice that is no larger is better, its interval clear of 0. on the frontier: better than every slice that
-    is no larger, all intervals clear of 0 (the smallest slice has no rival and is on it by definition). Else not separable.
+    Differences are taken as if the slices had seen different items, which is wider than paired ones
+    would be, and their simultaneous width is Bonferroni's. A missing standard error is NaN and
+    separates nothing.
     """
-    said: list[Verdict] = []
-    by: list[int | None] = []
-    for i in range(len(sizes)):
-        rivals = np.flatnonzero((sizes <= sizes[i]) & (np.arange(len(sizes)) != i))
-        behind = -differences[i, rivals] - halfwidths[i, rivals]
-        if (behind > 0).any():
-            said.append("dominated")
-            by.append(int(rivals[np.argmax(behind)]))
-            continue
-        ahead = differences[i, rivals] - halfwidths[i, rivals]
-        said.append("on the frontier" if (ahead > 0).all() else "not separable")
-        by.append(None)
-    return tuple(said), tuple(by)
+    value, se = np.asarray(values, dtype=np.float64), np.asarray(stderrs, dtype=np.float64)
+    sign = 1 if higher_is_better else -1
+    pairs = max(1, len(value) * (len(value) - 1) // 2)
+    z = _z(0.5 + level / 2)
+    return Panel(
+        name=name,
+        slices=tuple(slices),
+        n=n,
+        values=value,
+        stderrs=se,
+        intervals=np.stack([value - z * se, value + z * se], axis=1),
+        differences=sign * (value[:, None] - value[None, :]),
+        errors=np.sqrt(se[:, None] ** 2 + se[None, :] ** 2),
+        critical=_z(1 - (1 - level) / (2 * pairs)),
+        wins=None,
+        p=None,
+        p_holm=None,
+        deviations=np.zeros((1, len(value))),
+        sign=sign,
+    )
 
 
 # --- planning --------------------------------------------------------------------------------------------------------
@@ -456,25 +501,17 @@ class _Draft:
             wins=None,
         )
 
-    def judge(
-        self,
-        name: str,
-        sizes: Floats,
-        critical: float,
-        level: float,
-        p: Floats | None,
-        p_holm: Floats | None,
+    def panel(
+        self, name: str, critical: float, level: float, p: Floats | None, p_holm: Floats | None
     ) -> Panel:
         stderrs = np.sqrt(np.diag(self.covariance))
         differences = self.values[:, None] - self.values[None, :]
         errors = np.sqrt(difference_errors(self.covariance) ** 2 + self.pseudo)
         np.fill_diagonal(errors, 0.0)
-        said, by = verdicts(sizes, differences, critical * errors)
         ends = zip(self.values, stderrs, strict=True)
         return Panel(
             name=name,
             slices=self.slices,
-            sizes=sizes,
             n=self.n,
             critical=critical,
             values=self.values,
@@ -485,10 +522,7 @@ class _Draft:
             wins=self.wins,
             p=p,
             p_holm=p_holm,
-            pareto=pareto(sizes, self.values),
-            membership=pareto(sizes, self.values + self.deviations).mean(axis=0),
-            verdicts=said,
-            dominated_by=tuple(None if k is None else self.slices[k] for k in by),
+            deviations=self.deviations,
         )
 
 

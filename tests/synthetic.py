@@ -88,7 +88,9 @@ def tasks(scale: float = 1.0) -> tuple[Task, ...]:
     )
 
 
-def outcomes(task: Task, skills: list[float], rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+def outcomes(
+    task: Task, skills: list[float], rng: np.random.Generator
+) -> tuple[np.ndarray, list[str]]:
     """0/1 outcomes (slices, items) and the subject of each item."""
     subjects = [name for name, n in task.subjects.items() for _ in range(n)]
     shift = {name: rng.normal(0, 0.6) for name in task.subjects}
@@ -118,13 +120,15 @@ def write_sweep(
     rows: list[dict[str, object]] = []
     chosen = tasks(scale)
     for task in chosen:
-        skills = [
-            ((m.mmlu or 55.0) - 60) / 9 - (drop or {}).get(m.name, 0.0) for m in slices
-        ]
+        skills = [((m.mmlu or 55.0) - 60) / 9 - (drop or {}).get(m.name, 0.0) for m in slices]
         table, subjects = outcomes(task, skills, rng)
         flip = np.random.default_rng(seed + 99).random(table.shape) < noise
         table = np.where(flip, 1 - table, table)
-        docs = pd.Series(subjects).groupby(subjects).cumcount() if len(task.subjects) > 1 else range(len(subjects))
+        docs = (
+            pd.Series(subjects).groupby(subjects).cumcount()
+            if len(task.subjects) > 1
+            else range(len(subjects))
+        )
         for made, row in zip(slices, table, strict=True):
             frame = pd.DataFrame(
                 {
@@ -196,12 +200,16 @@ def write_sweep(
     recipe = {
         "parent": parent,
         "slices": [m.name for m in slices],
-        "tasks": [{"name": t.name, "num_fewshot": t.num_fewshot, "metric": t.metric} for t in chosen],
+        "tasks": [
+            {"name": t.name, "num_fewshot": t.num_fewshot, "metric": t.metric} for t in chosen
+        ],
         "dtype": "bfloat16",
         "seed": 1234,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     (folder / "provenance.json").write_text(
-        json.dumps({"matformer_lab": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "seed": 1234})
+        json.dumps(
+            {"matformer_lab": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "seed": 1234}
+        )
     )
     return folder
