@@ -66,7 +66,7 @@ def write_parent(
     tower tensors (slicing copies them whatever they are).
     """
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
     torch.manual_seed(seed)
@@ -80,7 +80,9 @@ def write_parent(
     tensors = load_file(folder / "model.safetensors")
     if shared_kv:
         kv = text.num_key_value_heads * text.head_dim
-        for layer in range(text.num_hidden_layers - text.num_kv_shared_layers, text.num_hidden_layers):
+        for layer in range(
+            text.num_hidden_layers - text.num_kv_shared_layers, text.num_hidden_layers
+        ):
             attention = f"model.layers.{layer}.self_attn"
             for part in ("k_proj", "v_proj"):
                 random = torch.randn(kv, text.hidden_size)
