@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ MEASURED = "#0072B2"  # Okabe & Ito's blue and vermilion: told apart with any co
 PUBLISHED = "#D55E00"
 MUTED = "#8A8F98"
 INK = "#1B1F24"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.edgecolor": MUTED,
@@ -106,7 +107,7 @@ def draw(finished: Finished) -> Figure:
     return figure
 
 
-# --- panels ----------------------------------------------------------------------------------------
+# --- panels ---
 
 
 _Point = tuple[float, float, str, str, int]  # x, y, text, colour, priority (small: first)
@@ -206,7 +207,8 @@ def _legend(figure: Figure, finished: Finished) -> None:
     from matplotlib.lines import Line2D
 
     def entry(label: str, **style: Any) -> Line2D:
-        return Line2D([], [], label=label, **({"ls": "none", "mec": MEASURED, "ms": 5} | style))
+        settings: dict[str, Any] = {"ls": "none", "mec": MEASURED, "ms": 5} | style
+        return Line2D([], [], label=label, **settings)
 
     entries = [
         entry("on the frontier", marker="o", mfc=MEASURED),
@@ -255,7 +257,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")  # matplotlib reads $...$ as mathematics
 
 
-# --- labels ----------------------------------------------------------------------------------------
+# --- labels ---
 
 
 def _label(axis: Axes, points: list[_Point], soft: list[tuple[Floats, Floats]]) -> None:
@@ -307,7 +309,7 @@ def _label(axis: Axes, points: list[_Point], soft: list[tuple[Floats, Floats]]) 
 def _walk(trace: Floats, step: float) -> Floats:
     """Points along a polyline, `step` apart."""
     pieces = []
-    for start, end in zip(trace[:-1], trace[1:], strict=True):
+    for start, end in pairwise(trace):
         if not np.isfinite([*start, *end]).all():
             continue
         count = int(np.hypot(*(end - start)) / step) + 2

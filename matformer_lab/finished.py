@@ -1,11 +1,12 @@
 """A finished sweep, read back from its folder: what the figure, the page and the gate work from.
 
-Reads `slices.json`, `results.parquet`, `samples/`, `recipe.yaml` and `provenance.json`; no model.
+Reads `slices.json`, `results.parquet`, `samples/` and `recipe.yaml`; no model.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,7 +92,12 @@ class Finished:
     members: tuple[Member, ...]
     tasks: tuple[TaskScores, ...]
     recipe: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Versions, revisions and hashes of the run."""
+        as_run = self.recipe.get("as_run")
+        return as_run if isinstance(as_run, Mapping) else {}
 
     @cached_property
     def study(self) -> frontier.Study:
@@ -166,8 +172,6 @@ def read_finished(folder: Path) -> Finished:
     folder = Path(folder)
     described = _read(folder / "slices.json", json.loads)
     recipe = _read(folder / "recipe.yaml", yaml.safe_load)
-    path = folder / "provenance.json"
-    provenance = _read(path, json.loads) if path.exists() else recipe.get("as_run") or {}
     results = _read_parquet(folder / "results.parquet")
     try:
         parent = _parent(described["parent"])
@@ -192,7 +196,7 @@ def read_finished(folder: Path) -> Finished:
     )
     if pd.Series([member.name for member in members]).duplicated().any():
         raise InputError(f"{folder / 'slices.json'}: a slice is described twice")
-    return Finished(folder, parent, members, tasks, recipe, provenance)
+    return Finished(folder, parent, members, tasks, recipe)
 
 
 def _read(path: Path, parse: Any) -> Any:
@@ -259,7 +263,10 @@ def _wanted(recipe: Mapping[str, Any], results: pd.DataFrame) -> list[tuple[str,
         asked = dict.fromkeys(top["task"])
     wanted = []
     for name, metric in asked.items():
-        metrics = list(results.loc[results["task"] == name, "metric"].unique())
+        rows = results[results["task"] == name]
+        if metric is None and "primary" in rows:
+            rows = rows.sort_values("primary", ascending=False, kind="stable")
+        metrics = list(rows["metric"].unique())
         if metrics:
             wanted.append((str(name), str(metric if metric in metrics else metrics[0])))
     return wanted
@@ -282,7 +289,7 @@ def _task(
     return TaskScores(
         name=name,
         metric=metric,
-        num_fewshot=None if fewshot is None or fewshot != fewshot else int(fewshot),
+        num_fewshot=None if fewshot is None or math.isnan(fewshot) else int(fewshot),
         n=int(rows["n"].iloc[0]),
         higher_is_better=better is not False and bool(better),
         slices=tuple(rows.index),
@@ -313,8 +320,7 @@ def _items(
         table = _read_parquet(path)
         if metric not in table or table[metric].isna().any():
             return None
-        subject = table["subtask"] if "subtask" in table else task
-        table = table.assign(_subject=subject).astype({"_subject": str})
+        table = table.assign(_subject=table.get("subtask", task)).astype({"_subject": str})
         table["_id"] = table["_subject"] + "/" + table["doc_id"].astype(str)
         tables.append(table.sort_values(["_subject", "doc_id"], kind="stable"))
     first = tables[0]

@@ -1,14 +1,16 @@
 """Size/quality frontier: which slices are worth their size, and how sure are we.
 
-Pure functions on arrays; no files, no plotting. Slices are scored on the *same items*, so everything here is paired: an item
-that every slice gets right says nothing about their order and cancels out. Methods, with their sources, are in
-`docs/statistics.md`; in one paragraph:
+Pure functions on arrays; no files, no plotting. Slices are scored on the *same items*, so
+everything here is paired: an item that every slice gets right says nothing about their order and
+cancels out. Methods, with their sources, are in `docs/statistics.md`; in one paragraph:
 
-The score of a slice on a task is a weighted mean over items. Its own 95 % interval is Wilson's at the effective sample size.
-Differences between two slices have an interval from a bootstrap over items, stratified by subject, and all differences of a
-sweep (every pair of slices, every task, and the average) form one family: the widths come from the bootstrap distribution of
-the largest |t| (single-step max-T), so with 95 % confidence *all* of them hold at once. Verdicts are read off these
-intervals. Exact McNemar p-values, with Holm's correction over the same pairs, stand beside them for 0/1 outcomes.
+The score of a slice on a task is a weighted mean over items. Its own 95 % interval is Wilson's at
+the effective sample size. Differences between two slices have an interval from a bootstrap over
+items, stratified by subject, and all differences of a sweep (every pair of slices, every task, and
+the average) form one family: the widths come from the bootstrap distribution of the largest |t|
+(single-step max-T), so with 95 % confidence *all* of them hold at once. Verdicts are read off these
+intervals. Exact McNemar p-values, with Holm's correction over the same pairs, stand beside them for
+0/1 outcomes.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import NormalDist
 from typing import Literal
 
@@ -38,8 +41,9 @@ _CHUNK = 2_000_000  # array elements held at once while resampling: bounds memor
 class Outcomes:
     """What every slice scored on every item of one task.
 
-    `scores` is (slices, items), larger is better; `strata` (items,) numbers the subject of an item; `weights` (items,) sum
-    to 1 and are equal inside a stratum, so that `scores @ weights` is the task's score.
+    `scores` is (slices, items), larger is better; `strata` (items,) numbers the subject of an item;
+    `weights` (items,) sum to 1 and are equal inside a stratum, so that `scores @ weights` is the
+    task's score.
     """
 
     slices: tuple[str, ...]
@@ -71,8 +75,9 @@ def make_outcomes(
 ) -> Outcomes:
     """Outcomes of `slices` on the items in the columns of `scores`, (slices, items).
 
-    Every item counts the same; with `macro`, every subject does (items count 1 / size of their subject). Subjects with a
-    single item have no variance to estimate and are pooled into one stratum ("collapsed strata"), per weight.
+    Every item counts the same; with `macro`, every subject does (items count 1 / size of their
+    subject). Subjects with a single item have no variance to estimate and are pooled into one
+    stratum ("collapsed strata"), per weight.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or scores.shape[0] != len(slices) or scores.shape[1] == 0:
@@ -86,7 +91,7 @@ def make_outcomes(
     return Outcomes(tuple(slices), scores, strata.astype(np.int64), weights)
 
 
-# --- one score -------------------------------------------------------------------------------------------------------
+# --- one score ---
 
 
 def covariance(outcomes: Outcomes, *, ddof: int = 1) -> Floats:
@@ -109,9 +114,10 @@ def covariance(outcomes: Outcomes, *, ddof: int = 1) -> Floats:
 def wilson(value: float, stderr: float, n: int, *, level: float = LEVEL) -> tuple[float, float]:
     """Wilson's interval for a score in [0, 1], at the sample size its standard error is worth.
 
-    n_eff = value (1 - value) / stderr**2 (n where that is 0/0): for a plain accuracy this is Wilson's interval itself; for a
-    stratified or averaged score it keeps the interval inside [0, 1] and open at 0 and 1 (Franco et al. 2019). Values outside
-    [0, 1] are no proportions and get value +- z * stderr.
+    n_eff = value (1 - value) / stderr**2 (n where that is 0/0): for a plain accuracy this is
+    Wilson's interval itself; for a stratified or averaged score it keeps the interval inside [0, 1]
+    and open at 0 and 1 (Franco et al. 2019). Values outside [0, 1] are no proportions and get value
+    +- z * stderr.
     """
     z = _z(0.5 + level / 2)
     if not 0.0 <= value <= 1.0:
@@ -123,12 +129,13 @@ def wilson(value: float, stderr: float, n: int, *, level: float = LEVEL) -> tupl
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-# --- differences -----------------------------------------------------------------------------------------------------
+# --- differences ---
 
 
 def bootstrap(outcomes: Outcomes, replicates: int, rng: np.random.Generator) -> Floats:
-    """Resampled scores minus the score, (replicates, slices): items drawn with replacement inside each stratum, the same
-    items for every slice."""
+    """Resampled scores minus the score, (replicates, slices): items drawn with replacement inside
+    each stratum, the same items for every slice.
+    """
     total: Floats = np.zeros((replicates, len(outcomes.slices)))
     for stratum in range(int(outcomes.strata.max()) + 1):
         here = outcomes.strata == stratum
@@ -155,22 +162,23 @@ def difference_errors(cov: Floats) -> Floats:
 def critical_value(
     parts: Sequence[tuple[Floats, Floats, Ints, Ints]], *, level: float = LEVEL
 ) -> float:
-    """Half-width, in standard errors, that makes all intervals hold at once with probability `level`.
+    """Half-width, in standard errors, that makes all intervals hold at once with probability
+    `level`.
 
-    Each part is (deviations (replicates, slices), bootstrap standard errors (slices, slices), left, right): the differences
-    left[k] - right[k] of one panel. The value is the `level` quantile of the largest |t| over all of them (single-step
-    max-T: Westfall & Young 1993; Hothorn, Bretz & Westfall 2008), at least the normal quantile of one comparison.
+    Each part is (deviations (replicates, slices), bootstrap standard errors (slices, slices), left,
+    right): the differences left[k] - right[k] of one panel. The value is the `level` quantile of
+    the largest |t| over all of them (single-step max-T: Westfall & Young 1993; Hothorn, Bretz &
+    Westfall 2008), at least the normal quantile of one comparison.
     """
     floor = _z(0.5 + level / 2)
     largest: Floats | None = None
     for deviations, errors, left, right in parts:
-        se = errors[left, right]
-        left, right, se = left[se > 0], right[se > 0], se[se > 0]
+        varies = np.flatnonzero(errors[left, right] > 0)
         step = max(1, _CHUNK // len(deviations))
-        for start in range(0, len(se), step):
-            a, b = left[start : start + step], right[start : start + step]
-            t = np.abs(deviations[:, a] - deviations[:, b]) / se[start : start + step]
-            top = t.max(axis=1)
+        for start in range(0, len(varies), step):
+            some = varies[start : start + step]
+            a, b = left[some], right[some]
+            top = (np.abs(deviations[:, a] - deviations[:, b]) / errors[a, b]).max(axis=1)
             largest = top if largest is None else np.maximum(largest, top)
     if largest is None:
         return floor
@@ -178,8 +186,10 @@ def critical_value(
 
 
 def pseudo_variance(outcomes: Outcomes) -> float:
-    """Variance of one made-up discordant item, added to every difference (after Agresti & Min 2005): two slices that agree
-    on all n items are not known to be equal, and a handful of discordant items understates its own spread."""
+    """Variance of one made-up discordant item, added to every difference (after Agresti & Min
+    2005): two slices that agree on all n items are not known to be equal, and a handful of
+    discordant items understates its own spread.
+    """
     spread = float(outcomes.scores.max() - outcomes.scores.min())
     return (spread / outcomes.n) ** 2
 
@@ -191,7 +201,9 @@ def discordant(outcomes: Outcomes) -> Ints:
 
 
 def mcnemar(wins: Ints, losses: Ints) -> Floats:
-    """Two-sided exact McNemar p-value: are `wins` and `losses` a fair coin's? (McNemar 1947; exact: binomial.)"""
+    """Two-sided exact McNemar p-value: are `wins` and `losses` a fair coin's? (McNemar 1947; exact:
+    binomial.)
+    """
     from scipy.stats import binom
 
     wins, losses = np.asarray(wins), np.asarray(losses)
@@ -209,7 +221,7 @@ def holm(p: Floats) -> Floats:
     return adjusted
 
 
-# --- the frontier ----------------------------------------------------------------------------------------------------
+# --- the frontier ---
 
 
 def pareto(sizes: Sequence[float] | Floats, scores: Sequence[float] | Floats) -> Bools:
@@ -250,7 +262,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Panel:
-    """One task (or the average of all) with everything that was concluded about it; arrays follow `slices`."""
+    """One task (or the average of all) with everything that was concluded about it; arrays follow
+    `slices`.
+    """
 
     name: str
     slices: tuple[str, ...]
@@ -334,6 +348,7 @@ class Study:
 def study(
     tasks: Mapping[str, Outcomes],
     *,
+    between: Sequence[tuple[str, str]] | None = None,
     level: float = LEVEL,
     replicates: int = REPLICATES,
     seed: int = SEED,
@@ -341,7 +356,8 @@ def study(
     """Compare all slices on every task and, where there are several tasks, on their average.
 
     The average is the plain mean of the tasks' scores, over the slices that have all of them; its
-    resamples are the tasks' own.
+    resamples are the tasks' own. `between` restricts the family to these pairs of slices (only they
+    may then be asked for), which makes the intervals narrower; without it the family is every pair.
     """
     rng = np.random.default_rng(seed)
     drafts = {name: _Draft.of(outcomes, replicates, rng) for name, outcomes in tasks.items()}
@@ -356,8 +372,11 @@ def study(
 
     pairs: dict[str, tuple[Ints, Ints]] = {}
     for name, draft in drafts.items():
-        left, right = np.triu_indices(len(draft.slices), 1)
-        pairs[name] = left.astype(np.int64), right.astype(np.int64)
+        at = {slice_: k for k, slice_ in enumerate(draft.slices)}
+        wanted = between if between is not None else combinations(draft.slices, 2)
+        chosen = [(at[a], at[b]) for a, b in wanted if a in at and b in at]
+        left, right = np.array(chosen, dtype=np.int64).reshape(-1, 2).T
+        pairs[name] = left, right
     critical = critical_value(
         [(d.deviations, d.resampling_errors, *pairs[name]) for name, d in drafts.items()],
         level=level,
@@ -393,7 +412,8 @@ def unpaired(
     higher_is_better: bool = True,
     level: float = LEVEL,
 ) -> Panel:
-    """A panel for a metric without per-item outcomes (a perplexity, say), from standard errors alone.
+    """A panel for a metric without per-item outcomes (a perplexity, say), from standard errors
+    alone.
 
     Differences are taken as if the slices had seen different items, which is wider than paired ones
     would be, and their simultaneous width is Bonferroni's. A missing standard error is NaN and
@@ -421,7 +441,7 @@ def unpaired(
     )
 
 
-# --- planning --------------------------------------------------------------------------------------------------------
+# --- planning ---
 
 
 @dataclass(frozen=True)
@@ -438,10 +458,11 @@ def items_needed(
 ) -> ItemsNeeded:
     """Items of the same kind and mix needed to tell `a` from `b` with probability `power`.
 
-    Connor (1987) for paired proportions, in terms of the variance per item s2 = n se**2 of the difference d:
-    n = (critical sqrt(s2 + d**2) + z_power sqrt(s2))**2 / d**2. `critical` is the sweep's simultaneous one unless given (1.96
-    for a single comparison planned beforehand). For the average, n counts all tasks' items, kept in proportion.
-    Raises KeyError for a slice that the panel does not have.
+    Connor (1987) for paired proportions, in terms of the variance per item s2 = n se**2 of the
+    difference d: n = (critical sqrt(s2 + d**2) + z_power sqrt(s2))**2 / d**2. `critical` is the
+    sweep's simultaneous one unless given (1.96 for a single comparison planned beforehand). For the
+    average, n counts all tasks' items, kept in proportion. Raises KeyError for a slice that the
+    panel does not have.
     """
     i, j = panel.index(a), panel.index(b)
     difference = float(panel.differences[i, j])
@@ -455,7 +476,7 @@ def items_needed(
     return ItemsNeeded(panel.n, math.ceil((root / difference) ** 2), detectable)
 
 
-# --- inside ----------------------------------------------------------------------------------------------------------
+# --- inside ---
 
 
 @dataclass(frozen=True)
@@ -528,7 +549,8 @@ class _Draft:
 
 def _symmetric(values: Floats, pairs: tuple[Ints, ...], size: int) -> Floats:
     left, right = pairs
-    full: Floats = np.ones((size, size))
+    full: Floats = np.full((size, size), np.nan)
+    np.fill_diagonal(full, 1.0)
     full[left, right] = full[right, left] = values
     return full
 

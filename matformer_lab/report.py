@@ -1,10 +1,10 @@
 """`report.html`: the frontier as one self-contained page, from a sweep folder alone.
 
-Charts are drawn by Observable Plot (on D3), inlined from `page/vendor`. Of the libraries looked at it
-is the one whose SVG takes its colours from CSS, so that dark mode and print need no second drawing,
-and whose marks are plain elements that keyboard and screen readers can be given; 0.5 MB inlined
-against 0.9 MB for Vega-Lite, 1.8 MB for Bokeh and 4.8 MB for plotly.js. Table and layer pictures are
-plain HTML and SVG written here; the page's script adds to them.
+Charts are drawn by Observable Plot (on D3), inlined from `page/vendor`. Of the libraries looked at
+it is the one whose SVG takes its colours from CSS, so that dark mode and print need no second
+drawing, and whose marks are plain elements that keyboard and screen readers can be given; 0.5 MB
+inlined against 0.9 MB for Vega-Lite, 1.8 MB for Bokeh and 4.8 MB for plotly.js. Table and layer
+pictures are plain HTML and SVG written here; the page's script adds to them.
 
 Names of slices, tasks and models come from users: Jinja escapes them in the markup, `_json` in the
 data block, and the script writes text only. A content security policy allows exactly the page's own
@@ -41,9 +41,11 @@ _PITCH, _BAR, _HIGH, _MARK, _RULE = 10, 8, 46, 54, 60
 
 
 def write_report(folder: Path) -> Path:
-    """Write `frontier.png`, `frontier.svg` and `report.html` into a sweep folder, from what it holds.
+    """Write `frontier.png`, `frontier.svg` and `report.html` into a sweep folder, from what it
+    holds.
 
-    Returns the page's path. Raises InputError when the folder is no sweep or does not hold together.
+    Returns the page's path. Raises InputError when the folder is no sweep or does not hold
+    together.
     """
     finished = read_finished(folder)
     save_figure(finished, finished.folder)
@@ -96,7 +98,7 @@ def render(finished: Finished) -> str:
     )
 
 
-# --- the data block ----------------------------------------------------------------------------------
+# --- the data block ---
 
 
 def _json(data: Any) -> str:
@@ -185,7 +187,7 @@ def _numbers(values: Any) -> list[float | int | None]:
     ]
 
 
-# --- the markup --------------------------------------------------------------------------------------
+# --- the markup ---
 
 
 def _heading(finished: Finished, panel: Panel) -> dict[str, str]:
@@ -319,7 +321,7 @@ def short_number(value: float, units: tuple[str, str, str] = ("K", "M", "B")) ->
     return f"{value:g}"
 
 
-# --- layer pictures ----------------------------------------------------------------------------------
+# --- layer pictures ---
 
 
 def _viewbox(parent: ParentInfo) -> str:
@@ -392,7 +394,7 @@ def describe_layers(parent: ParentInfo, member: Member) -> str:
     )
 
 
-# --- how it was made ---------------------------------------------------------------------------------
+# --- how it was made ---
 
 
 def _commands(finished: Finished) -> str:

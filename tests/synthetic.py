@@ -1,7 +1,8 @@
 """Sweep folders made up from a known truth, for testing what reads them.
 
-Items are Bernoulli trials with a difficulty of their own: a slice answers right when its skill plus the item's ease plus a
-little private noise is positive, so that slices agree on most items, as real ones do. Sizes are those of the published slices.
+Items are Bernoulli trials with a difficulty of their own: a slice answers right when its skill plus
+the item's ease plus a little private noise is positive, so that slices agree on most items, as real
+ones do. Sizes are those of the published slices.
 """
 
 from __future__ import annotations
@@ -99,6 +100,26 @@ def outcomes(
     return (task.slope * np.array(skills)[:, None] + ease + private > 0).astype(int), subjects
 
 
+def _result(
+    made: Made, task: Task, name: str, values: np.ndarray, group: str | None, shrink: int
+) -> dict[str, object]:
+    n = len(values)
+    return {
+        "slice": made.name,
+        "effective_params": made.params["effective"] // shrink,
+        "total_params": made.params["total"] // shrink,
+        "task": name,
+        "metric": task.metric,
+        "value": float(values.mean()),
+        "stderr": float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0,
+        "n": n,
+        "num_fewshot": task.num_fewshot,
+        "group": group,
+        "primary": group is None,
+        "higher_is_better": True,
+    }
+
+
 def write_sweep(
     folder: Path,
     *,
@@ -142,29 +163,13 @@ def write_sweep(
             path = folder / "samples" / made.name / f"{task.name}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             frame.to_parquet(path)
-            common = {
-                "slice": made.name,
-                "effective_params": made.params["effective"] // shrink,
-                "total_params": made.params["total"] // shrink,
-            }
-
-            def line(name: str, values: np.ndarray, group: str | None) -> dict[str, object]:
-                n = len(values)
-                se = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
-                return common | {
-                    "task": name,
-                    "metric": task.metric,
-                    "value": float(values.mean()),
-                    "stderr": se,
-                    "n": n,
-                    "num_fewshot": task.num_fewshot,
-                    "group": group,
-                }
-
-            rows.append(line(task.name, row, None))
+            rows.append(_result(made, task, task.name, row, None, shrink))
             if len(task.subjects) > 1:
                 names = np.array(subjects)
-                rows += [line(s, row[names == s], task.name) for s in task.subjects]
+                rows += [
+                    _result(made, task, subject, row[names == subject], task.name, shrink)
+                    for subject in task.subjects
+                ]
     frame = pd.DataFrame(rows)
     frame.to_csv(folder / "results.csv", index=False)
     frame.to_parquet(folder / "results.parquet")
@@ -205,11 +210,17 @@ def write_sweep(
         ],
         "dtype": "bfloat16",
         "seed": 1234,
+        "as_run": {
+            "finished": "2026-11-23T20:00:00+00:00",
+            "parent": {"name": parent, "revision": None, "fingerprint": "5f" * 32},
+            "versions": {
+                "matformer_lab": "0.1.0",
+                "python": "3.11.2",
+                "lm_eval": "0.4.13",
+                "torch": "2.13.0",
+                "transformers": "5.23.0",
+            },
+        },
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    (folder / "provenance.json").write_text(
-        json.dumps(
-            {"matformer_lab": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "seed": 1234}
-        )
-    )
     return folder
