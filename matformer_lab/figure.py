@@ -69,7 +69,7 @@ def draw(finished: Finished) -> Figure:
     from matplotlib.figure import Figure
 
     panels = finished.panels
-    apart = [] if finished.published_fits else _published_tasks(finished)
+    apart = () if finished.published_fits else finished.published_tasks
     count = len(panels) + len(apart)
     columns = 1 if count == 1 else 2 if count <= 4 else 3
     rows = -(-count // columns)
@@ -169,12 +169,6 @@ def _label_of(
     if name == finished.smallest:
         return f"{name} (nested)", INK, 1
     return name, colour if colour != MUTED else "#5E646D", 2 if standing.pareto[i] else 3
-
-
-def _published_tasks(finished: Finished) -> list[str]:
-    """Tasks with published scores that cannot share an axis with the measured ones."""
-    known = {key for member in finished.members for key in (member.published or {})}
-    return sorted(known - {"row", "effective_params_b"})
 
 
 def _draw_published(

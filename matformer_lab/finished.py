@@ -155,6 +155,16 @@ class Finished:
         return min(rest, key=lambda member: member.effective).name if rest else None
 
     @property
+    def published_tasks(self) -> tuple[str, ...]:
+        """Tasks that some slice has a published score for."""
+        keys = {key for member in self.members for key in (member.published or {})}
+        return tuple(
+            key
+            for key in sorted(keys - {"row", "effective_params_b"})
+            if any(member.published_score(key) is not None for member in self.members)
+        )
+
+    @property
     def published_fits(self) -> bool:
         """Are the published labels on the same scale as the measured sizes? Not for a miniature."""
         ratios = [
