@@ -28,7 +28,7 @@ ITEM_SIZE: Final = {
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies: `file` relative to the checkpoint folder, `offset` in bytes from its start."""
+    """Where a tensor lies: `file` relative to the checkpoint folder, `offset` in bytes in it."""
 
     dtype: str
     shape: tuple[int, ...]

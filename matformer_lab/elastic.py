@@ -1,0 +1,158 @@
+"""Live slices: `Gemma3nForCausalLM`s whose weights are views into one loaded parent.
+
+A sweep loads the parent once and asks for any number of slices; each costs the module objects and
+nothing else. `embed_tokens_per_layer` is the exception to plain views: cutting its columns would
+copy gigabytes, so the live model looks up whole rows and keeps the kept layers' blocks.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from matformer_lab.gemma3n import EMBED_TOKENS_PER_LAYER, text_part
+from matformer_lab.parent import Parent
+from matformer_lab.plan import Plan, TensorPlan, make_plan
+from matformer_lab.slices import Slice
+
+if TYPE_CHECKING:
+    from transformers import Gemma3nForCausalLM
+
+TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+class KeptPerLayerEmbedding(nn.Module):
+    """`embed_tokens_per_layer` of a slice, read from the parent's table.
+
+    Input: token ids, any shape S. Output: (*S, kept layers * hidden_size_per_layer_input), scaled
+    as transformers' `Gemma3nTextScaledWordEmbedding` scales. The table keeps its stored dtype and
+    place (memory-mapped on the host); only looked-up rows are cast and moved.
+    """
+
+    kept: Tensor | None
+
+    def __init__(
+        self, table: Tensor, kept: tuple[int, ...], size: int, dtype: torch.dtype, device: str
+    ) -> None:
+        """`table`: (vocab, parent layers * size)."""
+        super().__init__()
+        self.table = table  # a plain attribute: `.to()` must not move or copy gigabytes
+        self.size = size
+        self.dtype = dtype
+        self.device = device
+        self.scale = torch.tensor(size**0.5, dtype=dtype, device=device)
+        every_layer = len(kept) * size == table.shape[1]
+        self.kept = None if every_layer else torch.tensor(kept)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        rows = nn.functional.embedding(input_ids.to(self.table.device), self.table)
+        if self.kept is not None:
+            blocks = rows.unflatten(-1, (-1, self.size))
+            rows = blocks.index_select(-2, self.kept).flatten(-2)
+        return rows.to(self.device, self.dtype) * self.scale
+
+
+@dataclass(frozen=True)
+class ElasticParent:
+    """A parent's text weights in memory, and the slices of it as live models.
+
+    `weights`: the parent's text tensors by bare name (`layers.0.mlp.up_proj.weight`); on CPU in the
+    stored dtype they are views of the memory-mapped files.
+    """
+
+    parent: Parent
+    dtype: torch.dtype
+    device: str
+    weights: Mapping[str, Tensor] = field(repr=False)
+
+    @classmethod
+    def load(
+        cls, parent: Parent, *, dtype: torch.dtype | None = None, device: str = "cpu"
+    ) -> "ElasticParent":
+        """Load the text tensors; `dtype` None keeps the stored one. Towers are never read."""
+        dtype = dtype or TORCH_DTYPES[parent.dtype]
+        weights = {}
+        for name, tensor in _open_text_tensors(parent, parent.local):
+            stays = name == EMBED_TOKENS_PER_LAYER
+            weights[name] = tensor if stays else tensor.to(device=device, dtype=dtype)
+        return cls(parent, dtype, device, weights)
+
+    def live(self, slice_: Slice) -> "Gemma3nForCausalLM":
+        """The slice as a model in eval mode, sharing this parent's memory."""
+        plan = make_plan(self.parent, slice_, text_only=True)
+        model = _empty_model(plan, self.dtype, self.device)
+        built = set(model.model.state_dict())
+        views = {
+            name: self._view(tensor)
+            for name, tensor in plan.text_tensors().items()
+            if name in built and name != EMBED_TOKENS_PER_LAYER
+        }
+        missing = built - set(views) - {EMBED_TOKENS_PER_LAYER}
+        assert not missing, f"parent checks promise every tensor, missing {missing}"
+        model.model.load_state_dict(views, strict=False, assign=True)
+        model.model.embed_tokens_per_layer = KeptPerLayerEmbedding(
+            self.weights[EMBED_TOKENS_PER_LAYER],
+            plan.kept,
+            plan.text.hidden_size_per_layer_input,
+            self.dtype,
+            self.device,
+        )
+        model.tie_weights()
+        model.requires_grad_(False)
+        return model.eval()
+
+    def _view(self, tensor: TensorPlan) -> Tensor:
+        source = self.weights[tensor.source.removeprefix(self.parent.prefix)]
+        if tensor.axis is None:
+            return source
+        parts = [source.narrow(tensor.axis, start, stop - start) for start, stop in tensor.ranges]
+        # Several ranges occur only in per_layer_model_projection with layers skipped: one small copy.
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=tensor.axis)
+
+
+def _open_text_tensors(parent: Parent, folder: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import safe_open
+
+    names = [name for name in parent.tensors if name.startswith(parent.prefix)]
+    for file in sorted({parent.tensors[name].file for name in names}):
+        with safe_open(folder / file, framework="pt") as opened:
+            for name in names:
+                if parent.tensors[name].file == file:
+                    yield name.removeprefix(parent.prefix), opened.get_tensor(name)
+
+
+def _empty_model(plan: Plan, dtype: torch.dtype, device: str) -> "Gemma3nForCausalLM":
+    """The model on the meta device, its non-persistent buffers filled."""
+    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, GenerationConfig
+
+    config = Gemma3nTextConfig.from_dict(dict(text_part(plan.config)))
+    config.dtype = dtype
+    with _default_dtype(dtype), torch.device("meta"):
+        model = Gemma3nForCausalLM(config)
+    for module in model.model.modules():
+        buffers = list(module.named_buffers(recurse=False))
+        for name, buffer in buffers:
+            module.register_buffer(name, torch.empty_like(buffer, device=device), persistent=False)
+        if buffers:
+            # What from_pretrained does for buffers that no checkpoint holds (rotary frequencies,
+            # embedding scales); parameters are still on meta and stay untouched.
+            model.model._init_weights(module)
+    folder = plan.parent.folder
+    if folder is not None and (folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """from_pretrained builds under the target dtype, so some buffers round to it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
