@@ -5,9 +5,8 @@ import json
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -20,8 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from matformer_lab.errors import InputError, one_line
+from matformer_lab.errors import InputError
 from matformer_lab.parent import TINY
+from matformer_lab.yaml_file import load_yaml
 
 Scorer = Literal["lm-eval"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -30,8 +30,6 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 # are those usual for them (and for Google's own table).
 USUAL_NUM_FEWSHOT: Mapping[str, int] = {"hellaswag": 10, "boolq": 0, "mmlu": 5}
 USUAL_METRIC: Mapping[str, str] = {"hellaswag": "acc_norm", "boolq": "acc", "mmlu": "acc"}
-
-_MAX_RECIPE_BYTES = 1 << 20
 
 
 class TaskEntry(BaseModel):
@@ -118,7 +116,7 @@ class Recipe(BaseModel):
         Field(description="Written by `sweep` into a finished folder: versions and hashes."),
     ] = None
 
-    _base: Path = PrivateAttr(default_factory=Path)
+    _source: Path | None = PrivateAttr(default=None)
 
     @field_validator("slices", "tasks")
     @classmethod
@@ -146,25 +144,25 @@ class Recipe(BaseModel):
         return limit
 
     @property
+    def where(self) -> str:
+        """Names the recipe in an error."""
+        return str(self._source or "recipe")
+
+    @property
     def base(self) -> Path:
         """The folder that relative file names in the recipe start from: the recipe's own."""
-        return self._base
+        return self._source.parent if self._source else Path()
 
     @property
     def parent_ref(self) -> str:
         """`parent` for `open_parent`: a folder beside the recipe wins over one of the caller's."""
-        beside = self._base / self.parent
+        beside = self.base / self.parent
         return str(beside) if self.parent != TINY and beside.is_dir() else self.parent
 
     @property
     def datasets_folder(self) -> Path | None:
         """`datasets`, resolved against the recipe's folder."""
-        return None if self.datasets is None else (self._base / self.datasets).resolve()
-
-    def based(self, base: Path) -> Self:
-        """The same recipe, its relative file names starting from `base`."""
-        self._base = base
-        return self
+        return None if self.datasets is None else (self.base / self.datasets).resolve()
 
 
 def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -173,18 +171,22 @@ def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
     Raises `InputError` naming the file and the key, with the nearest known key for an unknown one.
     A relative path among the overrides starts from the working directory, as a user expects.
     """
-    values = {**_read_mapping(path), **_absolute_paths(overrides or {})}
-    return parse_recipe(values, base=path.parent, where=str(path))
+    written = load_yaml(path)
+    if not isinstance(written, dict) or not all(isinstance(key, str) for key in written):
+        raise InputError(f"{path}: a recipe is a mapping of keys (parent, slices, tasks, ...)")
+    return parse_recipe({**written, **_absolute_paths(overrides or {})}, source=path)
 
 
-def parse_recipe(values: Mapping[str, Any], *, base: Path, where: str = "recipe") -> Recipe:
-    """A recipe from plain values, as YAML gives them; `where` names their source in errors."""
+def parse_recipe(values: Mapping[str, Any], *, source: Path | None = None) -> Recipe:
+    """A recipe from plain values, as YAML gives them; `source` is the file they come from."""
     try:
-        return Recipe.model_validate(dict(values)).based(base)
+        recipe = Recipe.model_validate(dict(values))
     except ValidationError as error:
         problems = _problems(error)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InputError(f"{where}: {problems[0]}{more}") from None
+        raise InputError(f"{source or 'recipe'}: {problems[0]}{more}") from None
+    recipe._source = source
+    return recipe
 
 
 def recipe_schema() -> str:
@@ -203,40 +205,6 @@ def _absolute_paths(overrides: Mapping[str, Any]) -> dict[str, Any]:
         key: str(value.absolute()) if isinstance(value, Path) else value
         for key, value in overrides.items()
     }
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also refuses a key written twice (the second would just win)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str):
-                if key in seen:
-                    line = key_node.start_mark.line + 1
-                    raise yaml.constructor.ConstructorError(
-                        problem=f"key {key!r} is written twice (line {line})"
-                    )
-                seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the recipe ({error.strerror})") from None
-    if len(data) > _MAX_RECIPE_BYTES:
-        raise InputError(f"{path}: {len(data)} bytes is no recipe; expected a small YAML file")
-    try:
-        # A SafeLoader: a tag that would build an object or call a function is an error.
-        values = yaml.load(data, Loader=_StrictLoader)  # noqa: S506
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not valid YAML: {one_line(error)}") from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise InputError(f"{path}: a recipe is a mapping of keys (parent, slices, tasks, ...)")
-    return values
 
 
 def _problems(error: ValidationError) -> list[str]:

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from matformer_lab import tiny
 from matformer_lab.errors import InputError, one_line
 from matformer_lab.recipe import TaskEntry
 
@@ -41,6 +42,7 @@ class LoadedTask:
     """The metric to plot, one of those the task reports."""
     num_fewshot: int | None
     """As used; None where the tasks of a group differ."""
+    limit: float | None
     version: str
     """lm-eval's version of the task (of the group, for a group)."""
     prompt_hash: str
@@ -76,7 +78,8 @@ def load_tasks(
     if datasets is not None and not datasets.is_dir():
         raise InputError(f"datasets: no such folder: {datasets}")
     manager = _task_manager(tuple(entry.name for entry in entries))
-    with quiet_lm_eval(), mapped_datasets(datasets, _tiny_data()):
+    own_data = tiny.datasets_dir()
+    with quiet_lm_eval(), _templates_compiled_once(), mapped_datasets(datasets, own_data):
         return tuple(_load(manager, entry, limit=limit, seed=seed) for entry in entries)
 
 
@@ -101,6 +104,7 @@ def _load(manager: Any, entry: TaskEntry, *, limit: float | None, seed: int) -> 
         name=entry.name,
         metric=_plotted_metric(entry, tasks, groups),
         num_fewshot=shots.pop() if len(shots) == 1 else None,
+        limit=limit,
         version=str(groups[entry.name].version if groups else tasks[entry.name].VERSION),
         prompt_hash=_prompt_hash(tasks),
         datasets=tuple(sorted({str(task.DATASET_PATH) for task in tasks.values()})),
@@ -125,8 +129,8 @@ def seed_everything(seed: int) -> None:
 
 def _task_manager(names: tuple[str, ...]) -> Any:
     """lm-eval's task index, over only the folders that are needed where those are known."""
-    plain = tuple(sorted({name for name in names if not name.startswith(TINY_PREFIX)}))
-    return _indexed(plain if all(name in _USUAL_FOLDERS for name in plain) else None)
+    others = tuple(sorted({name for name in names if not name.startswith(TINY_PREFIX)}))
+    return _indexed(others if all(name in _USUAL_FOLDERS for name in others) else None)
 
 
 @cache
@@ -136,10 +140,9 @@ def _indexed(usual: tuple[str, ...] | None) -> Any:
 
     root = Path(lm_eval.tasks.__file__).parent
     folders = [] if usual is None else [root / _USUAL_FOLDERS[name] for name in usual]
-    own = _tiny_tasks()
     with quiet_lm_eval():
         return lm_eval.tasks.TaskManager(
-            include_path=[*folders, *([own] if own else [])], include_defaults=usual is None
+            include_path=[*folders, tiny.tasks_dir()], include_defaults=usual is None
         )
 
 
@@ -152,16 +155,9 @@ def _check_name(name: str, manager: Any) -> None:
             f"tasks: {name!r} looks like a file; a task file can run code, so only the names of "
             "tasks registered with lm-eval are accepted (lm_eval --tasks list)"
         )
-    known = manager.all_tasks
-    if not _covers_all(manager):
-        known = _indexed(None).all_tasks
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, _indexed(None).all_tasks, n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     raise InputError(f"tasks: {name!r} is not a task or group of lm-eval{hint}")
-
-
-def _covers_all(manager: Any) -> bool:
-    return manager is _indexed(None)
 
 
 def _check_kind(name: str, loaded: Mapping[str, Any]) -> None:
@@ -183,9 +179,7 @@ def _check_kind(name: str, loaded: Mapping[str, Any]) -> None:
             raise InputError(f"tasks: {task_name} needs images or audio; slices are scored on text")
 
 
-def _plotted_metric(
-    entry: TaskEntry, tasks: Mapping[str, Any], groups: Mapping[str, Any]
-) -> str:
+def _plotted_metric(entry: TaskEntry, tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> str:
     if entry.name in groups:
         metrics = [metric.metric for metric in groups[entry.name].aggregate_metric_list]
     else:
@@ -267,15 +261,6 @@ def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
     return load_dataset
 
 
-def _tiny_tasks() -> Path | None:
-    """The folder of the package's own task files."""
-    from matformer_lab.tiny import tasks_dir
-
-    return Path(tasks_dir())
-
-
-def _tiny_data() -> Path | None:
-    return Path(_tiny_tasks() or "") / "data"
 
 
 # --- hashing -----------------------------------------------------------------------------------
@@ -312,7 +297,23 @@ def _stable_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, default=name_of, ensure_ascii=False).encode()
 
 
-# --- quiet -------------------------------------------------------------------------------------
+# --- speed and quiet ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _templates_compiled_once() -> Iterator[None]:
+    """lm-eval compiles a task's few Jinja templates anew for every field of every example.
+
+    With the compiled ones kept, 5,000 HellaSwag prompts of 10 shots take seconds instead of 88 s.
+    """
+    from lm_eval.utils import env
+
+    original = env.from_string
+    env.from_string = cache(original)
+    try:
+        yield
+    finally:
+        env.from_string = original
 
 
 @contextlib.contextmanager
