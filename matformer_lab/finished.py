@@ -89,7 +89,7 @@ class Finished:
 
     folder: Path
     parent: ParentInfo
-    members: tuple[Member, ...]
+    members: tuple[Member, ...]  # from small to large
     tasks: tuple[TaskScores, ...]
     recipe: Mapping[str, Any]
 
@@ -197,7 +197,12 @@ def read_finished(folder: Path) -> Finished:
     scored = set(results["slice"])
     if unknown := scored - {member.name for member in members}:
         raise InputError(f"{folder}: slices.json does not describe {', '.join(sorted(unknown))}")
-    members = tuple(member for member in members if member.name in scored)
+    members = tuple(
+        sorted(
+            (member for member in members if member.name in scored),
+            key=lambda member: (member.effective, member.total, member.name),
+        )
+    )
     if not members:
         raise InputError(f"{folder}: no scores yet; let the sweep finish a task first")
     tasks = tuple(

@@ -80,6 +80,7 @@ def render(finished: Finished) -> str:
         whole=finished.whole,
         smallest=finished.smallest,
         has_published=bool(published),
+        overlaid=bool(published) and finished.published_fits,
         dtypes=_DTYPES,
         stored_dtype=_stored_dtype(finished),
         panels=[_heading(finished, panel) for panel in finished.panels],
@@ -258,12 +259,12 @@ def _apart(finished: Finished) -> list[dict[str, Any]]:
 
 
 def _columns(finished: Finished, published: Sequence[str]) -> list[dict[str, Any]]:
-    def column(title: str, numeric: bool = True) -> dict[str, Any]:
-        return {"title": title, "numeric": numeric, "sortable": True}
+    def column(title: str, numeric: bool = True, sort: str = "none") -> dict[str, Any]:
+        return {"title": title, "numeric": numeric, "sort": sort}
 
     return [
         column("Slice", numeric=False),
-        column("Effective"),
+        column("Effective", sort="ascending"),
         *(column(TITLES.get(panel.name, panel.name)) for panel in finished.panels),
         column("Verdict", numeric=False),
         *(column(f"{TITLES.get(key, key)}, published") for key in published),

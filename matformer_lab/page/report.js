@@ -154,7 +154,7 @@
       svg.append(label);
       const { width: w, height: h } = label.getBBox();
       let best = null;
-      directions.forEach(([dx, dy], order) => [7, 13, 22, 34, 46].forEach((ring) => {
+      directions.forEach(([dx, dy], order) => (width < 500 ? [7, 13, 20] : [7, 13, 22, 34, 46]).forEach((ring) => {
         const x0 = px + dx * ring + ((dx - 1) / 2) * w, y0 = py + dy * ring + ((dy - 1) / 2) * h;
         const x1 = x0 + w, y1 = y0 + h;
         if (x0 < bounds.left || x1 > bounds.right || y0 < bounds.top || y1 > bounds.bottom) return;
