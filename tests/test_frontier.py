@@ -315,7 +315,6 @@ def test_more_power_and_wider_intervals_need_more_items() -> None:
 # --- error rates, the point of it all ---
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("items", [60, 250, 1000])
 def test_equal_slices_are_rarely_told_apart(items: int) -> None:
     """8 equal slices, 28 pairs: 5 % of worlds may show any difference at all."""
@@ -328,7 +327,6 @@ def test_equal_slices_are_rarely_told_apart(items: int) -> None:
     assert wrong / 300 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
 
 
-@pytest.mark.slow
 def test_all_intervals_hold_together_in_nineteen_of_twenty_worlds() -> None:
     skills = [0.0, 0.1, 0.3, 0.35, 0.8]
     truth = world(np.random.default_rng(13), skills, 2_000_000).mean(axis=1)
