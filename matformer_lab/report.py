@@ -327,9 +327,10 @@ def _published_score(member: Member, key: str) -> dict[str, str]:
 
 def short_number(value: float, units: tuple[str, str, str] = ("K", "M", "B")) -> str:
     """Three significant digits and a unit: 1.91 B."""
+    rounded = float(f"{value:.3g}")
     for scale, unit in ((1e9, units[2]), (1e6, units[1]), (1e3, units[0])):
-        if value >= scale:
-            return f"{float(f'{value / scale:.3g}'):#.3g}".rstrip(".") + f" {unit}"
+        if rounded >= scale:
+            return f"{rounded / scale:#.3g}".rstrip(".") + f" {unit}"
     return f"{value:g}"
 
 

@@ -21,8 +21,9 @@
   };
   const count = (n) => n.toLocaleString("en-US");
   const scaled = (value, units) => {
-    const [unit, suffix] = units.find(([unit]) => value >= unit) || [1, ""];
-    return `${(value / unit).toLocaleString("en-US", { maximumSignificantDigits: 3, minimumSignificantDigits: 3 })}${suffix}`;
+    const rounded = Number(value.toPrecision(3));
+    const [unit, suffix] = units.find(([unit]) => rounded >= unit) || [1, ""];
+    return `${(rounded / unit).toLocaleString("en-US", { maximumSignificantDigits: 3, minimumSignificantDigits: 3 })}${suffix}`;
   };
   const PARAMS = [[1e9, " B"], [1e6, " M"], [1e3, " K"]];
   const BYTES = [[1e9, " GB"], [1e6, " MB"], [1e3, " kB"]];
@@ -105,7 +106,10 @@
     all.forEach((p, order) => {
       const { px, py } = at(p);
       const hit = svgNode("circle", { class: "hit", cx: px, cy: py, r: 10, tabindex: order === 0 ? 0 : -1, role: "button", "data-slice": p.index, "aria-label": spoken(panel, p) });
-      hit.addEventListener("focus", () => activate(p.index));
+      hit.addEventListener("focus", () => {
+        svg.querySelectorAll(".hit").forEach((each) => each.setAttribute("tabindex", each === hit ? 0 : -1)); // one stop for Tab
+        activate(p.index);
+      });
       hit.addEventListener("blur", () => activate(null));
       hit.addEventListener("click", () => pick(p.index));
       hit.addEventListener("keydown", (event) => {
@@ -118,7 +122,6 @@
       });
       svg.append(hit);
     });
-    svg.addEventListener("focusin", (event) => svg.querySelectorAll(".hit").forEach((hit) => hit.setAttribute("tabindex", hit === event.target ? 0 : -1)));
     svg.addEventListener("pointermove", (event) => {
       const box = svg.getBoundingClientRect();
       const [mx, my] = [((event.clientX - box.left) * width) / box.width, ((event.clientY - box.top) * height) / box.height];
