@@ -207,7 +207,7 @@ def read_finished(folder: Path) -> Finished:
         raise InputError(f"{folder}: no scores yet; let the sweep finish a task first")
     tasks = tuple(
         _task(folder, results[results["task"] == name], name, metric, members)
-        for name, metric in _wanted(recipe, results)
+        for name, metric in _wanted(recipe, results, folder / "recipe.yaml")
     )
     if pd.Series([member.name for member in members]).duplicated().any():
         raise InputError(f"{folder / 'slices.json'}: a slice is described twice")
@@ -265,14 +265,17 @@ def _member(entry: Mapping[str, Any]) -> Member:
     )
 
 
-def _wanted(recipe: Mapping[str, Any], results: pd.DataFrame) -> list[tuple[str, str]]:
+def _wanted(recipe: Mapping[str, Any], results: pd.DataFrame, where: Path) -> list[tuple[str, str]]:
     """(task, metric) to show: the recipe's tasks that have scores, each with its main metric."""
-    asked = {
-        (entry if isinstance(entry, str) else entry["name"]): (
-            None if isinstance(entry, str) else entry.get("metric")
-        )
-        for entry in recipe.get("tasks") or []
-    }
+    try:
+        asked = {
+            (entry if isinstance(entry, str) else entry["name"]): (
+                None if isinstance(entry, str) else entry.get("metric")
+            )
+            for entry in recipe.get("tasks") or []
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{where}: tasks: each is a name or a mapping with a name") from None
     if not asked:
         top = results[results["group"].isna()] if "group" in results else results
         asked = dict.fromkeys(top["task"])
@@ -284,6 +287,8 @@ def _wanted(recipe: Mapping[str, Any], results: pd.DataFrame) -> list[tuple[str,
         metrics = list(rows["metric"].unique())
         if metrics:
             wanted.append((str(name), str(metric if metric in metrics else metrics[0])))
+    if not wanted:
+        raise InputError(f"{where}: no scores of the recipe's tasks in results.parquet")
     return wanted
 
 

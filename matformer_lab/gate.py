@@ -81,7 +81,7 @@ class Check:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What the gate found. `ok` is False when a check failed or a slice of the baseline is missing."""
+    """What the gate found. `ok` is False when a slice got worse or went missing."""
 
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
@@ -371,8 +371,9 @@ def to_markdown(result: GateResult) -> str:
     if not result.updated:
         lines += [
             "Change and interval in points, now minus baseline, paired over the same items; all "
-            f"intervals hold together with {100 * frontier.LEVEL:g} % confidence. A check fails where "
-            f"even the mild end of the interval is a drop of more than {result.max_drop:g} points.",
+            f"intervals hold together with {100 * frontier.LEVEL:g} % confidence. A check fails "
+            "where even the mild end of the interval is a drop of more than "
+            f"{result.max_drop:g} points.",
             "",
         ]
     return "\n".join(lines)

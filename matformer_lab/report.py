@@ -395,7 +395,7 @@ def describe_layers(parent: ParentInfo, member: Member) -> str:
         else:
             runs.append((layer, layer, width))
     parts = [
-        f"{'layer' if first == last else 'layers'} {first}{'' if first == last else f' to {last}'}: "
+        (f"layer {first}: " if first == last else f"layers {first} to {last}: ")
         + ("skipped" if width is None else f"{width:,}")
         for first, last, width in runs
     ]

@@ -136,7 +136,8 @@ def write_sweep(
 ) -> Path:
     """A finished sweep folder.
 
-    `drop` lowers the skill of slices; `noise` flips that share of outcomes; `shrink` divides sizes (a miniature parent).
+    `drop` lowers the skill of slices; `noise` flips that share of outcomes; `shrink` divides sizes
+    (a miniature parent).
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)

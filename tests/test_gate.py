@@ -144,7 +144,7 @@ def test_other_conditions_are_no_comparison(good: Path, baseline: Path, tmp_path
         with pytest.raises(InputError, match=wanted):
             run_gate(good, edited)
     fewer = write_sweep(tmp_path / "fewer", slices=SOME, scale=0.05)
-    with pytest.raises(InputError, match="n is 502, was 1004.*--update"):
+    with pytest.raises(InputError, match=r"n is 502, was 1004.*--update"):
         run_gate(fewer, baseline)
 
 

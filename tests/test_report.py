@@ -1,10 +1,12 @@
 """The page: its bytes, and what a real browser makes of them."""
 
+# ruff: noqa: E501  (JavaScript in strings)
+
 import html
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
@@ -173,28 +175,12 @@ def test_wicked_names_stay_text(tmp_path: Path) -> None:
     assert page.count("</script") == 4  # the data block, d3, plot, ours
 
 
-@pytest.mark.parametrize(
-    ("break_it", "wanted"),
-    [
-        (lambda f: (f / "slices.json").unlink(), "slices.json: not found"),
-        (lambda f: (f / "slices.json").write_text("{"), "slices.json: cannot be read"),
-        (lambda f: (f / "slices.json").write_text('{"parent": {}}'), "missing or malformed"),
-        (lambda f: (f / "recipe.yaml").write_text("- x"), "recipe.yaml: must hold a mapping"),
-        (lambda f: (f / "results.parquet").write_bytes(b"x"), "results.parquet: cannot be read"),
-        (lambda f: (f / "results.parquet").unlink(), "results.parquet: not found"),
-        (lambda f: _rename(f, "e2b", "stranger"), "does not describe stranger"),
-        (lambda f: _drop_item(f), "scored on different items"),
-    ],
-)
-def test_a_folder_that_does_not_hold_together_is_refused(
-    tmp_path: Path, break_it: Any, wanted: str
-) -> None:
-    folder = write_sweep(tmp_path / "sweep", slices=SLICES[:3], scale=0.005)
-    break_it(folder)
-    with pytest.raises(InputError) as caught:
-        report.write_report(folder)
-    assert wanted in str(caught.value) and "\n" not in str(caught.value)
-    assert not (folder / "report.html").exists() and not (folder / "frontier.png").exists()
+def _remove(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+
+def _write(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
 
 
 def _rename(folder: Path, old: str, new: str) -> None:
@@ -206,6 +192,32 @@ def _rename(folder: Path, old: str, new: str) -> None:
 def _drop_item(folder: Path) -> None:
     path = folder / "samples" / "e2b" / "boolq.parquet"
     pd.read_parquet(path).iloc[:-1].to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "wanted"),
+    [
+        (_remove, ("slices.json",), "slices.json: not found"),
+        (_write, ("slices.json", "{"), "slices.json: cannot be read"),
+        (_write, ("slices.json", '{"parent": {}}'), "missing or malformed"),
+        (_write, ("recipe.yaml", "- x"), "recipe.yaml: must hold a mapping"),
+        (_write, ("recipe.yaml", "tasks: [{}]"), "recipe.yaml: "),
+        (_write, ("recipe.yaml", "tasks: [nothing]"), "no scores of the recipe's tasks"),
+        (_write, ("results.parquet", "x"), "results.parquet: cannot be read"),
+        (_remove, ("results.parquet",), "results.parquet: not found"),
+        (_rename, ("e2b", "stranger"), "does not describe stranger"),
+        (_drop_item, (), "scored on different items"),
+    ],
+)
+def test_a_folder_that_does_not_hold_together_is_refused(
+    tmp_path: Path, damage: Callable[..., None], arguments: tuple[str, ...], wanted: str
+) -> None:
+    folder = write_sweep(tmp_path / "sweep", slices=SLICES[:3], scale=0.005)
+    damage(folder, *arguments)
+    with pytest.raises(InputError) as caught:
+        report.write_report(folder)
+    assert wanted in str(caught.value) and "\n" not in str(caught.value)
+    assert not (folder / "report.html").exists() and not (folder / "frontier.png").exists()
 
 
 # --- in a browser ---
