@@ -69,7 +69,7 @@ def draw(finished: Finished) -> Figure:
     from matplotlib.figure import Figure
 
     panels = finished.panels
-    apart = () if finished.published_fits else finished.published_tasks
+    apart = finished.published_apart
     count = len(panels) + len(apart)
     columns = 1 if count == 1 else 2 if count <= 4 else 3
     rows = -(-count // columns)
@@ -85,8 +85,8 @@ def draw(finished: Finished) -> Figure:
             _draw_panel(axis, finished, panel) for axis, panel in zip(axes, panels, strict=False)
         ]
         labels += [
-            _draw_published(axis, finished, task)
-            for axis, task in zip(axes[len(panels) :], apart, strict=False)
+            _draw_published(axis, task, published)
+            for axis, (task, published) in zip(axes[len(panels) :], apart.items(), strict=False)
         ]
         note = "   PROVISIONAL PARENT: not a result" if finished.parent.provisional else ""
         figure.suptitle(
@@ -165,23 +165,18 @@ def _label_of(
     finished: Finished, panel: Panel, standing: Ranking, i: int, colour: str
 ) -> tuple[str, str, int]:
     name = panel.slices[i]
-    if name == finished.whole:
-        return f"{name} (parent)", INK, 0
-    if name == finished.smallest:
-        return f"{name} (nested)", INK, 1
+    if role := finished.role(name):
+        return f"{name} ({role.split()[0]})", INK, 0 if role == "parent" else 1
     return name, colour if colour != MUTED else "#5E646D", 2 if standing.pareto[i] else 3
 
 
 def _draw_published(
-    axis: Axes, finished: Finished, task: str
+    axis: Axes, task: str, published: Sequence[tuple[str, float, float]]
 ) -> tuple[list[_Point], list[tuple[Floats, Floats]]]:
     points: list[_Point] = []
-    for member in finished.members:
-        score = member.published_score(task)
-        if score is not None and member.published is not None:
-            x = float(member.published["effective_params_b"])
-            _diamond(axis, x, 100 * score)
-            points.append((x, 100 * score, member.name, PUBLISHED, 3))
+    for name, x, score in published:
+        _diamond(axis, x, 100 * score)
+        points.append((x, 100 * score, name, PUBLISHED, 3))
     axis.set_title(
         f"{TITLES.get(task, task)} as published for E4B's slices (not measured here)",
         loc="left",
@@ -225,8 +220,8 @@ def _legend(figure: Figure, finished: Finished) -> None:
     if finished.whole:
         entries.append(entry("parent", marker="s", mfc="white"))
     if finished.smallest:
-        entries.append(entry("nested smallest", marker="^", mfc="white"))
-    if any(member.published for member in finished.members):
+        entries.append(entry(str(finished.role(finished.smallest)), marker="^", mfc="white"))
+    if finished.published_tasks and (finished.published_fits or finished.published_apart):
         entries.append(entry("published, not measured", marker="D", mfc="none", mec=PUBLISHED))
     height = figure.get_figheight()
     figure.legend(
@@ -307,9 +302,19 @@ def _label(axis: Axes, points: list[_Point], soft: list[tuple[Floats, Floats]]) 
         x1, y1 = x0 + boxes[i].width, y0 + boxes[i].height
         ax, ay = anchors[i]
         near = (min(max(ax, x0), x1), min(max(ay, y0), y1))
-        if np.hypot(near[0] - ax, near[1] - ay) > 9 * scale:
+        others = np.delete(anchors, i, axis=0)
+        reach = np.hypot(near[0] - ax, near[1] - ay)
+        if reach > 9 * scale or _gap(others, (x0, y0, x1, y1)) < reach + 2 * scale:
             line = inverse.transform([near, (ax, ay)])
             axis.plot(line[:, 0], line[:, 1], color=MUTED, lw=0.4, zorder=1.5)
+
+
+def _gap(points: Floats, box: Box) -> float:
+    """Distance from a box to the nearest of some points."""
+    x, y = points[:, 0], points[:, 1]
+    across = np.maximum(0, np.maximum(box[0] - x, x - box[2]))
+    down = np.maximum(0, np.maximum(box[1] - y, y - box[3]))
+    return float(np.hypot(across, down).min(initial=np.inf))
 
 
 def _walk(trace: Floats, step: float) -> Floats:
@@ -334,8 +339,9 @@ def place_labels(
     """Lower left corners for labels of `sizes` beside `anchors`, earlier ones choosing first.
 
     A label never covers a marker, another label or the edge of `bounds`; among the free spots it
-    takes the nearest with the fewest `obstacles` (points on lines and bars) beneath it. None where
-    no spot is free. `unit` is a typographic point in the anchors' unit.
+    takes the nearest with the fewest `obstacles` (points on lines and bars) beneath it, and shuns
+    those that look like another marker's. None where no spot is free. `unit` is a typographic point
+    in the anchors' unit.
     """
     markers = np.asarray(anchors, dtype=np.float64).reshape(-1, 2)
     thorns = np.asarray(obstacles, dtype=np.float64).reshape(-1, 2)
@@ -344,6 +350,10 @@ def place_labels(
     spots: list[tuple[float, float] | None] = []
     for (x, y), (width, height) in zip(anchors, sizes, strict=True):
         best: tuple[float, tuple[float, float]] | None = None
+        own, others = (
+            markers[(markers == (x, y)).all(axis=1)],
+            markers[(markers != (x, y)).any(axis=1)],
+        )
         for rank_, (dx, dy) in enumerate(_directions()):
             for ring in (4.5, 9.0, 15.0, 23.0, 32.0):
                 x0 = x + dx * ring * unit + (dx - 1) / 2 * width
@@ -371,7 +381,9 @@ def place_labels(
                     & (thorns[:, 1] > y0)
                     & (thorns[:, 1] < y1)
                 )
-                cost = float(under.sum()) + ring / 3 + rank_ * 0.1
+                box = (x0, y0, x1, y1)
+                astray = _gap(others, box) < _gap(own, box) + 2 * unit
+                cost = float(under.sum()) + ring / 3 + rank_ * 0.1 + 8 * astray
                 if best is None or cost < best[0]:
                     best = cost, (x0, y0)
         spots.append(None if best is None else best[1])
