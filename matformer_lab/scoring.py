@@ -160,9 +160,16 @@ def _rows(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[MetricRow]:
                 stderr=float(stderr) if isinstance(stderr, int | float) else None,
                 n=int(counts.get(key, values["sample_len"])),
                 num_fewshot=results["n-shot"].get(name, task.num_fewshot),
-                higher_is_better=(results["higher_is_better"].get(name) or {}).get(metric),
+                higher_is_better=_higher_is_better(task, name, metric),
                 version=str(results["versions"].get(name)),
             )
+
+
+def _higher_is_better(task: LoadedTask, name: str, metric: str) -> bool | None:
+    """A task's own word; for a group, what its tasks agree on (lm-eval misses nested groups)."""
+    members = [task.subtasks[name]] if name in task.subtasks else task.subtasks.values()
+    said = {member.higher_is_better().get(metric) for member in members}
+    return said.pop() if len(said) == 1 else None
 
 
 def _metric_name(metric: str, filter_name: str) -> str:
