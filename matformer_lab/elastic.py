@@ -51,7 +51,7 @@ class KeptPerLayerEmbedding(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         rows = nn.functional.embedding(input_ids.to(self.table.device), self.table)
         if self.kept is not None:
-            blocks = rows.unflatten(-1, (-1, self.size))
+            blocks = rows.reshape(*rows.shape[:-1], -1, self.size)
             rows = blocks.index_select(-2, self.kept).flatten(-2)
         return rows.to(self.device, self.dtype) * self.scale
 
@@ -103,14 +103,15 @@ class ElasticParent:
         )
         model.tie_weights()
         model.requires_grad_(False)
-        return model.eval()
+        model.train(False)
+        return model
 
     def _view(self, tensor: TensorPlan) -> Tensor:
         source = self.weights[tensor.source.removeprefix(self.parent.prefix)]
         if tensor.axis is None:
             return source
         parts = [source.narrow(tensor.axis, start, stop - start) for start, stop in tensor.ranges]
-        # Several ranges occur only in per_layer_model_projection with layers skipped: one small copy.
+        # Several ranges: only per_layer_model_projection with layers skipped, a small copy.
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=tensor.axis)
 
 

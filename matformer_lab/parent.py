@@ -59,6 +59,15 @@ class Parent:
             raise InputError(f"{self.ref}: the weights are not downloaded")
         return self.folder
 
+    @property
+    def base_model(self) -> str | None:
+        """The parent's Hub id, when its reference or its place in a Hub cache tells it."""
+        if self.folder is None or self.revision is not None:
+            return self.name
+        home = self.folder.resolve()
+        cached = home.parent.parent.name if home.parent.name == "snapshots" else ""
+        return cached.removeprefix("models--").replace("--", "/", 1) or None
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) over config, tensor layout and sampled weights: what makes parents differ.
@@ -159,7 +168,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_layout(folder: Path) -> dict[str, TensorInfo]:
     """Every tensor of a checkpoint folder, from one file or from shards with an index."""
     if (folder / SINGLE_FILE).exists():
-        return read_header(_inside(folder, SINGLE_FILE, str(folder)))
+        return read_header(path_inside(folder, SINGLE_FILE, str(folder)))
     index = folder / INDEX_FILE
     if index.exists():
         return _read_sharded(folder, index)
@@ -177,7 +186,7 @@ def _read_sharded(folder: Path, index: Path) -> dict[str, TensorInfo]:
     weight_map = parse_index(index.read_bytes(), str(index))
     tensors: dict[str, TensorInfo] = {}
     for file in sorted(set(weight_map.values())):
-        path = _inside(folder, file, str(index))
+        path = path_inside(folder, file, str(index))
         if not path.exists():
             raise InputError(f"{index}: shard {file} is missing")
         add_shard(tensors, read_header(path), weight_map, file, str(index))
@@ -230,8 +239,8 @@ def check_index_complete(
             raise InputError(f"{where}: tensor {name} should be in {file} but is not")
 
 
-def _inside(folder: Path, file: str, where: str) -> Path:
-    """`folder/file`, refused when a symlink leads out of the folder.
+def path_inside(folder: Path, file: str, where: str) -> Path:
+    """`folder/file`. Raises `InputError` when a symlink leads out of the folder.
 
     A Hub cache's snapshot folder consists of links into the `blobs` folder beside `snapshots`;
     those are the one kind of outward link that is meant.

@@ -82,6 +82,11 @@ class Plan:
         """Bytes of all tensors: the `total_size` of the checkpoint."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
+    def _repr_html_(self) -> str:
+        from matformer_lab.tables import plan_html
+
+        return plan_html(self)
+
     def text_tensors(self) -> Mapping[str, TensorPlan]:
         """The text model's tensors by name without the prefix."""
         return {

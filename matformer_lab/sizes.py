@@ -33,7 +33,7 @@ class Sizes:
     flops_per_token: int
 
 
-def sizes(plan: Plan, context: int | None = None) -> Sizes:
+def sizes_of(plan: Plan, context: int | None = None) -> Sizes:
     """Sizes of `plan`'s child; `context` in tokens, `max_position_embeddings` if None."""
     text_tensors = plan.text_tensors()
     text = sum(tensor.numel for tensor in text_tensors.values())

@@ -66,7 +66,7 @@ def write_parent(
     tower tensors (slicing copies them whatever they are).
     """
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
     torch.manual_seed(seed)
@@ -80,7 +80,9 @@ def write_parent(
     tensors = load_file(folder / "model.safetensors")
     if shared_kv:
         kv = text.num_key_value_heads * text.head_dim
-        for layer in range(text.num_hidden_layers - text.num_kv_shared_layers, text.num_hidden_layers):
+        for layer in range(
+            text.num_hidden_layers - text.num_kv_shared_layers, text.num_hidden_layers
+        ):
             attention = f"model.layers.{layer}.self_attn"
             for part in ("k_proj", "v_proj"):
                 random = torch.randn(kv, text.hidden_size)
@@ -145,6 +147,17 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dtype="float32",
         multimodal=True,
     )
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The reference files and benchmark data that lie beside the repository, where they do."""
+    folder = Path(os.environ.get("MATFORMER_LAB_SHARED", "../shared"))
+    if not folder.is_absolute():
+        folder = Path(__file__).resolve().parent.parent / folder
+    if not (folder / "reference").is_dir():
+        pytest.skip(f"needs the reference files of {folder.name}/, which are not here")
+    return folder
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,228 @@
+"""The command line: arguments in, one call into the library, text or JSON out.
+
+Exit codes: 0 done, 1 a check said no, 2 bad input, 130 interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from matformer_lab import __version__
+from matformer_lab.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from matformer_lab.verify import Verification
+
+PARENT_HELP = "PARENT is a checkpoint folder, a Hub id (org/name, org/name@revision) or `tiny`."
+SLICE_HELP = (
+    "a built-in name (see `slices`), a width for every layer (1/2), FILE.yaml, FILE.csv#ROW"
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+slice_option = click.option("--slice", "slice_ref", required=True, metavar="SLICE", help=SLICE_HELP)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="matformer-lab")
+def cli() -> None:
+    """Slice, score and plot the models nested inside Gemma 3n E4B."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; every error a user can cause ends as one line on stderr."""
+    try:
+        code = cli.main(arguments, prog_name="matformer-lab", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except InputError as error:
+        _fail(str(error))
+    except click.UsageError as error:
+        hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+        _fail(error.format_message() + hint)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; run the same command again to continue", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; there is no one to tell.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    sys.exit(2)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _console() -> "Console":
+    """Stdout; in a pipe wide enough that no table is cut."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, name in enumerate(head):
+        number = bool(rows) and all(row[column].replace(",", "")[:1].isdigit() for row in rows)
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+@cli.command()
+@click.option("--parent", "parent_ref", metavar="PARENT", help="Count for this parent, not E4B.")
+@json_option
+def slices(parent_ref: str | None, as_json: bool) -> None:
+    """List the built-in slices with their sizes and published scores."""
+    from matformer_lab.builtin_slices import builtin_slices
+
+    found = builtin_slices(parent_ref)
+    if as_json:
+        _print_json([entry.as_json() for entry in found])
+        return
+    head = ("slice", "layers", "effective", "text", "published as", "MMLU (published)")
+    rows = [
+        (
+            entry.name,
+            str(entry.num_hidden_layers),
+            f"{entry.effective:,}",
+            f"{entry.text:,}",
+            entry.published.row,
+            f"{entry.published.mmlu:.1f} %",
+        )
+        for entry in found
+    ]
+    _console().print(_table(head, rows))
+
+
+@cli.command()
+@click.argument("parent")
+@slice_option
+@click.option("--text-only", is_flag=True, help="Plan a gemma3n_text checkpoint without towers.")
+@click.option("--context", type=click.IntRange(1), help="Tokens in the K/V cache.")
+@json_option
+def plan(parent: str, slice_ref: str, text_only: bool, context: int | None, as_json: bool) -> None:
+    """Say what a slice would be, without reading weights: sizes, layers, runtimes."""
+    from matformer_lab.catalog import resolve_slice
+    from matformer_lab.parent import open_parent
+    from matformer_lab.plan import make_plan
+    from matformer_lab.plan_json import plan_json
+    from matformer_lab.tables import LAYER_HEAD, RUNTIME_HEAD, layer_rows, runtime_rows, size_rows
+
+    opened = open_parent(parent)
+    planned = make_plan(opened, resolve_slice(slice_ref, opened.text), text_only=text_only)
+    if as_json:
+        _print_json(plan_json(planned, context))
+        return
+    console = _console()
+    title = f"{planned.slice.name} of {opened.name}"
+    console.print(_table((title, ""), size_rows(planned, context)))
+    console.print(_table(LAYER_HEAD, layer_rows(planned)))
+    console.print(_table(RUNTIME_HEAD, runtime_rows(planned)))
+
+
+@cli.command("slice")
+@click.argument("parent")
+@slice_option
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--text-only", is_flag=True, help="Drop the towers; write a gemma3n_text checkpoint.")
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Largest shard file.")
+@click.option("--base-model", metavar="REPO_ID", help="The parent's Hub id, for the model card.")
+def slice_command(
+    parent: str,
+    slice_ref: str,
+    out: Path,
+    text_only: bool,
+    max_shard_size: str,
+    base_model: str | None,
+) -> None:
+    """Write the checkpoint of one slice."""
+    from matformer_lab.catalog import resolve_slice
+    from matformer_lab.extract import check_target, write_checkpoint
+    from matformer_lab.hub import with_weights
+    from matformer_lab.parent import open_parent
+    from matformer_lab.plan import make_plan
+    from matformer_lab.progress import bytes_bar
+    from matformer_lab.shards import parse_size
+
+    max_shard_bytes = parse_size(max_shard_size)
+    opened = open_parent(parent)
+    sliced = resolve_slice(slice_ref, opened.text)
+    check_target(opened.folder, out)
+    planned = make_plan(with_weights(opened), sliced, text_only=text_only)
+    with bytes_bar(f"{sliced.name} -> {out}", planned.nbytes) as advance:
+        write_checkpoint(
+            planned, out, max_shard_bytes=max_shard_bytes, base_model=base_model, advance=advance
+        )
+    click.echo(f"{out}: {sliced.name}, {len(planned.tensors)} tensors, {planned.nbytes:,} bytes")
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--parent", "parent_ref", metavar="PARENT", help="Recompute every tensor from it.")
+@click.option("--slice", "slice_ref", metavar="SLICE", help="Expect this slice: " + SLICE_HELP)
+@click.option("--against", type=click.Path(path_type=Path), help="Compare with this checkpoint.")
+@json_option
+def verify(
+    folder: Path, parent_ref: str | None, slice_ref: str | None, against: Path | None, as_json: bool
+) -> None:
+    """Check that DIR is exactly the slice it claims to be (exit 1 if not).
+
+    Without --parent or --against, DIR is checked against its own manifest.
+    """
+    from matformer_lab.catalog import resolve_slice
+    from matformer_lab.hub import with_weights
+    from matformer_lab.parent import open_parent
+    from matformer_lab.progress import bytes_bar
+    from matformer_lab.verify import compare_checkpoints, verify_alone, verify_checkpoint
+
+    if against and (parent_ref or slice_ref):
+        raise InputError("--against compares two checkpoints; give it without --parent and --slice")
+    if slice_ref and not parent_ref:
+        raise InputError("--slice needs --parent, the checkpoint that it is a slice of")
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    with bytes_bar(f"verify {folder}", size) as advance:
+        if against:
+            result = compare_checkpoints(folder, against, advance=advance)
+        elif parent_ref:
+            opened = with_weights(open_parent(parent_ref))
+            expected = resolve_slice(slice_ref, opened.text) if slice_ref else None
+            result = verify_checkpoint(folder, opened, expected, advance=advance)
+        else:
+            result = verify_alone(folder, advance=advance)
+    _report_verification(folder, result, as_json)
+
+
+def _report_verification(folder: Path, result: "Verification", as_json: bool) -> NoReturn:
+    if as_json:
+        problems = list(result.problems)
+        _print_json({"ok": result.ok, "tensors": result.tensors, "problems": problems})
+    elif result.ok:
+        click.echo(f"ok: {folder}, {result.tensors} tensors compared")
+    else:
+        shown = result.problems[:20]
+        for problem in shown:
+            click.echo(problem)
+        more = len(result.problems) - len(shown)
+        click.echo(
+            f"not ok: {len(result.problems)} problems" + (f", {more} not shown" * bool(more))
+        )
+    sys.exit(0 if result.ok else 1)

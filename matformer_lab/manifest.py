@@ -1,0 +1,64 @@
+"""matformer_lab.json: what a written checkpoint is made of, carried inside it."""
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from matformer_lab.errors import InputError
+from matformer_lab.headers import strict_json
+from matformer_lab.slices import Slice, explain
+
+MANIFEST_FILE: Final = "matformer_lab.json"
+
+
+class ManifestSlice(BaseModel):
+    """The slice, in the parent's terms."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    widths: tuple[int, ...]
+    skipped: tuple[int, ...]
+
+
+class ManifestParent(BaseModel):
+    """The parent, by what it holds and not by where it lay."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    revision: str | None
+    fingerprint: str
+
+
+class Manifest(BaseModel):
+    """Everything needed to say what a checkpoint is, and to check it without its parent.
+
+    `tensors`: sha256 (hex) of each tensor's bytes; `files`: of each other file that was written.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    matformer_lab: str
+    parent: ManifestParent
+    slice: ManifestSlice
+    text_only: bool
+    tensors: dict[str, str]
+    files: dict[str, str]
+
+    def to_slice(self) -> Slice:
+        return Slice(self.slice.name, self.slice.widths, self.slice.skipped)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a checkpoint folder, None if it has none. Raises `InputError`."""
+    path = folder / MANIFEST_FILE
+    if not path.exists():
+        return None
+    try:
+        return Manifest.model_validate(strict_json(path.read_bytes(), str(path)))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        raise InputError(f"{path}: {explain(error, Manifest)}") from None
