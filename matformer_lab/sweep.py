@@ -42,7 +42,7 @@ from matformer_lab.scoring import (
     resolve_device,
     score,
 )
-from matformer_lab.sizes import sizes
+from matformer_lab.sizes import sizes_of
 from matformer_lab.store import Key, Run, Store
 from matformer_lab.tasks import LoadedTask, load_tasks
 
@@ -158,7 +158,9 @@ def prepare(recipe: Recipe) -> Prepared:
         slices = resolve_slices(recipe.slices, parent.text, recipe.base)
     except InputError as error:
         raise InputError(f"{recipe.where}: {error}") from None
-    sized = tuple(SizedPlan(plan, sizes(plan)) for plan in (make_plan(parent, s) for s in slices))
+    sized = tuple(
+        SizedPlan(plan, sizes_of(plan)) for plan in (make_plan(parent, s) for s in slices)
+    )
     device = resolve_device(recipe.device)
     tokenizer = load_tokenizer(parent)
     tasks = load_tasks(
@@ -232,35 +234,26 @@ def _compute(prepared: Prepared, store: Store) -> None:
         dtype=getattr(torch, recipe.dtype),
         device=prepared.device,
     )
-    try:
-        with _progress(pending) as advance:
-            for job in pending:
-                began = time.perf_counter()
-                lm = make_lm(
-                    elastic.live(job.sized.plan.slice),
-                    prepared.tokenizer,
-                    scorer=recipe.scorer,
-                    batch_size=recipe.batch_size,
-                )
-                result = score(lm, job.task)
-                run = Run(
-                    seconds=time.perf_counter() - began,
-                    prompt_chars=job.task.prompt_chars,
-                    effective_params=job.sized.sizes.effective,
-                    batch_size=lm.batch_size,
-                    device_name=device_name(prepared.device),
-                    finished=now(),
-                )
-                store.put(job.key, result, run)
-                advance(job)
-    except KeyboardInterrupt:
-        done = sum(store.get(job.key) is not None for job in prepared.jobs)
-        print(
-            f"interrupted: {done} of {len(prepared.jobs)} scores are stored; "
-            "the same command continues",
-            file=sys.stderr,
-        )
-        raise
+    with _progress(pending) as advance:
+        for job in pending:
+            began = time.perf_counter()
+            lm = make_lm(
+                elastic.live(job.sized.plan.slice),
+                prepared.tokenizer,
+                scorer=recipe.scorer,
+                batch_size=recipe.batch_size,
+            )
+            result = score(lm, job.task)
+            run = Run(
+                seconds=time.perf_counter() - began,
+                prompt_chars=job.task.prompt_chars,
+                effective_params=job.sized.sizes.effective,
+                batch_size=lm.batch_size,
+                device_name=device_name(prepared.device),
+                finished=now(),
+            )
+            store.put(job.key, result, run)
+            advance(job)
 
 
 @contextmanager
