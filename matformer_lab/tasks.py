@@ -77,7 +77,10 @@ def load_tasks(
     """
     if datasets is not None and not datasets.is_dir():
         raise InputError(f"datasets: no such folder: {datasets}")
-    manager = _task_manager(tuple(entry.name for entry in entries))
+    names = [entry.name for entry in entries]
+    for name in names:
+        _refuse_files(name)
+    manager = _task_manager(names)
     own_data = tiny.datasets_dir()
     with quiet_lm_eval(), _templates_compiled_once(), mapped_datasets(datasets, own_data):
         return tuple(_load(manager, entry, limit=limit, seed=seed) for entry in entries)
@@ -127,7 +130,7 @@ def seed_everything(seed: int) -> None:
 # --- names -------------------------------------------------------------------------------------
 
 
-def _task_manager(names: tuple[str, ...]) -> Any:
+def _task_manager(names: Sequence[str]) -> Any:
     """lm-eval's task index, over only the folders that are needed where those are known."""
     others = tuple(sorted({name for name in names if not name.startswith(TINY_PREFIX)}))
     return _indexed(others if all(name in _USUAL_FOLDERS for name in others) else None)
@@ -146,15 +149,18 @@ def _indexed(usual: tuple[str, ...] | None) -> Any:
         )
 
 
-def _check_name(name: str, manager: Any) -> None:
-    """Only registered names: lm-eval would also open a path, and a task file can run code."""
-    if name in manager.all_tasks:
-        return
+def _refuse_files(name: str) -> None:
+    """lm-eval would open a path as a task file, and a task file can run code (`!function`)."""
     if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
         raise InputError(
             f"tasks: {name!r} looks like a file; a task file can run code, so only the names of "
-            "tasks registered with lm-eval are accepted (lm_eval --tasks list)"
+            "tasks registered with lm-eval are accepted (`lm-eval ls tasks`)"
         )
+
+
+def _check_name(name: str, manager: Any) -> None:
+    if name in manager.all_tasks:
+        return
     near = difflib.get_close_matches(name, _indexed(None).all_tasks, n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     raise InputError(f"tasks: {name!r} is not a task or group of lm-eval{hint}")
@@ -209,6 +215,7 @@ def _set_num_fewshot(task: Any, wanted: int | None) -> None:
 class _Mapping:
     user: Path | None
     own: Path | None
+    caches: dict[Path, Path] = field(default_factory=dict)
 
     def folder(self, dataset_id: str) -> Path | None:
         """The local folder for a dataset id; None: ask the Hub."""
@@ -221,6 +228,17 @@ class _Mapping:
                 f"repository at {self.user / dataset_id}, or leave --datasets out to use the Hub"
             )
         return None
+
+    def cache(self, folder: Path) -> Path:
+        """Where `datasets` may keep its Arrow copy of a local folder: a place for just these bytes.
+
+        Left to itself it keys a folder with a README by the file patterns written there, so that
+        another folder of the same layout, or new files in this one, would silently score as the
+        old.
+        """
+        if folder not in self.caches:
+            self.caches[folder] = _cache_root() / "local" / _content_hash(folder)[:32]
+        return self.caches[folder]
 
 
 _mapping: ContextVar[_Mapping | None] = ContextVar("dataset mapping", default=None)
@@ -251,6 +269,8 @@ def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
         if mapping is None:  # a task module imported within keeps this function for good
             return original(path, *args, **kwargs)
         folder = mapping.folder(path)
+        if folder is not None and kwargs.get("cache_dir") is None:
+            kwargs["cache_dir"] = str(mapping.cache(folder))
         try:
             return original(str(folder or path), *args, **kwargs)
         except Exception as error:
@@ -259,6 +279,20 @@ def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
             raise InputError(f"dataset {path!r} {where}: {one_line(error)}{hint}") from error
 
     return load_dataset
+
+
+def _content_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _cache_root() -> Path:
+    from datasets import config
+
+    return Path(config.HF_DATASETS_CACHE)
 
 
 # --- hashing -----------------------------------------------------------------------------------
