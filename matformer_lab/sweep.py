@@ -184,6 +184,8 @@ def run_sweep(recipe: Recipe, out: Path, *, report: bool = True) -> Path:
     prepared = prepare(recipe)
     store = Store(out / STORE)
     with _locked(out):
+        for leftover in out.rglob("*.tmp"):  # of an earlier sweep that was killed
+            leftover.unlink()
         _compute(prepared, store)
         _write(prepared, store, out)
         if report:

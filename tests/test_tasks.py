@@ -14,6 +14,7 @@ from matformer_lab.errors import InputError
 from matformer_lab.recipe import TaskEntry
 from matformer_lab.tasks import LoadedTask, load_tasks, mapped_datasets
 
+
 def load(
     name: str,
     *,
@@ -60,7 +61,9 @@ def test_too_many_shots_are_refused() -> None:
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"tiny_hellaswag has no metric 'f1'; it has acc, acc_norm"):
+    with pytest.raises(
+        InputError, match=r"tiny_hellaswag has no metric 'f1'; it has acc, acc_norm"
+    ):
         load("tiny_hellaswag", metric="f1")
 
 
