@@ -273,7 +273,6 @@ def test_a_dry_run_writes_nothing_and_estimates_after_something_ran(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"parent": "nowhere"}, "nowhere"),
         ({"slices": ["e2b-but-better"]}, "no slice named"),
         ({"slices": [{"name": "x", "widths": 65}]}, "layer 0"),
         ({"datasets": "nowhere"}, "no such folder"),
@@ -285,6 +284,12 @@ def test_bad_input_leaves_nothing_behind(
 ) -> None:
     with pytest.raises(InputError, match=says):
         run(tmp_path / "out", scorable, **change)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_parent_that_is_not_there_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        run(tmp_path / "out", Path("nowhere"))
     assert not (tmp_path / "out").exists()
 
 
