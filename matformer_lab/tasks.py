@@ -91,8 +91,15 @@ def _load(manager: Any, entry: TaskEntry, *, limit: float | None, seed: int) -> 
 
     _check_name(entry.name, manager)
     seed_everything(seed)
-    loaded = manager.load([entry.name])
-    _check_kind(entry.name, loaded)
+    try:
+        loaded = manager.load([entry.name])
+    except InputError:
+        raise
+    except Exception as error:  # a task may import anything and fail in any way
+        raise InputError(
+            f"tasks: {entry.name} cannot be loaded ({type(error).__name__}: {one_line(error)})"
+        ) from error
+    _check_loaded(loaded["tasks"])
     for task in loaded["tasks"].values():
         _set_num_fewshot(task, entry.num_fewshot)
         task.set_fewshot_seed(seed=seed)
@@ -159,30 +166,35 @@ def _refuse_files(name: str) -> None:
 
 
 def _check_name(name: str, manager: Any) -> None:
-    if name in manager.all_tasks:
-        return
-    near = difflib.get_close_matches(name, _indexed(None).all_tasks, n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    raise InputError(f"tasks: {name!r} is not a task or group of lm-eval{hint}")
-
-
-def _check_kind(name: str, loaded: Mapping[str, Any]) -> None:
-    tasks, groups = loaded["tasks"], loaded.get("groups") or {}
-    members = ", ".join(list(tasks)[:4]) + (", ..." if len(tasks) > 4 else "")
-    if name not in tasks and name not in groups:
+    if name not in manager.all_tasks:
+        near = difflib.get_close_matches(name, _indexed(None).all_tasks, n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise InputError(f"tasks: {name!r} is not a task or group of lm-eval{hint}")
+    entry = manager.task_index[name]
+    if name in manager.all_tags:
         raise InputError(
             f"tasks: {name!r} is a tag for several tasks and has no score of its own; list the "
-            f"ones you want: {members}"
+            f"ones you want: {_some(sorted(entry.tags))}"
         )
-    if name in groups and not groups[name].has_aggregation:
+    settings = entry.cfg or {}
+    if name in manager.all_groups and not settings.get("aggregate_metric_list"):
         raise InputError(
-            f"tasks: the group {name!r} defines no common score; list its tasks instead: {members}"
+            f"tasks: the group {name!r} defines no common score; list its tasks instead"
         )
-    for task_name, task in tasks.items():
+    if settings.get("unsafe_code"):
+        raise InputError(f"tasks: {name} runs code that the model writes; not supported")
+
+
+def _check_loaded(tasks: Mapping[str, Any]) -> None:
+    for name, task in tasks.items():
         if getattr(task, "UNSAFE_CODE", False):
-            raise InputError(f"tasks: {task_name} runs code that the model writes; not supported")
+            raise InputError(f"tasks: {name} runs code that the model writes; not supported")
         if getattr(task, "MULTIMODAL", False):
-            raise InputError(f"tasks: {task_name} needs images or audio; slices are scored on text")
+            raise InputError(f"tasks: {name} needs images or audio; slices are scored on text")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def _plotted_metric(entry: TaskEntry, tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> str:

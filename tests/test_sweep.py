@@ -22,7 +22,7 @@ from matformer_lab.errors import InputError
 from matformer_lab.extract import write_checkpoint
 from matformer_lab.parent import open_parent
 from matformer_lab.plan import make_plan
-from matformer_lab.recipe import Recipe, load_recipe, parse_recipe
+from matformer_lab.recipe import load_recipe, parse_recipe
 from matformer_lab.results import load_results, load_samples
 from matformer_lab.sizes import sizes_of
 from matformer_lab.sweep import STORE, dry_run, run_sweep
@@ -482,7 +482,10 @@ def test_ctrl_c_leaves_a_folder_that_continues(
 def by_command_line(
     checkpoint: Path, task: str, num_fewshot: int, limit: int, data: Path, out: Path
 ) -> dict[str, Any]:
-    """Results of `lm_eval run`, started in the data's folder so that dataset ids are found there."""
+    """Results of `lm_eval run`, in the data's folder so that dataset ids are found there.
+
+    With a cache of its own: `datasets` takes a like-named folder's old copy for this one.
+    """
     arguments = {
         "--model": "hf",
         "--model_args": f"pretrained={checkpoint},dtype=float32,add_bos_token=True",
@@ -497,9 +500,8 @@ def by_command_line(
     }
     command = [sys.executable, "-m", "lm_eval", "run"]
     command += [str(part) for pair in arguments.items() for part in pair]
-    subprocess.run(
-        command, check=True, cwd=data, env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=1800
-    )
+    cache = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(out / "cache")}
+    subprocess.run(command, check=True, cwd=data, env={**os.environ, **cache}, timeout=1800)
     (written,) = out.rglob("results_*.json")
     results: dict[str, Any] = json.loads(written.read_text())
     return results

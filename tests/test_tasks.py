@@ -56,7 +56,7 @@ def test_a_task_whose_file_says_zero_shots_stays_at_zero() -> None:
 
 
 def test_too_many_shots_are_refused() -> None:
-    with pytest.raises(InputError, match="tiny_mmlu: .*fewshot samples"):
+    with pytest.raises(InputError, match=r"tiny_mmlu: .*fewshot samples"):
         load("tiny_mmlu", num_fewshot=100_000)
 
 
@@ -169,14 +169,13 @@ def test_the_mapping_ends_with_its_block(tmp_path: Path) -> None:
 
 
 def test_a_task_file_is_refused_and_its_code_not_run(tmp_path: Path) -> None:
-    (tmp_path / "evil.py").write_text(
-        f"from pathlib import Path\nPath({str(tmp_path / 'hit')!r}).touch()\ndef f(doc): return ''\n"
-    )
+    hit = tmp_path / "hit"
+    (tmp_path / "evil.py").write_text(f"open({str(hit)!r}, 'w')\ndef f(doc): return ''\n")
     task = tmp_path / "task.yaml"
     task.write_text("task: evil\ndataset_path: x/y\ndoc_to_text: !function evil.f\n")
     with pytest.raises(InputError, match="a task file can run code"):
         load(str(task))
-    assert not (tmp_path / "hit").exists()
+    assert not hit.exists()
 
 
 @pytest.mark.slow
@@ -203,7 +202,8 @@ def test_the_short_index_holds_the_same_tasks_as_the_full_one() -> None:
     [
         ("helaswag", r"not a task or group of lm-eval; did you mean hellaswag"),
         ("ai2_arc", r"tag for several tasks .* arc_"),
-        ("humaneval", "runs code that the model writes"),
+        ("humaneval", r"runs code that the model writes"),
+        ("openllm", r"group 'openllm' defines no common score"),
     ],
 )
 def test_names_that_cannot_be_scored_say_why(name: str, says: str, tmp_path: Path) -> None:
