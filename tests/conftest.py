@@ -190,3 +190,22 @@ def cli(tmp_path: Path) -> Callable[..., Finished]:
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def scorable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten random layers with the embedded parent's tokenizer: a parent that tasks can be scored on."""
+    import shutil
+
+    from matformer_lab import tiny
+
+    vocabulary = json.loads((tiny.model_dir() / "config.json").read_text())["vocab_size"]
+    sizes = {"vocab_size": vocabulary, "vocab_size_per_layer_input": vocabulary}
+    folder = write_parent(
+        tmp_path_factory.mktemp("scorable"),
+        config={**PICO, **sizes, "max_position_embeddings": 4096},
+        dtype="float32",
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(tiny.model_dir() / name, folder / name)
+    return folder
