@@ -150,7 +150,8 @@
     d3.pairs(line, (a, b) => walk([at(a).px, at(a).py], [at(b).px, at(b).py]));
     const taken = [];
     const directions = [[-1, -1], [1, 1], [1, 0], [-1, 0], [0, -1], [0, 1], [1, -1], [-1, 1]];
-    for (const p of [...all].sort((a, b) => priority(a) - priority(b) || b.y - a.y)) {
+    const crowded = all.length > 40; // then the dominated ones, known by hover, go without
+    for (const p of all.filter((q) => !crowded || q.slice.role || q.verdict !== "dominated").sort((a, b) => priority(a) - priority(b) || b.y - a.y)) {
       const { px, py } = at(p);
       const text = p.slice.name.length > 28 ? `${p.slice.name.slice(0, 27)}…` : p.slice.name;
       const label = svgNode("text", { "text-anchor": "start", class: `label${priority(p) < 2 ? " strong" : ""}`, fill: p.verdict === "published" ? "var(--published)" : priority(p) < 2 ? "var(--ink)" : p.verdict === "dominated" ? "var(--soft)" : "var(--measured)" }, text);
