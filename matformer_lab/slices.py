@@ -289,9 +289,9 @@ class Slice:
     def slug(self) -> str:
         """The name as a safe and unique file name."""
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip(".-")
-        if slug == self.name:
+        if slug and slug == self.name:
             return slug
-        return f"{slug[:80]}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
+        return f"{slug[:80] or 'slice'}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
 
 
 class SamplerSpec(BaseModel):

@@ -149,6 +149,17 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The reference files and benchmark data that lie beside the repository, where they do."""
+    folder = Path(os.environ.get("MATFORMER_LAB_SHARED", "../shared"))
+    if not folder.is_absolute():
+        folder = Path(__file__).resolve().parent.parent / folder
+    if not (folder / "reference").is_dir():
+        pytest.skip(f"needs the reference files of {folder.name}/, which are not here")
+    return folder
+
+
 @dataclass(frozen=True)
 class Finished:
     code: int

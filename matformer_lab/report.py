@@ -1,0 +1,437 @@
+"""`report.html`: the frontier as one self-contained page, from a sweep folder alone.
+
+Charts are drawn by Observable Plot (on D3), inlined from `page/vendor`. Of the libraries looked at
+it is the one whose SVG takes its colours from CSS, so that dark mode and print need no second
+drawing, and whose marks are plain elements that keyboard and screen readers can be given; 0.5 MB
+inlined against 0.9 MB for Vega-Lite, 1.8 MB for Bokeh and 4.8 MB for plotly.js. Table and layer
+pictures are plain HTML and SVG written here; the page's script adds to them.
+
+Names of slices, tasks and models come from users: Jinja escapes them in the markup, `_json` in the
+data block, and the script writes text only. A content security policy allows exactly the page's own
+scripts, by hash, and no request of any kind.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from matformer_lab import __version__
+from matformer_lab.atomic import write_atomic
+from matformer_lab.figure import save_figure
+from matformer_lab.finished import TITLES, Finished, Member, ParentInfo, read_finished
+from matformer_lab.frontier import Panel, rank
+
+_PAGE = Path(__file__).parent / "page"
+_DTYPES = (("fp32", 32), ("bf16 / fp16", 16), ("int8", 8), ("int4", 4))
+_MOST_PAIRED = 250  # slices; beyond, the page leaves out the pairwise table, which grows as n**2
+
+# A layer picture: columns of 10, bars of 8 up to 46 high, attention marks and the K/V rule below.
+_PITCH, _BAR, _HIGH, _MARK, _RULE = 10, 8, 46, 54, 60
+
+
+def write_report(folder: Path) -> Path:
+    """Write `frontier.png`, `frontier.svg` and `report.html` into a sweep folder, from what it
+    holds.
+
+    Returns the page's path. Raises InputError when the folder is no sweep or does not hold
+    together.
+    """
+    finished = read_finished(folder)
+    save_figure(finished, finished.folder)
+    page = finished.folder / "report.html"
+    write_atomic(page, render(finished).encode())
+    return page
+
+
+def render(finished: Finished) -> str:
+    """The page as HTML text."""
+    environment = Environment(
+        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined
+    )
+    scripts = [
+        (_PAGE / name).read_text(encoding="utf-8")
+        for name in ("vendor/d3.min.js", "vendor/plot.umd.min.js", "report.js")
+    ]
+    study = finished.study
+    published = _published_keys(finished)
+    recipe = (finished.folder / "recipe.yaml").read_text(encoding="utf-8")
+    items = sum(task.n for task in finished.tasks)
+    return environment.get_template("report.html.j2").render(
+        title=f"{finished.parent.name}: size/quality frontier",
+        subtitle=_subtitle(finished, items),
+        policy=_policy(scripts),
+        css=Markup((_PAGE / "report.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        data=Markup(_json(_data(finished))),
+        parent=finished.parent,
+        notes=_notes(finished),
+        shared=finished.parent.first_kv_shared_layer < finished.parent.num_hidden_layers,
+        whole=finished.whole,
+        smallest=finished.smallest,
+        has_published=bool(published),
+        dtypes=_DTYPES,
+        stored_dtype=_stored_dtype(finished),
+        panels=[_heading(finished, panel) for panel in finished.panels],
+        columns=_columns(finished, published),
+        rows=[_row(finished, k, member, published) for k, member in enumerate(finished.members)],
+        viewbox=_viewbox(finished.parent),
+        commands=_commands(finished),
+        recipe=recipe,
+        provenance=list(_flat(finished.provenance)),
+        level=f"{100 * study.level:g} %",
+        replicates=f"{study.replicates:,}",
+        comparisons=f"{study.comparisons:,}",
+        tests=f"{study.tests:,}",
+        critical=f"{study.critical:.2f}",
+        version=__version__,
+    )
+
+
+# --- the data block ---
+
+
+def _json(data: Any) -> str:
+    """JSON that is safe between script tags, whatever the strings in it say."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _data(finished: Finished) -> dict[str, Any]:
+    order = {member.name: k for k, member in enumerate(finished.members)}
+    first = order[finished.smallest] if finished.smallest else 0
+    second = order[finished.whole] if finished.whole else len(order) - 1
+    return {
+        "slices": [
+            {
+                "name": member.name,
+                "effective": member.effective,
+                "total": member.total,
+                "role": _role(finished, member.name),
+            }
+            for member in finished.members
+        ],
+        "panels": [_panel_data(finished, panel, order) for panel in finished.panels],
+        "published_fits": finished.published_fits,
+        "viewbox": _viewbox(finished.parent),
+        "compare": [first, second],
+    }
+
+
+def _panel_data(finished: Finished, panel: Panel, order: Mapping[str, int]) -> dict[str, Any]:
+    members = {member.name: member for member in finished.members}
+    upper = np.triu_indices(len(panel.slices), 1)
+    pairs = len(panel.slices) <= _MOST_PAIRED
+
+    def triangle(table: Any) -> list[Any] | None:
+        return None if table is None or not pairs else _numbers(np.asarray(table)[upper])
+
+    return {
+        **_heading(finished, panel),
+        "title": finished.title(panel.name),
+        "n": panel.n,
+        "metric": next((t.metric for t in finished.tasks if t.name == panel.name), "mean score"),
+        "percent": bool(((panel.values >= 0) & (panel.values <= 1)).all()),
+        "paired": panel.name in finished.study.panels,
+        "slices": [order[name] for name in panel.slices],
+        "value": [float(value) for value in panel.values],
+        "low": _numbers(panel.intervals[:, 0]),
+        "high": _numbers(panel.intervals[:, 1]),
+        "published": [members[name].published_score(panel.name) for name in panel.slices],
+        "rank": {
+            measure: _rank_data(
+                panel, {name: getattr(members[name], measure) for name in members}, order
+            )
+            for measure in ("effective", "total")
+        },
+        "sign": panel.sign,
+        "critical": panel.critical,
+        "error": triangle(panel.errors),
+        "wins": triangle(panel.wins),
+        "losses": triangle(None if panel.wins is None else panel.wins.T),
+        "p_holm": triangle(panel.p_holm),
+    }
+
+
+def _rank_data(
+    panel: Panel, sizes: Mapping[str, float], order: Mapping[str, int]
+) -> dict[str, Any]:
+    ranking = rank(panel, sizes)
+    return {
+        "pareto": [bool(on) for on in ranking.pareto],
+        "membership": _numbers(ranking.membership),
+        "verdict": ranking.verdicts,
+        "by": [None if name is None else order[name] for name in ranking.dominated_by],
+    }
+
+
+def _numbers(values: Any) -> list[float | int | None]:
+    """Plain numbers, floats to 5 significant digits, what is not finite as null."""
+    return [
+        int(value)
+        if float(value).is_integer()
+        else float(f"{value:.5g}")
+        if math.isfinite(value)
+        else None
+        for value in np.asarray(values, dtype=np.float64)
+    ]
+
+
+# --- the markup ---
+
+
+def _heading(finished: Finished, panel: Panel) -> dict[str, str]:
+    title = finished.title(panel.name)
+    short = TITLES.get(panel.name, panel.name)
+    meta = title.removeprefix(short).lstrip(", ")
+    return {"short": short, "meta": f"{meta}, n = {panel.n:,}"}
+
+
+def _subtitle(finished: Finished, items: int) -> str:
+    parts = [
+        _count(len(finished.members), "slice"),
+        _count(len(finished.tasks), "task"),
+        f"{items:,} items",
+    ]
+    if dtype := finished.recipe.get("dtype"):
+        parts.append(str(dtype))
+    if finished.parent.revision:
+        parts.append(f"revision {finished.parent.revision[:12]}")
+    return " · ".join(parts)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _notes(finished: Finished) -> list[str]:
+    notes = []
+    if limit := finished.recipe.get("limit"):
+        notes.append(
+            f"Scored with limit {limit}: part of each task's items, so the intervals are wide and "
+            "the scores are not comparable to full runs."
+        )
+    everyone = {member.name for member in finished.members}
+    for task in finished.tasks:
+        if missing := everyone - set(task.slices):
+            notes.append(f"{task.name} is not scored yet for {', '.join(sorted(missing))}.")
+        if task.outcomes is None:
+            notes.append(
+                f"{task.name}: {task.metric} has no per-item outcomes; its comparisons are not "
+                "paired, and it is not part of the average."
+            )
+    return notes
+
+
+def _stored_dtype(finished: Finished) -> str:
+    member = finished.members[0]
+    bits = 8 * member.bytes / max(1, member.total)
+    return min(_DTYPES, key=lambda entry: abs(entry[1] - bits))[0]
+
+
+def _published_keys(finished: Finished) -> list[str]:
+    keys = {key for member in finished.members for key in (member.published or {})}
+    return sorted(
+        key
+        for key in keys - {"row", "effective_params_b"}
+        if any(member.published_score(key) is not None for member in finished.members)
+    )
+
+
+def _columns(finished: Finished, published: list[str]) -> list[dict[str, Any]]:
+    def column(title: str, numeric: bool = True) -> dict[str, Any]:
+        return {"title": title, "numeric": numeric, "sortable": True}
+
+    return [
+        column("Slice", numeric=False),
+        column("Effective"),
+        *(column(TITLES.get(panel.name, panel.name)) for panel in finished.panels),
+        column("Verdict", numeric=False),
+        *(column(f"{TITLES.get(key, key)}, published") for key in published),
+        column("Total"),
+        column("Stored"),
+    ]
+
+
+def _role(finished: Finished, name: str) -> str | None:
+    if name == finished.whole:
+        return "parent"
+    return "nested smallest" if name == finished.smallest else None
+
+
+def _row(finished: Finished, index: int, member: Member, published: list[str]) -> dict[str, Any]:
+    return {
+        "name": member.name,
+        "role": _role(finished, member.name),
+        "effective": member.effective,
+        "effective_text": short_number(member.effective),
+        "total": member.total,
+        "total_text": short_number(member.total),
+        "bytes": member.bytes,
+        "bytes_text": short_number(member.bytes, ("kB", "MB", "GB")),
+        "scores": [_score(panel, member.name) for panel in finished.panels],
+        "published": [_published_score(member, key) for key in published],
+        "kept": len(member.slice.widths),
+        "description": describe_layers(finished.parent, member),
+        "picture_symbol": Markup(
+            f'<g id="picture-{index}">{layer_picture(finished.parent, member)}</g>'
+        ),
+    }
+
+
+def _score(panel: Panel, name: str) -> dict[str, Any] | None:
+    if name not in panel.slices:
+        return None
+    k = panel.index(name)
+    percent = bool(((panel.values >= 0) & (panel.values <= 1)).all())
+    low, high = panel.intervals[k]
+
+    def text(value: float) -> str:
+        return f"{100 * value:.1f}" if percent else f"{value:.4g}"
+
+    return {
+        "value": repr(float(panel.values[k])),
+        "text": text(panel.values[k]),
+        "interval": f"[{text(low)}, {text(high)}]" if math.isfinite(low) else "",
+    }
+
+
+def _published_score(member: Member, key: str) -> dict[str, str]:
+    value = member.published_score(key)
+    if value is None:
+        return {"value": "", "text": "–"}
+    return {"value": repr(value), "text": f"{100 * value:.1f}"}
+
+
+def short_number(value: float, units: tuple[str, str, str] = ("K", "M", "B")) -> str:
+    """Three significant digits and a unit: 1.91 B."""
+    for scale, unit in ((1e9, units[2]), (1e6, units[1]), (1e3, units[0])):
+        if value >= scale:
+            return f"{float(f'{value / scale:.3g}'):#.3g}".rstrip(".") + f" {unit}"
+    return f"{value:g}"
+
+
+# --- layer pictures ---
+
+
+def _viewbox(parent: ParentInfo) -> str:
+    return f"0 0 {_PITCH * parent.num_hidden_layers} {_RULE + 2}"
+
+
+def layer_picture(parent: ParentInfo, member: Member) -> str:
+    """SVG shapes of a slice: a column per parent layer as high as its FFN is wide, skipped layers
+    hollow, a dot under full attention, a rule under layers that reuse K/V. Numbers only."""
+    widths = dict(
+        zip(member.slice.kept(parent.num_hidden_layers), member.slice.widths, strict=True)
+    )
+    top = max(parent.intermediate_size)
+    track, hole = "", ""
+    bars, marks = {"": "", " full": ""}, {"": "", " gone": ""}
+    for layer, whole in enumerate(parent.intermediate_size):
+        x = _PITCH * layer + (_PITCH - _BAR) / 2
+        outline = _rectangle(x, _HIGH * whole / top)
+        full = parent.layer_types[layer] == "full_attention"
+        if layer in widths:
+            track += outline
+            bars[" full" if full else ""] += _rectangle(x, _HIGH * widths[layer] / top)
+        else:
+            hole += outline
+        if full:
+            centre = _PITCH * layer + _PITCH / 2
+            marks["" if layer in widths else " gone"] += (
+                f"M{centre - 2:g} {_MARK}a2 2 0 1 0 4 0a2 2 0 1 0 -4 0z"
+            )
+    shapes = [
+        ("track", track),
+        *((f"ffn{kind}", path) for kind, path in bars.items()),
+        ("hole", hole),
+    ]
+    shapes += [(f"mark{kind}", path) for kind, path in marks.items()]
+    shared = parent.first_kv_shared_layer
+    if shared < parent.num_hidden_layers:
+        shapes.append(
+            ("shared", f"M{_PITCH * shared + 1} {_RULE}H{_PITCH * parent.num_hidden_layers - 1}")
+        )
+    return "".join(f'<path class="{kind}" d="{path}"/>' for kind, path in shapes if path)
+
+
+def _rectangle(x: float, height: float) -> str:
+    return f"M{x:g} {_HIGH + 2 - height:.4g}h{_BAR}v{height:.4g}h-{_BAR}z"
+
+
+def describe_layers(parent: ParentInfo, member: Member) -> str:
+    """The layer picture in words: runs of equal width, and what is skipped."""
+    widths = dict(
+        zip(member.slice.kept(parent.num_hidden_layers), member.slice.widths, strict=True)
+    )
+    runs: list[tuple[int, int, int | None]] = []
+    for layer in range(parent.num_hidden_layers):
+        width = widths.get(layer)
+        if runs and runs[-1][2] == width:
+            runs[-1] = runs[-1][0], layer, width
+        else:
+            runs.append((layer, layer, width))
+    parts = [
+        f"{'layer' if first == last else 'layers'} {first}{'' if first == last else f' to {last}'}: "
+        + ("skipped" if width is None else f"{width:,}")
+        for first, last, width in runs
+    ]
+    full = [str(k) for k, kind in enumerate(parent.layer_types) if kind == "full_attention"]
+    return (
+        f"FFN widths of {member.name}. "
+        + "; ".join(parts)
+        + f". Full attention at {', '.join(full)}."
+    )
+
+
+# --- how it was made ---
+
+
+def _commands(finished: Finished) -> str:
+    versions = {key.rsplit(".", 1)[-1]: value for key, value in _flat(finished.provenance)}
+    pins = [
+        f"{package}=={versions[key]}"
+        for package, key in (
+            ("matformer-lab", "matformer_lab"),
+            ("torch", "torch"),
+            ("transformers", "transformers"),
+            ("lm-eval", "lm_eval"),
+        )
+        if key in versions
+    ]
+    out = shlex.quote(finished.folder.resolve().name)
+    lines = [f"pip install {' '.join(map(shlex.quote, pins))}"] if pins else []
+    lines += [f"matformer-lab sweep recipe.yaml --out {out}", f"matformer-lab report {out}"]
+    return "\n".join(lines)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, entry in value.items():
+        if isinstance(entry, Mapping):
+            yield from _flat(entry, f"{prefix}{key}.")
+        elif isinstance(entry, list | tuple):
+            yield f"{prefix}{key}", ", ".join(str(part) for part in entry)
+        elif entry is not None:
+            yield f"{prefix}{key}", str(entry)
+
+
+def _policy(scripts: list[str]) -> str:
+    """No request of any kind; only these scripts run."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )

@@ -1,0 +1,207 @@
+"""One model on one loaded task, scored by lm-eval's own evaluator.
+
+What lm-eval computes is what is reported: metrics, standard errors, group aggregates. The seam for
+another way to compute log-likelihoods is `make_lm`, which turns a live model into an lm-eval `LM`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from matformer_lab.errors import InputError
+from matformer_lab.tasks import LoadedTask, quiet_lm_eval
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from matformer_lab.recipe import Scorer
+
+SCORER_VERSIONS: Final[Mapping[str, int]] = {"lm-eval": 1}
+"""Raised when a scorer's log-likelihoods change, so that stored scores count as stale."""
+
+# On a CPU lm-eval's search for the largest batch costs more than it gains.
+CPU_BATCH_SIZE: Final = 16
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric of one task, or of a task inside a group. `value` and `stderr` as lm-eval's."""
+
+    task: str
+    group: str | None
+    metric: str
+    value: float
+    stderr: float | None
+    n: int
+    num_fewshot: int | None
+    higher_is_better: bool | None
+    version: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """Metrics, the recipe's task first, and one record per item.
+
+    An item: subtask, doc_id, every metric of the item that is a number, target, and for
+    log-likelihood tasks logprobs (one for each choice) and choice (the most likely one).
+    """
+
+    rows: tuple[MetricRow, ...]
+    items: tuple[Mapping[str, Any], ...]
+
+
+def resolve_device(device: str) -> str:
+    """`auto` as the first GPU or the CPU. Raises `InputError` for one that is not there."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    available = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }[kind]
+    if int(index or 0) >= available:
+        raise InputError(f"device: {device} is not available on this machine; use auto or cpu")
+    return device
+
+
+def make_lm(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    scorer: "Scorer" = "lm-eval",
+    batch_size: int | str = "auto",
+) -> Any:
+    """The live model as an lm-eval `LM`, a BOS put before every prompt, explicitly.
+
+    Raises `InputError` where the tokenizer would give no BOS or two.
+    """
+    if batch_size == "auto" and model.device.type == "cpu":
+        batch_size = CPU_BATCH_SIZE
+    from lm_eval.models.huggingface import HFLM
+
+    with quiet_lm_eval():
+        lm = HFLM(
+            pretrained=model,
+            tokenizer=tokenizer,
+            backend="causal",
+            batch_size=batch_size,
+            add_bos_token=True,
+        )
+    for method in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+        setattr(lm, method, partial(getattr(lm, method), disable_tqdm=True))
+    check_bos(lm)
+    return lm
+
+
+def check_bos(lm: Any) -> int:
+    """The BOS id, once it is sure that encoding a prompt gives exactly one, in front."""
+    bos = lm.tokenizer.bos_token_id
+    encoded = lm.tok_encode("Question: which one?")
+    if bos is None or encoded[:1] != [bos] or encoded.count(bos) != 1:
+        raise InputError(
+            f"the parent's tokenizer starts a prompt with {encoded[:2]} where exactly one BOS "
+            f"({bos}) is expected; scores without it would be wrong. Check tokenizer.json's "
+            "post-processor"
+        )
+    return int(bos)
+
+
+def score(lm: Any, task: LoadedTask) -> Score:
+    """Score `lm` on every request of `task`."""
+    from lm_eval.evaluator import evaluate
+
+    with quiet_lm_eval(), _requests_built(task):
+        results = evaluate(lm=lm, task_dict=task.task_dict, limit=task.limit)
+    return Score(rows=tuple(_rows(task, results)), items=tuple(_items(task, results)))
+
+
+@contextmanager
+def _requests_built(task: LoadedTask) -> Iterator[None]:
+    """Let lm-eval's evaluator use the requests that are there instead of building them anew."""
+
+    def keep(requests: list[Any]) -> Callable[..., None]:
+        def build_all_requests(**_: Any) -> None:
+            for request in requests:
+                request.resps = []
+                request.filtered_resps = {}
+
+        return build_all_requests
+
+    tasks = task.subtasks.values()
+    for subtask in tasks:
+        subtask.build_all_requests = keep(subtask.instances)
+    try:
+        yield
+    finally:
+        for subtask in tasks:
+            del subtask.build_all_requests
+
+
+def _rows(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[MetricRow]:
+    names = [task.name, *(name for name in results["results"] if name != task.name)]
+    for name in names:
+        values = results["results"][name]
+        counts = values.get("sample_count", {})
+        for key, value in values.items():
+            metric, comma, filter_name = key.partition(",")
+            if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            stderr = values.get(f"{metric}_stderr,{filter_name}")
+            yield MetricRow(
+                task=name,
+                group=None if name == task.name else task.name,
+                metric=_metric_name(metric, filter_name),
+                value=float(value),
+                stderr=float(stderr) if isinstance(stderr, int | float) else None,
+                n=int(counts.get(key, values["sample_len"])),
+                num_fewshot=results["n-shot"].get(name, task.num_fewshot),
+                higher_is_better=(results["higher_is_better"].get(name) or {}).get(metric),
+                version=str(results["versions"].get(name)),
+            )
+
+
+def _metric_name(metric: str, filter_name: str) -> str:
+    """`acc` for lm-eval's `acc,none`; other filters stay visible (`exact_match,strict-match`)."""
+    return metric if filter_name == "none" else f"{metric},{filter_name}"
+
+
+def _items(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for name, samples in results["samples"].items():
+        kind = task.subtasks[name].OUTPUT_TYPE
+        by_document: dict[int, dict[str, Any]] = {}
+        for sample in samples:  # one for each filter
+            item = by_document.setdefault(
+                sample["doc_id"],
+                {"subtask": name, "doc_id": sample["doc_id"], **_answer(sample, kind)},
+            )
+            for metric in sample["metrics"]:
+                value = sample[metric]
+                if isinstance(value, int | float):
+                    item[_metric_name(metric, sample["filter"])] = float(value)
+        yield from by_document.values()
+
+
+def _answer(sample: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "target": sample["target"] if isinstance(sample["target"], int) else str(sample["target"]),
+        "doc_hash": sample["doc_hash"],
+        "prompt_hash": sample["prompt_hash"],
+    }
+    responses = sample["filtered_resps"]
+    if kind in ("multiple_choice", "loglikelihood"):
+        logprobs = [float(logprob) for logprob, _ in responses]
+        answer["logprobs"] = logprobs
+        if kind == "multiple_choice":
+            # acc_mutual_info asks for every choice again without its context.
+            choices = len(logprobs) // (2 if "acc_mutual_info" in sample["metrics"] else 1)
+            answer["choice"] = max(range(choices), key=logprobs.__getitem__)
+    elif kind == "loglikelihood_rolling":
+        answer["logprobs"] = [float(logprob) for logprob in responses]
+    else:
+        answer["response"] = str(responses[0])
+    return answer
