@@ -42,7 +42,7 @@ from matformer_lab.scoring import (
     resolve_device,
     score,
 )
-from matformer_lab.sizes import sizes
+from matformer_lab.sizes import sizes_of
 from matformer_lab.store import Key, Run, Store
 from matformer_lab.tasks import LoadedTask, load_tasks
 
@@ -158,7 +158,9 @@ def prepare(recipe: Recipe) -> Prepared:
         slices = resolve_slices(recipe.slices, parent.text, recipe.base)
     except InputError as error:
         raise InputError(f"{recipe.where}: {error}") from None
-    sized = tuple(SizedPlan(plan, sizes(plan)) for plan in (make_plan(parent, s) for s in slices))
+    sized = tuple(
+        SizedPlan(plan, sizes_of(plan)) for plan in (make_plan(parent, s) for s in slices)
+    )
     device = resolve_device(recipe.device)
     tokenizer = load_tokenizer(parent)
     tasks = load_tasks(

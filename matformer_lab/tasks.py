@@ -261,8 +261,6 @@ def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
     return load_dataset
 
 
-
-
 # --- hashing -----------------------------------------------------------------------------------
 
 
