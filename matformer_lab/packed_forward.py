@@ -131,8 +131,7 @@ class PackedForward:
         for first in range(0, len(final), step):
             begin, end = np.searchsorted(slot, [first, first + step])
             logits = model.lm_head(final[first : first + step])
-            if softcap is not None:
-                logits = torch.tanh(logits / softcap) * softcap
+            logits = torch.tanh(logits / softcap) * softcap
             scores = log_softmax(logits.float(), dim=-1)
             reads = self._tensor(slot[begin:end] - first)
             logprobs.append(scores[reads, target[begin:end]])
