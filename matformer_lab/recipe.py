@@ -21,6 +21,7 @@ from pydantic import (
 
 from matformer_lab.errors import InputError
 from matformer_lab.parent import TINY
+from matformer_lab.slices import SamplerSpec, SliceSpec
 from matformer_lab.yaml_file import load_yaml
 
 Scorer = Literal["lm-eval"]
@@ -194,9 +195,16 @@ def recipe_schema() -> str:
     schema = Recipe.model_json_schema()
     schema["title"] = "matformer-lab sweep recipe"
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    # Two conveniences of the YAML form that the models accept in a `before` validator.
-    entry = schema["properties"]["tasks"]["items"]
-    schema["properties"]["tasks"]["items"] = {"anyOf": [{"type": "string"}, entry]}
+    properties, definitions = schema["properties"], schema["$defs"]
+    # What the models take beyond their fields: a task as a bare name, a slice written out.
+    properties["tasks"]["items"] = {"anyOf": [{"type": "string"}, properties["tasks"]["items"]]}
+    written_out = []
+    for model in (SliceSpec, SamplerSpec):
+        part = model.model_json_schema(ref_template="#/$defs/{model}")
+        definitions |= part.pop("$defs", {})
+        definitions[model.__name__] = part
+        written_out.append({"$ref": f"#/$defs/{model.__name__}"})
+    properties["slices"]["items"] = {"anyOf": [{"type": "string"}, *written_out]}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -250,3 +258,7 @@ def _dotted(location: list[int | str]) -> str:
 
 def _nearest(word: str, known: list[str]) -> str:
     return max(known, key=lambda name: difflib.SequenceMatcher(None, word.lower(), name).ratio())
+
+
+if __name__ == "__main__":
+    print(recipe_schema(), end="")

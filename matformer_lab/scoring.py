@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 SCORER_VERSIONS: Final[Mapping[str, int]] = {"lm-eval": 1}
 """Raised when a scorer's log-likelihoods change, so that stored scores count as stale."""
 
-# On a CPU lm-eval's search for the largest batch costs more than it gains.
-CPU_BATCH_SIZE: Final = 16
+# HFLM holds a batch's logits and their log-softmax at once; on a CPU they get this many bytes.
+_CPU_LOGITS_BYTES: Final = 1 << 31
+_TYPICAL_TOKENS: Final = 1024
+_LARGEST_CPU_BATCH: Final = 32
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def make_lm(
     Raises `InputError` where the tokenizer would give no BOS or two.
     """
     if batch_size == "auto" and model.device.type == "cpu":
-        batch_size = CPU_BATCH_SIZE
+        batch_size = _cpu_batch_size(model.config.vocab_size)
     from lm_eval.models.huggingface import HFLM
 
     with quiet_lm_eval():
@@ -96,6 +98,12 @@ def make_lm(
         setattr(lm, method, partial(getattr(lm, method), disable_tqdm=True))
     check_bos(lm)
     return lm
+
+
+def _cpu_batch_size(vocab_size: int) -> int:
+    """lm-eval's own search for the largest batch costs more on a CPU than it gains."""
+    fits = _CPU_LOGITS_BYTES // (2 * 4 * vocab_size * _TYPICAL_TOKENS)
+    return max(1, min(_LARGEST_CPU_BATCH, fits))
 
 
 def check_bos(lm: Any) -> int:
@@ -160,9 +168,16 @@ def _rows(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[MetricRow]:
                 stderr=float(stderr) if isinstance(stderr, int | float) else None,
                 n=int(counts.get(key, values["sample_len"])),
                 num_fewshot=results["n-shot"].get(name, task.num_fewshot),
-                higher_is_better=(results["higher_is_better"].get(name) or {}).get(metric),
+                higher_is_better=_higher_is_better(task, name, metric),
                 version=str(results["versions"].get(name)),
             )
+
+
+def _higher_is_better(task: LoadedTask, name: str, metric: str) -> bool | None:
+    """A task's own word; for a group, what its tasks agree on (lm-eval misses nested groups)."""
+    members = [task.subtasks[name]] if name in task.subtasks else task.subtasks.values()
+    said = {member.higher_is_better().get(metric) for member in members}
+    return said.pop() if len(said) == 1 else None
 
 
 def _metric_name(metric: str, filter_name: str) -> str:

@@ -184,6 +184,8 @@ def run_sweep(recipe: Recipe, out: Path, *, report: bool = True) -> Path:
     prepared = prepare(recipe)
     store = Store(out / STORE)
     with _locked(out):
+        for leftover in out.rglob("*.tmp"):  # of an earlier sweep that was killed
+            leftover.unlink()
         _compute(prepared, store)
         _write(prepared, store, out)
         if report:
@@ -234,35 +236,26 @@ def _compute(prepared: Prepared, store: Store) -> None:
         dtype=getattr(torch, recipe.dtype),
         device=prepared.device,
     )
-    try:
-        with _progress(pending) as advance:
-            for job in pending:
-                began = time.perf_counter()
-                lm = make_lm(
-                    elastic.live(job.sized.plan.slice),
-                    prepared.tokenizer,
-                    scorer=recipe.scorer,
-                    batch_size=recipe.batch_size,
-                )
-                result = score(lm, job.task)
-                run = Run(
-                    seconds=time.perf_counter() - began,
-                    prompt_chars=job.task.prompt_chars,
-                    effective_params=job.sized.sizes.effective,
-                    batch_size=lm.batch_size,
-                    device_name=device_name(prepared.device),
-                    finished=now(),
-                )
-                store.put(job.key, result, run)
-                advance(job)
-    except KeyboardInterrupt:
-        done = sum(store.get(job.key) is not None for job in prepared.jobs)
-        print(
-            f"interrupted: {done} of {len(prepared.jobs)} scores are stored; "
-            "the same command continues",
-            file=sys.stderr,
-        )
-        raise
+    with _progress(pending) as advance:
+        for job in pending:
+            began = time.perf_counter()
+            lm = make_lm(
+                elastic.live(job.sized.plan.slice),
+                prepared.tokenizer,
+                scorer=recipe.scorer,
+                batch_size=recipe.batch_size,
+            )
+            result = score(lm, job.task)
+            run = Run(
+                seconds=time.perf_counter() - began,
+                prompt_chars=job.task.prompt_chars,
+                effective_params=job.sized.sizes.effective,
+                batch_size=lm.batch_size,
+                device_name=device_name(prepared.device),
+                finished=now(),
+            )
+            store.put(job.key, result, run)
+            advance(job)
 
 
 @contextmanager
