@@ -23,7 +23,7 @@ from torch import LongTensor, Tensor
 from torch.nn.functional import linear, log_softmax
 from transformers.cache_utils import KVSharingDict
 
-from matformer_lab.elastic import KeptPerLayerEmbedding
+from matformer_lab.elastic import KeptPerLayerEmbedding, send
 from matformer_lab.packing import Batch
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class PackedForward:
     def all_tokens(self) -> Tokens:
         text = self._model
         input_ids = torch.from_numpy(self._batch.input_ids)
-        embeddings = text.embed_tokens(input_ids.to(self._device))
+        embeddings = text.embed_tokens(send(input_ids, self._device))
         window = text.config.sliding_window
         everything = torch.arange(input_ids.shape[1], device=self._device).expand_as(input_ids)
         is_causal = self._batch.is_causal
@@ -192,17 +192,18 @@ class PackedForward:
         return additive.masked_fill_(~mask, -torch.inf)[:, None]
 
     def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self._device, non_blocking=True)
+        return send(torch.from_numpy(values), self._device)
 
 
 def per_layer_rows(text: Gemma3nTextModel, input_ids: Tensor) -> Tensor:
     """The rows of `embed_tokens_per_layer`, [rows, tokens, num_hidden_layers, size].
 
-    A live slice's table stays on the host, where `input_ids` are: only the rows travel.
+    A live slice's table stays on the host, where `input_ids` are: only the rows travel, and while
+    a GPU is still busy with the batch before, because nothing here waits for its results.
     """
     table = text.embed_tokens_per_layer
     on_host = isinstance(table, KeptPerLayerEmbedding)
-    ids = input_ids if on_host else input_ids.to(table.weight.device)
+    ids = input_ids if on_host else send(input_ids, table.weight.device)
     return text.get_per_layer_inputs(cast("LongTensor", ids))
 
 
