@@ -69,7 +69,7 @@ def draw(finished: Finished) -> Figure:
     from matplotlib.figure import Figure
 
     panels = finished.panels
-    apart = [] if finished.published_fits else _published_tasks(finished)
+    apart = () if finished.published_fits else finished.published_tasks
     count = len(panels) + len(apart)
     columns = 1 if count == 1 else 2 if count <= 4 else 3
     rows = -(-count // columns)
@@ -122,7 +122,7 @@ def _draw_panel(
     y, low, high = 100 * panel.values, 100 * panel.intervals[:, 0], 100 * panel.intervals[:, 1]
     on = np.flatnonzero(standing.pareto)
     on = on[np.argsort(x[on])]
-    axis.plot(x[on], y[on], color=MEASURED, lw=1.2, alpha=0.8, zorder=2)
+    axis.plot(x[on], y[on], color=MEASURED, lw=1.2, alpha=0.8, zorder=2, gid="pareto")
     points: list[_Point] = []
     for i, name in enumerate(panel.slices):
         verdict = standing.verdicts[i]
@@ -140,6 +140,7 @@ def _draw_panel(
             mew=1.1,
             ls="none",
             zorder=4,
+            gid=f"measured: {name}",
         )
         points.append((x[i], y[i], *_label_of(finished, panel, standing, i, colour)))
     soft = [(np.array([x[i], x[i]]), np.array([low[i], high[i]])) for i in range(len(x))]
@@ -171,12 +172,6 @@ def _label_of(
     return name, colour if colour != MUTED else "#5E646D", 2 if standing.pareto[i] else 3
 
 
-def _published_tasks(finished: Finished) -> list[str]:
-    """Tasks with published scores that cannot share an axis with the measured ones."""
-    known = {key for member in finished.members for key in (member.published or {})}
-    return sorted(known - {"row", "effective_params_b"})
-
-
 def _draw_published(
     axis: Axes, finished: Finished, task: str
 ) -> tuple[list[_Point], list[tuple[Floats, Floats]]]:
@@ -200,7 +195,18 @@ def _draw_published(
 
 
 def _diamond(axis: Axes, x: float, y: float) -> None:
-    axis.plot(x, y, marker="D", ms=4.2, mfc="none", mec=PUBLISHED, mew=0.9, ls="none", zorder=3)
+    axis.plot(
+        x,
+        y,
+        marker="D",
+        ms=4.2,
+        mfc="none",
+        mec=PUBLISHED,
+        mew=0.9,
+        ls="none",
+        zorder=3,
+        gid="published",
+    )
 
 
 def _legend(figure: Figure, finished: Finished) -> None:

@@ -89,7 +89,7 @@ class Finished:
 
     folder: Path
     parent: ParentInfo
-    members: tuple[Member, ...]
+    members: tuple[Member, ...]  # from small to large
     tasks: tuple[TaskScores, ...]
     recipe: Mapping[str, Any]
 
@@ -155,6 +155,16 @@ class Finished:
         return min(rest, key=lambda member: member.effective).name if rest else None
 
     @property
+    def published_tasks(self) -> tuple[str, ...]:
+        """Tasks that some slice has a published score for."""
+        keys = {key for member in self.members for key in (member.published or {})}
+        return tuple(
+            key
+            for key in sorted(keys - {"row", "effective_params_b"})
+            if any(member.published_score(key) is not None for member in self.members)
+        )
+
+    @property
     def published_fits(self) -> bool:
         """Are the published labels on the same scale as the measured sizes? Not for a miniature."""
         ratios = [
@@ -187,12 +197,17 @@ def read_finished(folder: Path) -> Finished:
     scored = set(results["slice"])
     if unknown := scored - {member.name for member in members}:
         raise InputError(f"{folder}: slices.json does not describe {', '.join(sorted(unknown))}")
-    members = tuple(member for member in members if member.name in scored)
+    members = tuple(
+        sorted(
+            (member for member in members if member.name in scored),
+            key=lambda member: (member.effective, member.total, member.name),
+        )
+    )
     if not members:
         raise InputError(f"{folder}: no scores yet; let the sweep finish a task first")
     tasks = tuple(
         _task(folder, results[results["task"] == name], name, metric, members)
-        for name, metric in _wanted(recipe, results)
+        for name, metric in _wanted(recipe, results, folder / "recipe.yaml")
     )
     if pd.Series([member.name for member in members]).duplicated().any():
         raise InputError(f"{folder / 'slices.json'}: a slice is described twice")
@@ -250,14 +265,17 @@ def _member(entry: Mapping[str, Any]) -> Member:
     )
 
 
-def _wanted(recipe: Mapping[str, Any], results: pd.DataFrame) -> list[tuple[str, str]]:
+def _wanted(recipe: Mapping[str, Any], results: pd.DataFrame, where: Path) -> list[tuple[str, str]]:
     """(task, metric) to show: the recipe's tasks that have scores, each with its main metric."""
-    asked = {
-        (entry if isinstance(entry, str) else entry["name"]): (
-            None if isinstance(entry, str) else entry.get("metric")
-        )
-        for entry in recipe.get("tasks") or []
-    }
+    try:
+        asked = {
+            (entry if isinstance(entry, str) else entry["name"]): (
+                None if isinstance(entry, str) else entry.get("metric")
+            )
+            for entry in recipe.get("tasks") or []
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{where}: tasks: each is a name or a mapping with a name") from None
     if not asked:
         top = results[results["group"].isna()] if "group" in results else results
         asked = dict.fromkeys(top["task"])
@@ -269,6 +287,8 @@ def _wanted(recipe: Mapping[str, Any], results: pd.DataFrame) -> list[tuple[str,
         metrics = list(rows["metric"].unique())
         if metrics:
             wanted.append((str(name), str(metric if metric in metrics else metrics[0])))
+    if not wanted:
+        raise InputError(f"{where}: no scores of the recipe's tasks in results.parquet")
     return wanted
 
 

@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def render(finished: Finished) -> str:
         for name in ("vendor/d3.min.js", "vendor/plot.umd.min.js", "report.js")
     ]
     study = finished.study
-    published = _published_keys(finished)
+    published = finished.published_tasks
     recipe = (finished.folder / "recipe.yaml").read_text(encoding="utf-8")
     items = sum(task.n for task in finished.tasks)
     return environment.get_template("report.html.j2").render(
@@ -80,10 +80,12 @@ def render(finished: Finished) -> str:
         whole=finished.whole,
         smallest=finished.smallest,
         has_published=bool(published),
+        overlaid=bool(published) and finished.published_fits,
         dtypes=_DTYPES,
         stored_dtype=_stored_dtype(finished),
         panels=[_heading(finished, panel) for panel in finished.panels],
         columns=_columns(finished, published),
+        apart=_apart(finished),
         rows=[_row(finished, k, member, published) for k, member in enumerate(finished.members)],
         viewbox=_viewbox(finished.parent),
         commands=_commands(finished),
@@ -125,6 +127,7 @@ def _data(finished: Finished) -> dict[str, Any]:
         "published_fits": finished.published_fits,
         "viewbox": _viewbox(finished.parent),
         "compare": [first, second],
+        "apart": [chart["points"] for chart in _apart(finished)],
     }
 
 
@@ -239,22 +242,29 @@ def _stored_dtype(finished: Finished) -> str:
     return min(_DTYPES, key=lambda entry: abs(entry[1] - bits))[0]
 
 
-def _published_keys(finished: Finished) -> list[str]:
-    keys = {key for member in finished.members for key in (member.published or {})}
-    return sorted(
-        key
-        for key in keys - {"row", "effective_params_b"}
-        if any(member.published_score(key) is not None for member in finished.members)
-    )
+def _apart(finished: Finished) -> list[dict[str, Any]]:
+    """Charts of published scores that cannot share axes with the measured ones."""
+    if finished.published_fits:
+        return []
+    charts = []
+    for key in finished.published_tasks:
+        points = [
+            {"name": member.name, "x": member.published["effective_params_b"], "y": score}
+            for member in finished.members
+            if member.published and (score := member.published_score(key)) is not None
+        ]
+        said = "; ".join(f"{p['name']}: {p['x']} B, {100 * p['y']:.1f} %" for p in points)
+        charts.append({"title": TITLES.get(key, key), "points": points, "description": said})
+    return charts
 
 
-def _columns(finished: Finished, published: list[str]) -> list[dict[str, Any]]:
-    def column(title: str, numeric: bool = True) -> dict[str, Any]:
-        return {"title": title, "numeric": numeric, "sortable": True}
+def _columns(finished: Finished, published: Sequence[str]) -> list[dict[str, Any]]:
+    def column(title: str, numeric: bool = True, sort: str = "none") -> dict[str, Any]:
+        return {"title": title, "numeric": numeric, "sort": sort}
 
     return [
         column("Slice", numeric=False),
-        column("Effective"),
+        column("Effective", sort="ascending"),
         *(column(TITLES.get(panel.name, panel.name)) for panel in finished.panels),
         column("Verdict", numeric=False),
         *(column(f"{TITLES.get(key, key)}, published") for key in published),
@@ -269,7 +279,9 @@ def _role(finished: Finished, name: str) -> str | None:
     return "nested smallest" if name == finished.smallest else None
 
 
-def _row(finished: Finished, index: int, member: Member, published: list[str]) -> dict[str, Any]:
+def _row(
+    finished: Finished, index: int, member: Member, published: Sequence[str]
+) -> dict[str, Any]:
     return {
         "name": member.name,
         "role": _role(finished, member.name),
@@ -315,9 +327,10 @@ def _published_score(member: Member, key: str) -> dict[str, str]:
 
 def short_number(value: float, units: tuple[str, str, str] = ("K", "M", "B")) -> str:
     """Three significant digits and a unit: 1.91 B."""
+    rounded = float(f"{value:.3g}")
     for scale, unit in ((1e9, units[2]), (1e6, units[1]), (1e3, units[0])):
-        if value >= scale:
-            return f"{float(f'{value / scale:.3g}'):#.3g}".rstrip(".") + f" {unit}"
+        if rounded >= scale:
+            return f"{rounded / scale:#.3g}".rstrip(".") + f" {unit}"
     return f"{value:g}"
 
 
@@ -382,7 +395,7 @@ def describe_layers(parent: ParentInfo, member: Member) -> str:
         else:
             runs.append((layer, layer, width))
     parts = [
-        f"{'layer' if first == last else 'layers'} {first}{'' if first == last else f' to {last}'}: "
+        (f"layer {first}: " if first == last else f"layers {first} to {last}: ")
         + ("skipped" if width is None else f"{width:,}")
         for first, last, width in runs
     ]
