@@ -243,7 +243,7 @@ def sweep(
     """
     from matformer_lab import sweep as sweeps
     from matformer_lab.recipe import load_recipe
-    from matformer_lab.tables import score_rows
+    from matformer_lab.results import score_rows
 
     path = _recipe_path(recipe)
     given = {"datasets": datasets, "limit": limit}
