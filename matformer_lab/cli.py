@@ -156,12 +156,13 @@ def slice_command(
 ) -> None:
     """Write the checkpoint of one slice."""
     from matformer_lab.catalog import resolve_slice
-    from matformer_lab.extract import check_target, write_checkpoint
+    from matformer_lab.extract import write_checkpoint
     from matformer_lab.hub import with_weights
     from matformer_lab.parent import open_parent
     from matformer_lab.plan import make_plan
     from matformer_lab.progress import bytes_bar
     from matformer_lab.shards import parse_size
+    from matformer_lab.staging import check_target
 
     max_shard_bytes = parse_size(max_shard_size)
     opened = open_parent(parent)
@@ -198,7 +199,7 @@ def verify(
         raise InputError("--against compares two checkpoints; give it without --parent and --slice")
     if slice_ref and not parent_ref:
         raise InputError("--slice needs --parent, the checkpoint that it is a slice of")
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file())
     with bytes_bar(f"verify {folder}", size) as advance:
         if against:
             result = compare_checkpoints(folder, against, advance=advance)

@@ -1,6 +1,5 @@
 """Is this checkpoint exactly that slice? Recomputed from the parent, byte for byte."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,16 +7,18 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
+from blake3 import blake3
 
 from matformer_lab.errors import InputError
 from matformer_lab.gemma3n import is_multimodal, read_text_config
 from matformer_lab.headers import TensorInfo, strict_json
-from matformer_lab.manifest import MANIFEST_FILE, Manifest, read_manifest
+from matformer_lab.manifest import MANIFEST_FILE, Manifest, digest_of, read_manifest
 from matformer_lab.parent import INDEX_FILE, Parent, read_config, read_layout
 from matformer_lab.plan import TensorPlan, make_plan
 from matformer_lab.progress import Advance, quiet
 from matformer_lab.slices import Slice
-from matformer_lab.tensor_bytes import child_bytes, read_exactly, thread_scratch
+from matformer_lab.tensor_bytes import child_bytes, thread_scratch
+from matformer_lab.untrusted import open_regular, read_exactly, read_small
 
 _T = TypeVar("_T")
 _THREADS: Final = 2
@@ -92,7 +93,7 @@ def verify_alone(folder: Path, *, advance: Advance = quiet) -> Verification:
     ]
 
     def check(name: str) -> str | None:
-        digest = hashlib.sha256()
+        digest = blake3()
         for piece in child_bytes(folder, _whole(name, layout[name]), thread_scratch()):
             digest.update(piece)
             advance(len(piece))
@@ -183,7 +184,7 @@ def _file_problems(folder: Path, layout: Mapping[str, TensorInfo]) -> Iterable[s
         if path.name not in used:
             yield f"{path.name}: is in the folder but not in the index"
     if (folder / INDEX_FILE).exists():
-        index = strict_json((folder / INDEX_FILE).read_bytes(), INDEX_FILE)
+        index = strict_json(read_small(folder / INDEX_FILE), INDEX_FILE)
         metadata = index.get("metadata")
         told = metadata.get("total_size") if isinstance(metadata, Mapping) else None
         true = sum(info.nbytes for info in layout.values())
@@ -196,7 +197,7 @@ def _side_file_problems(folder: Path, manifest: Manifest) -> Iterable[str]:
         path = folder / name
         if Path(name).name != name or not path.is_file():
             yield f"{name}: missing"
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        elif digest_of(read_small(path)) != digest:
             yield f"{name}: does not match the manifest's digest"
 
 
@@ -207,10 +208,10 @@ def _first_difference(
     path = folder / info.file
     done = 0
     scratch = thread_scratch()
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         for piece in child_bytes(source_folder, tensor, scratch):
             ours = scratch.buffer("compare", len(piece))
-            read_exactly(file.fileno(), ours.data, info.offset + done, path)
+            read_exactly(file, ours.data, info.offset + done, path)
             different = ours != np.frombuffer(piece, dtype=np.uint8)
             if different.any():
                 element = (done + int(different.argmax())) // (info.nbytes // info.numel)
