@@ -1,7 +1,7 @@
 """Write a planned child as a checkpoint folder: whole under its final name, or not there."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +53,7 @@ def write_checkpoint(
     source = plan.parent.local
     check_target(source, out)
     shards = split(plan.tensors, max_shard_bytes)
+    side = read_side_files(plan)
     check_space(out, sum(shard.nbytes for shard in shards))
     watch = ParentWatch(plan.parent)
     job = {
@@ -66,7 +67,7 @@ def write_checkpoint(
         keep_only(place.files, {shard.file for shard in shards})
         digests = write_shards(source, shards, place.files, work, advance=advance, threads=threads)
         watch.check(place)
-        write_rest(plan, place.files, shards, digests, base_model)
+        write_rest(plan, side, place.files, shards, digests, base_model)
         place.publish()
     return out
 
@@ -116,20 +117,28 @@ def keep_only(folder: Path, names: set[str]) -> None:
             path.unlink()
 
 
-def side_files(plan: Plan) -> tuple[Path, ...]:
+def read_side_files(plan: Plan) -> dict[str, bytes]:
     """The parent's files that come along: tokenizer, processor, templates, licence."""
     patterns = _TOKENIZER_FILES + (() if plan.text_only else _PROCESSOR_FILES)
     folder = plan.parent.local
     names = {path.name for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    wanted = sorted(name for name in names if Path(name).suffix.lower() not in _NEVER)
-    return tuple(path_inside(folder, name, str(folder)) for name in wanted)
+    return {
+        name: read_small(path_inside(folder, name, str(folder)))
+        for name in sorted(names)
+        if Path(name).suffix.lower() not in _NEVER
+    }
 
 
 def write_rest(
-    plan: Plan, folder: Path, shards: Sequence[Shard], digests: Digests, base_model: str | None
+    plan: Plan,
+    side: Mapping[str, bytes],
+    folder: Path,
+    shards: Sequence[Shard],
+    digests: Digests,
+    base_model: str | None,
 ) -> None:
     """Write everything but the weights into `folder`."""
-    files = {path.name: read_small(path) for path in side_files(plan)}
+    files = dict(side)
     files["config.json"] = (json.dumps(plan.config, indent=2, ensure_ascii=False) + "\n").encode()
     files["README.md"] = model_card(plan, base_model).encode()
     if len(shards) > 1:

@@ -196,10 +196,13 @@ def _read_sharded(folder: Path, index: Path) -> dict[str, TensorInfo]:
     path_inside(folder, INDEX_FILE, str(folder))
     weight_map = parse_index(read_small(index), str(index))
     tensors: dict[str, TensorInfo] = {}
-    for file in sorted(set(weight_map.values())):
-        path = path_inside(folder, file, str(index))
+    shards = {
+        file: path_inside(folder, file, str(index)) for file in sorted(set(weight_map.values()))
+    }
+    for file, path in shards.items():
         if not path.exists():
             raise InputError(f"{index}: shard {file} is missing")
+    for file, path in shards.items():
         add_shard(tensors, read_header(path), weight_map, file, str(index))
     check_index_complete(tensors, weight_map, str(index))
     return tensors
