@@ -65,7 +65,8 @@ def write_checkpoint(
     with staging(out, source, job) as place:
         work = place.subfolder("work")
         keep_only(place.files, {shard.file for shard in shards})
-        digests = write_shards(source, shards, place.files, work, advance=advance, threads=threads)
+        written = write_shards(source, shards, place.files, work, advance=advance, threads=threads)
+        digests = {name: digest for file in written.values() for name, digest in file.items()}
         watch.check(place)
         write_rest(plan, side, place.files, shards, digests, base_model)
         place.publish()

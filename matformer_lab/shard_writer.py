@@ -35,15 +35,15 @@ def write_shards(
     *,
     advance: Advance = quiet,
     threads: int = THREADS,
-) -> Digests:
-    """Write every shard into `folder` and return the digests of all tensors.
+) -> dict[str, Digests]:
+    """Write every shard into `folder` and return, by file, the digests of its tensors.
 
     Shards that an earlier run finished are kept. `source` is the parent's folder, `work` a folder
     on the same filesystem as `folder`, kept between runs. Raises OSError when the disk refuses and
     `InputError` when the parent does.
     """
     stop = threading.Event()
-    digests: Digests = {}
+    digests: dict[str, Digests] = {}
     writing: list[_Writing] = []
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -51,7 +51,7 @@ def write_shards(
             for shard in shards:
                 known = _finished(folder, work, shard)
                 if known is not None:
-                    digests |= known
+                    digests[shard.file] = known
                     advance(sum(tensor.nbytes for tensor in shard.tensors))
                     continue
                 job = _Writing(source, folder, work, shard, advance, stop)
@@ -68,7 +68,7 @@ def write_shards(
         finally:
             for job in writing:
                 job.abandon()
-                digests |= job.digests
+                digests[job.shard.file] = job.digests
     return digests
 
 
@@ -89,7 +89,7 @@ class _Writing:
         stop: threading.Event,
     ) -> None:
         self.digests: Digests = {}
-        self._shard, self._source, self._advance, self._stop = shard, source, advance, stop
+        self.shard, self._source, self._advance, self._stop = shard, source, advance, stop
         self._path = folder / shard.file
         self._growing = work / f"{shard.file}.growing"
         self._digests_path = _digests_path(work, shard)
@@ -108,15 +108,15 @@ class _Writing:
             self._advance(len(piece))
         with self._lock:
             self.digests[tensor.name] = digest.hexdigest()
-            last = len(self.digests) == len(self._shard.tensors)
+            last = len(self.digests) == len(self.shard.tensors)
         if last:
             self._seal(file)
 
     def _opened(self) -> DirectFile:
         with self._lock:
             if self._file is None:
-                self._file = DirectFile(self._growing, self._shard.nbytes)
-                self._file.write(memoryview(self._shard.header), 0)
+                self._file = DirectFile(self._growing, self.shard.nbytes)
+                self._file.write(memoryview(self.shard.header), 0)
             return self._file
 
     def _seal(self, file: DirectFile) -> None:

@@ -67,10 +67,13 @@ def split(tensors: Sequence[TensorPlan], max_bytes: int) -> tuple[Shard, ...]:
         size += share
     shards = []
     for number, group in enumerate(groups, 1):
-        single = len(groups) == 1
-        file = SINGLE_FILE if single else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        shards.append(make_shard(file, group))
+        shards.append(make_shard(shard_name(number, len(groups)), group))
     return tuple(shards)
+
+
+def shard_name(number: int, count: int) -> str:
+    """The file name of shard `number` (from 1) of `count`, as transformers gives it."""
+    return SINGLE_FILE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
 def make_shard(file: str, tensors: Iterable[TensorPlan]) -> Shard:
