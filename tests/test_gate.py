@@ -185,6 +185,33 @@ def test_a_negative_or_missing_allowance_is_refused(good: Path, baseline: Path) 
             run_gate(good, baseline, max_drop=wrong)
 
 
+@pytest.mark.parametrize("where", ["nowhere/baseline.yaml", "."])
+def test_a_target_that_cannot_be_written_is_bad_input(
+    good: Path, baseline: Path, tmp_path: Path, where: str
+) -> None:
+    with pytest.raises(InputError, match="cannot be written"):
+        run_gate(good, tmp_path / where, update=True)
+    with pytest.raises(InputError, match="cannot be written"):
+        run_gate(good, baseline, junit=tmp_path / where, markdown=tmp_path / "summary.md")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_drop_that_noise_could_explain_passes_and_is_named(
+    good: Path, baseline: Path, tmp_path: Path
+) -> None:
+    worse = write_sweep(tmp_path / "worse", slices=SOME, scale=0.1, drop={"e2b": 0.18})
+    result = run_gate(worse, baseline, max_drop=0.1)
+    undecided = [check for check in result.checks if check.status == "undecided"]
+    assert undecided
+    for check in undecided:
+        assert check.drop is not None and check.low is not None
+        assert check.low <= 0.001 < check.drop
+    assert result.ok == (not result.failed)
+    if result.ok:
+        assert f"{len(undecided)} lower, within noise" in result.summary
+    assert "within noise" in gate.to_markdown(result)
+
+
 def test_nothing_is_written_when_the_input_is_bad(baseline: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"slices\.json: not found"):
         run_gate(tmp_path, baseline, markdown=tmp_path / "s.md", junit=tmp_path / "j.xml")
