@@ -53,7 +53,7 @@ class Score:
     """Metrics, the recipe's task first, and one record per item.
 
     An item: subtask, doc_id, every metric of the item that is a number, target, and for
-    log-likelihood tasks logprobs (one for each choice) and choice (the most likely one).
+    log-likelihood tasks logprobs and is_greedy (one for each request) and choice (the likeliest).
     """
 
     rows: tuple[MetricRow, ...]
@@ -278,6 +278,7 @@ def _answer(sample: Mapping[str, Any], kind: str) -> dict[str, Any]:
     if kind in ("multiple_choice", "loglikelihood"):
         logprobs = [float(logprob) for logprob, _ in responses]
         answer["logprobs"] = logprobs
+        answer["is_greedy"] = [bool(greedy) for _, greedy in responses]
         if kind == "multiple_choice":
             # acc_mutual_info asks for every choice again without its context.
             choices = len(logprobs) // (2 if "acc_mutual_info" in sample["metrics"] else 1)
