@@ -10,12 +10,13 @@ from matformer_lab.errors import InputError
 from matformer_lab.hub import with_weights
 from matformer_lab.jobs import Job, prepare
 from matformer_lab.recipe import Recipe
-from matformer_lab.scoring import Answer, make_lm
+from matformer_lab.scoring import make_lm
 from matformer_lab.store import Store
 from matformer_lab.sweep import STORE
 
 if TYPE_CHECKING:
     from matformer_lab.prefix_scorer import Difference
+    from matformer_lab.slice_scoring import Answer
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def _write(prepared: Prepared, store: Store, out: Path) -> None:
 
 
 def _samples_path(job: Job) -> str:
-    return f"{job.sized.plan.slice.slug}/{job.key.task.replace('/', '-')}.parquet"
+    return f"{job.sized.plan.slice.slug}/{job.task.name}.parquet"
 
 
 def _samples(job: Job, store: Store) -> Any:
