@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TITLES = {"hellaswag": "HellaSwag", "boolq": "BoolQ", "mmlu": "MMLU", frontier.AVERAGE: "Average"}
+_FEW = 2
 _EXACT = 1e-6  # how closely the mean over items must meet the reported score
 
 
@@ -145,14 +146,28 @@ class Finished:
         return None
 
     @property
-    def smallest(self) -> str | None:
-        """The nested model the parent was trained with (published as E2B) if scored, else the
-        smallest slice."""
+    def nested(self) -> str | None:
+        """The nested model the parent was trained with, published as E2B, if it was scored."""
         for member in self.members:
             if "E2B" in str((member.published or {}).get("row", "")) or member.name == "e2b":
                 return member.name
-        rest = [member for member in self.members if member.name != self.whole]
-        return min(rest, key=lambda member: member.effective).name if rest else None
+        return None
+
+    @property
+    def smallest(self) -> str | None:
+        """The slice to mark at the small end: the nested E2B, else the smallest slice."""
+        others = (member.name for member in self.members if member.name != self.whole)
+        return self.nested or next(others, None)
+
+    def role(self, name: str) -> str | None:
+        """What is special about a slice, in a word or two."""
+        if name == self.whole:
+            return "parent"
+        if name != self.smallest:
+            return None
+        if name != self.nested:
+            return "smallest"
+        return "nested smallest" if name == self.members[0].name else "nested E2B"
 
     @property
     def published_tasks(self) -> tuple[str, ...]:
@@ -163,6 +178,57 @@ class Finished:
             for key in sorted(keys - {"row", "effective_params_b"})
             if any(member.published_score(key) is not None for member in self.members)
         )
+
+    @property
+    def published_apart(self) -> dict[str, list[tuple[str, float, float]]]:
+        """Published scores that need axes of their own, because this parent is another size:
+        task -> (slice, effective parameters in billions, score); tasks with a few points only."""
+        if self.published_fits:
+            return {}
+        apart = {
+            task: [
+                (member.name, float(member.published["effective_params_b"]), score)
+                for member in self.members
+                if member.published and (score := member.published_score(task)) is not None
+            ]
+            for task in self.published_tasks
+        }
+        return {task: points for task, points in apart.items() if len(points) > _FEW}
+
+    def comparison(self, a: str, b: str) -> pd.DataFrame:
+        """Slice `a` against `b`, a row for each panel that has both: difference and simultaneous
+        interval in points, discordant items, p-value, and the items needed to separate the two.
+
+        Raises InputError for a slice that the sweep does not have.
+        """
+        import pandas as pd
+
+        known = [member.name for member in self.members]
+        for name in (a, b):
+            if name not in known:
+                raise InputError(f"{self.folder}: no slice {name!r}; it has {', '.join(known)}")
+        rows = []
+        for panel in self.panels:
+            if a not in panel.slices or b not in panel.slices:
+                continue
+            found = panel.compare(a, b)
+            plan = frontier.items_needed(panel, a, b)
+            rows.append(
+                {
+                    "task": panel.name,
+                    "difference": 100 * found.difference,
+                    "low": 100 * found.low,
+                    "high": 100 * found.high,
+                    "separable": found.separable,
+                    f"only {a}": found.wins,
+                    f"only {b}": found.losses,
+                    "p_holm": found.p_holm,
+                    "items": plan.have,
+                    "items_needed": plan.need,
+                    "detectable": 100 * plan.detectable,
+                }
+            )
+        return pd.DataFrame(rows).convert_dtypes()
 
     @property
     def published_fits(self) -> bool:

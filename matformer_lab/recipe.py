@@ -24,7 +24,7 @@ from matformer_lab.parent import TINY
 from matformer_lab.slices import SamplerSpec, SliceSpec
 from matformer_lab.yaml_file import load_yaml
 
-Scorer = Literal["lm-eval"]
+Scorer = Literal["prefix", "lm-eval"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 # The published evaluation of the Mix-and-Match slices uses these three; few-shot counts and metrics
@@ -111,7 +111,10 @@ class Recipe(BaseModel):
         Field(description="As lm_eval --limit: items per task, or a fraction below 1; null: all."),
     ] = None
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32, description="As lm_eval --seed.")] = 1234
-    scorer: Annotated[Scorer, Field(description="What computes the log-likelihoods.")] = "lm-eval"
+    scorer: Annotated[
+        Scorer,
+        Field(description="prefix: shared work once (same scores, faster); lm-eval: its own HFLM."),
+    ] = "prefix"
     as_run: Annotated[
         dict[str, Any] | None,
         Field(description="Written by `sweep` into a finished folder: versions and hashes."),

@@ -78,7 +78,7 @@ def render(finished: Finished) -> str:
         notes=_notes(finished),
         shared=finished.parent.first_kv_shared_layer < finished.parent.num_hidden_layers,
         whole=finished.whole,
-        smallest=finished.smallest,
+        smallest=finished.role(finished.smallest) if finished.smallest else None,
         has_published=bool(published),
         overlaid=bool(published) and finished.published_fits,
         dtypes=_DTYPES,
@@ -119,7 +119,7 @@ def _data(finished: Finished) -> dict[str, Any]:
                 "name": member.name,
                 "effective": member.effective,
                 "total": member.total,
-                "role": _role(finished, member.name),
+                "role": finished.role(member.name),
             }
             for member in finished.members
         ],
@@ -243,19 +243,14 @@ def _stored_dtype(finished: Finished) -> str:
 
 
 def _apart(finished: Finished) -> list[dict[str, Any]]:
-    """Charts of published scores that cannot share axes with the measured ones."""
-    if finished.published_fits:
-        return []
-    charts = []
-    for key in finished.published_tasks:
-        points = [
-            {"name": member.name, "x": member.published["effective_params_b"], "y": score}
-            for member in finished.members
-            if member.published and (score := member.published_score(key)) is not None
-        ]
-        said = "; ".join(f"{p['name']}: {p['x']} B, {100 * p['y']:.1f} %" for p in points)
-        charts.append({"title": TITLES.get(key, key), "points": points, "description": said})
-    return charts
+    return [
+        {
+            "title": TITLES.get(task, task),
+            "points": [{"name": name, "x": x, "y": y} for name, x, y in points],
+            "description": "; ".join(f"{name}: {x} B, {100 * y:.1f} %" for name, x, y in points),
+        }
+        for task, points in finished.published_apart.items()
+    ]
 
 
 def _columns(finished: Finished, published: Sequence[str]) -> list[dict[str, Any]]:
@@ -273,18 +268,12 @@ def _columns(finished: Finished, published: Sequence[str]) -> list[dict[str, Any
     ]
 
 
-def _role(finished: Finished, name: str) -> str | None:
-    if name == finished.whole:
-        return "parent"
-    return "nested smallest" if name == finished.smallest else None
-
-
 def _row(
     finished: Finished, index: int, member: Member, published: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "name": member.name,
-        "role": _role(finished, member.name),
+        "role": finished.role(member.name),
         "effective": member.effective,
         "effective_text": short_number(member.effective),
         "total": member.total,

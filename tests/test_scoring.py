@@ -13,9 +13,16 @@ from matformer_lab.errors import InputError
 from matformer_lab.extract import write_checkpoint
 from matformer_lab.parent import open_parent
 from matformer_lab.plan import make_plan
-from matformer_lab.recipe import TaskEntry
-from matformer_lab.scoring import Score, check_bos, make_lm, resolve_device, score
-from matformer_lab.sweep import load_tokenizer
+from matformer_lab.recipe import Scorer, TaskEntry
+from matformer_lab.scoring import (
+    Score,
+    check_bos,
+    load_tokenizer,
+    make_lm,
+    resolve_device,
+    score,
+    score_together,
+)
 from matformer_lab.tasks import LoadedTask, load_tasks, mapped_datasets
 
 LIMIT = 5
@@ -36,7 +43,8 @@ def elastic(scorable: Path) -> ElasticParent:
 
 def lm_of(elastic: ElasticParent, ref: str) -> Any:
     (slice_,) = resolve_slices([ref], elastic.parent.text)
-    return make_lm(elastic.live(slice_), load_tokenizer(elastic.parent), batch_size=BATCH)
+    tokenizer = load_tokenizer(elastic.parent)
+    return make_lm(elastic.live(slice_), tokenizer, scorer="lm-eval", batch_size=BATCH)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +130,50 @@ def test_scoring_one_model_leaves_no_trace_on_the_next(
     assert again == scores[task.name]
 
 
+@pytest.fixture(scope="module")
+def together(
+    elastic: ElasticParent, tasks: tuple[LoadedTask, ...]
+) -> dict[str, dict[str, dict[str, Score]]]:
+    """scorer -> slice -> task: what each scorer makes of three slices at once."""
+    slices = resolve_slices(["1/2", "1/4", "full"], elastic.parent.text)
+    models = {slice_.name: elastic.live(slice_) for slice_ in slices}
+    tokenizer = load_tokenizer(elastic.parent)
+    found: dict[str, dict[str, dict[str, Score]]] = {}
+    for scorer in ("lm-eval", "prefix"):
+        for task in tasks:
+            shares: list[float] = []
+            scored = score_together(
+                models, tokenizer, task, scorer=scorer, batch_size=BATCH, progress=shares.append
+            )
+            for name, result, seconds in scored:
+                found.setdefault(scorer, {}).setdefault(name, {})[task.name] = result
+                assert seconds > 0
+            assert shares == sorted(shares)
+            assert shares[-1] == 1
+    return found
+
+
+def test_slices_scored_together_score_as_alone(
+    together: dict[str, dict[str, dict[str, Score]]], scores: dict[str, Score]
+) -> None:
+    assert together["lm-eval"]["uniform-1-2"] == scores
+    assert together["lm-eval"]["uniform-1-4"] != scores
+
+
+def test_the_prefix_scorer_gives_lm_evals_scores(
+    together: dict[str, dict[str, dict[str, Score]]],
+) -> None:
+    assert together["prefix"].keys() == together["lm-eval"].keys()
+    for name, by_task in together["lm-eval"].items():
+        for task, theirs in by_task.items():
+            ours = together["prefix"][name][task]
+            assert ours.rows == theirs.rows
+            for our_item, their_item in zip(ours.items, theirs.items, strict=True):
+                assert our_item["logprobs"] == pytest.approx(their_item["logprobs"], abs=2e-4)
+                assert our_item["choice"] == their_item["choice"]
+                assert our_item["prompt_hash"] == their_item["prompt_hash"]
+
+
 def test_the_choice_is_the_likeliest_answer(scores: dict[str, Score]) -> None:
     for item in scores["tiny_boolq"].items:
         assert item["choice"] == item["logprobs"].index(max(item["logprobs"]))
@@ -140,8 +192,9 @@ def test_every_prompt_starts_with_exactly_one_bos(
             assert bos not in ids[1:]
 
 
+@pytest.mark.parametrize("scorer", ["lm-eval", "prefix"])
 @pytest.mark.parametrize("count", [0, 2])
-def test_no_bos_or_two_is_refused(elastic: ElasticParent, count: int) -> None:
+def test_no_bos_or_two_is_refused(elastic: ElasticParent, count: int, scorer: Scorer) -> None:
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = load_tokenizer(elastic.parent)
@@ -152,7 +205,7 @@ def test_no_bos_or_two_is_refused(elastic: ElasticParent, count: int) -> None:
     )
     (slice_,) = resolve_slices(["1/2"], elastic.parent.text)
     with pytest.raises(InputError, match="exactly one BOS"):
-        make_lm(elastic.live(slice_), tokenizer, batch_size=1)
+        make_lm(elastic.live(slice_), tokenizer, scorer=scorer)
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -137,6 +137,20 @@ def test_the_gold_answers_and_where_the_data_lies(tmp_path: Path) -> None:
     assert here.prompt_hash != flipped.prompt_hash
 
 
+def test_mapped_data_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    tried = []
+
+    def connect(_: socket.socket, address: object) -> None:
+        tried.append(address)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    assert load("boolq", data=write_boolq(tmp_path, [0, 1, 1, 1, 0])).items == 3
+    assert tried == []
+
+
 def test_a_missing_dataset_is_named_at_once(tmp_path: Path) -> None:
     """And without the 23 s that a fruitless search of the Hub takes."""
     began = time.monotonic()

@@ -51,7 +51,7 @@
   const factor = (panel) => (panel.percent ? 100 : 1);
   const colour = (p) => (p.verdict === "dominated" ? "var(--muted)" : "var(--measured)");
   const fill = (p) => (p.verdict === "not separable" ? "var(--paper)" : colour(p));
-  const shape = (p) => (p.slice.role === "parent" ? "square" : p.slice.role === "nested smallest" ? "triangle" : "circle");
+  const shape = (p) => (p.slice.role === "parent" ? "square" : p.slice.role ? "triangle" : "circle");
 
   // --- charts ---
   function plot(panel, width, height, small) {
@@ -150,7 +150,8 @@
     d3.pairs(line, (a, b) => walk([at(a).px, at(a).py], [at(b).px, at(b).py]));
     const taken = [];
     const directions = [[-1, -1], [1, 1], [1, 0], [-1, 0], [0, -1], [0, 1], [1, -1], [-1, 1]];
-    for (const p of [...all].sort((a, b) => priority(a) - priority(b) || b.y - a.y)) {
+    const crowded = all.length > 40; // then the dominated ones, known by hover, go without
+    for (const p of all.filter((q) => !crowded || q.slice.role || q.verdict !== "dominated").sort((a, b) => priority(a) - priority(b) || b.y - a.y)) {
       const { px, py } = at(p);
       const text = p.slice.name.length > 28 ? `${p.slice.name.slice(0, 27)}…` : p.slice.name;
       const label = svgNode("text", { "text-anchor": "start", class: `label${priority(p) < 2 ? " strong" : ""}`, fill: p.verdict === "published" ? "var(--published)" : priority(p) < 2 ? "var(--ink)" : p.verdict === "dominated" ? "var(--soft)" : "var(--measured)" }, text);
@@ -163,15 +164,17 @@
         if (x0 < bounds.left || x1 > bounds.right || y0 < bounds.top || y1 > bounds.bottom) return;
         if (markers.some(([x, y]) => x > x0 - 6 && x < x1 + 6 && y > y0 - 5 && y < y1 + 5)) return;
         if (taken.some((t) => t.x0 < x1 + 2 && t.x1 > x0 - 2 && t.y0 < y1 && t.y1 > y0)) return;
-        const cost = thorns.filter(([x, y]) => x > x0 && x < x1 && y > y0 && y < y1).length + ring / 3 + order * 0.1;
-        if (!best || cost < best.cost) best = { cost, x0, y0, x1, y1 };
+        const away = ([x, y]) => Math.hypot(Math.max(x0 - x, 0, x - x1), Math.max(y0 - y, 0, y - y1));
+        const astray = markers.some(([x, y]) => (x !== px || y !== py) && away([x, y]) < away([px, py]) + 3); // looks like another's
+        const cost = thorns.filter(([x, y]) => x > x0 && x < x1 && y > y0 && y < y1).length + ring / 3 + order * 0.1 + 8 * astray;
+        if (!best || cost < best.cost) best = { cost, astray, x0, y0, x1, y1 };
       }));
       if (!best) { label.remove(); continue; }
       taken.push(best);
       label.setAttribute("x", best.x0);
       label.setAttribute("y", best.y0 + h * 0.78);
       const nx = Math.min(Math.max(px, best.x0), best.x1), ny = Math.min(Math.max(py, best.y0), best.y1);
-      if (Math.hypot(nx - px, ny - py) > 15) svg.append(svgNode("line", { class: "leader", x1: nx, y1: ny, x2: px, y2: py }));
+      if (best.astray || Math.hypot(nx - px, ny - py) > 15) svg.append(svgNode("line", { class: "leader", x1: nx, y1: ny, x2: px, y2: py }));
     }
   }
 
