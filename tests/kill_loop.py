@@ -1,7 +1,8 @@
 """Kills writers of a checkpoint and looks at what they leave. A script, so that forks start clean.
 
     python tests/kill_loop.py random PARENT SCRATCH KILLS SEED     SIGKILL at random moments
-    python tests/kill_loop.py steps PARENT SCRATCH MAX_SHARD       SIGKILL at every file operation
+    python tests/kill_loop.py steps PARENT SCRATCH MAX_SHARD STRIDE    SIGKILL at every STRIDE-th
+                                                                       file operation
 
 After every kill the final name must hold nothing or the whole checkpoint, byte for byte; running
 again must finish. Prints what happened as JSON; any violation is an AssertionError.
@@ -114,7 +115,7 @@ def kill_at_step(step: int) -> None:
     sys.addaudithook(watch)
 
 
-def kill_at_every_step(parent: str, scratch: Path, max_shard_bytes: int) -> Counter[str]:
+def kill_at_steps(parent: str, scratch: Path, max_shard_bytes: int, stride: int) -> Counter[str]:
     seen: Counter[str] = Counter()
     write = writer(parent, "1/2", max_shard_bytes)
     reference = contents(Path(str(write(scratch / "reference"))))
@@ -124,7 +125,7 @@ def kill_at_every_step(parent: str, scratch: Path, max_shard_bytes: int) -> Coun
         out.parent.mkdir()
 
         def until_the_step() -> None:
-            kill_at_step(seen["kills"])
+            kill_at_step(seen["kills"] * stride)
             write(out)
 
         was_killed = killed(in_child(until_the_step))
@@ -142,5 +143,5 @@ if __name__ == "__main__":
     if kind == "random":
         result = random_kills(parent_folder, Path(scratch_folder), *map(int, numbers))
     else:
-        result = kill_at_every_step(parent_folder, Path(scratch_folder), *map(int, numbers))
+        result = kill_at_steps(parent_folder, Path(scratch_folder), *map(int, numbers))
     print(json.dumps(result))
