@@ -270,3 +270,77 @@ def _report_verification(folder: Path, result: "Verification", as_json: bool) ->
             f"not ok: {len(result.problems)} problems" + (f", {more} not shown" * bool(more))
         )
     sys.exit(0 if result.ok else 1)
+
+
+@cli.command()
+@click.argument("recipe")
+@click.option("--out", type=click.Path(path_type=Path), help="Sweep folder [runs/RECIPE's name].")
+@click.option("--datasets", type=click.Path(path_type=Path), help="Folder laid out by dataset id.")
+@click.option("--limit", type=click.FloatRange(0, min_open=True), help="As lm_eval --limit.")
+@click.option("--dry-run", is_flag=True, help="List what would run, and for how long.")
+def sweep(
+    recipe: str, out: Path | None, datasets: Path | None, limit: float | None, dry_run: bool
+) -> None:
+    """Score a recipe's slices on its tasks and draw the frontier; continues where it stopped.
+
+    RECIPE is a YAML file or the name of a shipped one: demo, published-slices, smoke-real-data.
+    """
+    from matformer_lab import sweep as sweeps
+    from matformer_lab.recipe import load_recipe
+    from matformer_lab.results import score_rows
+
+    path = _recipe_path(recipe)
+    given = {"datasets": datasets, "limit": limit}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    loaded = load_recipe(path, overrides)
+    folder = out or Path("runs") / path.stem
+    if dry_run:
+        click.echo(str(sweeps.dry_run(loaded, folder)))
+        return
+    sweeps.run_sweep(loaded, folder)
+    head, *rows = score_rows(folder)
+    _console().print(_table(head, rows))
+    click.echo(f"frontier: {folder / 'frontier.png'}\npage:     {folder / 'report.html'}")
+
+
+def _recipe_path(recipe: str) -> Path:
+    from matformer_lab.shipped import shipped_folder
+
+    path = Path(recipe)
+    shipped = shipped_folder("recipes") / f"{recipe}.yaml"
+    return shipped if not path.exists() and path.name == recipe and shipped.exists() else path
+
+
+@cli.command()
+@click.argument(
+    "folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+def report(folders: tuple[Path, ...]) -> None:
+    """Rebuild frontier and page of finished sweeps from their stored results; needs no model."""
+    from matformer_lab.report import write_report
+
+    for folder in folders:
+        click.echo(str(write_report(folder)))
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--baseline", required=True, type=click.Path(path_type=Path), help="Baseline file.")
+@click.option("--max-drop", default=1.0, show_default=True, help="Points a slice may lose.")
+@click.option("--update", is_flag=True, help="Make this sweep the baseline.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write a summary here.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
+def gate(
+    folder: Path,
+    baseline: Path,
+    max_drop: float,
+    update: bool,
+    markdown: Path | None,
+    junit: Path | None,
+) -> None:
+    """Fail (exit 1) when a slice got worse than its baseline beyond noise."""
+    from matformer_lab.gate import run_gate
+
+    result = run_gate(folder, baseline, max_drop, update, markdown, junit)
+    click.echo(result.summary)
+    sys.exit(0 if result.ok else 1)

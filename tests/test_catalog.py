@@ -67,7 +67,7 @@ def test_a_list_names_each_slice_once() -> None:
 
 
 def test_an_unknown_name_gets_a_suggestion() -> None:
-    with pytest.raises(InputError, match="did you mean 'e2.98b-layer'"):
+    with pytest.raises(InputError, match=r"did you mean 'e2\.98b-layer'"):
         resolve_slice("e2.98-layer", E4B)
 
 

@@ -46,7 +46,7 @@ def test_anything_else_is_refused(cell: str, tmp_path: Path) -> None:
 
 
 def test_reading_a_file_never_compiles_or_runs_code(tmp_path: Path) -> None:
-    """CPython reports every compile() and exec() to audit hooks; there must be none from the cells."""
+    """CPython reports every compile() and exec() to audit hooks; cells cause none."""
     path = tmp_path / "slices.csv"
     path.write_text(HEAD + 'a,2,1,50%,"[2_048 * 4, 8192]","[3]"\n')
     seen: list[str] = []

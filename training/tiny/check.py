@@ -16,7 +16,9 @@ from training.tiny.network import Params, Shape
 PER_LAYER = ("embed_tokens_per_layer.weight", "per_layer_model_projection.weight")
 
 
-def stock(params: Params, shape: Shape, widths: list[int], skipped: tuple[int, ...]) -> Gemma3nForCausalLM:
+def stock(
+    params: Params, shape: Shape, widths: list[int], skipped: tuple[int, ...]
+) -> Gemma3nForCausalLM:
     """The slice cut for real and loaded by transformers; an independent statement of what a slice is."""
     kept = [n for n in range(shape.layers) if n not in skipped]
     flat = export.tensors(params)

@@ -107,7 +107,9 @@ def init(shape: Shape, seed: int) -> Params:
             # Residual branches start small, so that 35 layers start close to the identity
             layer[f"{norm}.weight"] = torch.full((h,), gain)
         layers.append(layer)
-    return out | {f"layers.*.{name}": torch.stack([x[name] for x in layers]) for name in LAYER_NAMES}
+    return out | {
+        f"layers.*.{name}": torch.stack([x[name] for x in layers]) for name in LAYER_NAMES
+    }
 
 
 NORMS = {
@@ -218,8 +220,26 @@ def layer_forward(
     skip (B,) 1.0 where a row leaves this layer out; shared: keys and values to reuse; window None = full attention.
     Returns the new streams and this layer's keys and values.
     """
-    (q_w, k_w, v_w, o_w, qn, kn, gate_w, up_w, down_w, left, right, laurel_n, route_w, predict_w, correct_w) = weights[:15]
-    (scale, route_n, ple_gate, ple_out, norm_in, norm_ffn, norm_attn, norm_ffn_out, norm_ple) = weights[15:]
+    (
+        q_w,
+        k_w,
+        v_w,
+        o_w,
+        qn,
+        kn,
+        gate_w,
+        up_w,
+        down_w,
+        left,
+        right,
+        laurel_n,
+        route_w,
+        predict_w,
+        correct_w,
+    ) = weights[:15]
+    (scale, route_n, ple_gate, ple_out, norm_in, norm_ffn, norm_attn, norm_ffn_out, norm_ple) = (
+        weights[15:]
+    )
     b, s, h = streams[0].shape
     d = qn.shape[0]
     n = len(streams)

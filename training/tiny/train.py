@@ -138,7 +138,9 @@ class Trainer:
         for name, eighths, skip in (
             ("1/8", 1, 0), ("1/4", 2, 0), ("1/2", 4, 0), ("e2b", 4, 1), ("1", 8, 0)
         ):  # fmt: skip
-            widths = torch.full((self.options.batch, 35), eighths * (self.options.ffn // slices.STEPS))
+            widths = torch.full(
+                (self.options.batch, 35), eighths * (self.options.ffn // slices.STEPS)
+            )
             skips = torch.zeros(self.options.batch, 35)
             skips[:, list(slices.SKIPPED)] = float(skip)
             scores = []
