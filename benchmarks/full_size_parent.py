@@ -34,7 +34,7 @@ def shards(shapes: Mapping[str, Sequence[int]]) -> list[dict[str, Sequence[int]]
 
 
 def write_shard(path: Path, shapes: Mapping[str, Sequence[int]], seed: int, sparse: bool) -> int:
-    """One bf16 file, its header padded to 8 bytes as published ones are; returns its data's size."""
+    """One bf16 file, its header padded to 8 bytes as published ones are; its data's size."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
