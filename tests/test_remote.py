@@ -79,8 +79,8 @@ def test_a_slice_downloads_what_it_needs_and_resumes(
     served = hub.weights_served()
     again = online("slice", REPO, "--slice", "s.yaml", "--out", tmp_path / "again")
     assert again.code == 0, again.err
-    # Only the headers once more: what was fetched is kept.
-    assert hub.weights_served() - served < 6 * (1 << 17)
+    # Only the headers once more, at most 128 KiB a file: what was fetched is kept.
+    assert hub.weights_served() - served <= len(list(wide.glob("*.safetensors"))) * (1 << 17)
     assert online("verify", tmp_path / "again", "--parent", REPO).code == 0
 
 
