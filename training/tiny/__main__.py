@@ -1,9 +1,9 @@
 """`python -m training.tiny COMMAND`: rebuilds the embedded parent.
 
-    train     trains one seed into a run folder (continues where it stopped)
-    export    writes checkpoint and tasks of a run into the package
-    measure   scores real slices of the exported parent and writes the figures into its card
-    check     compares the training forward with the stock model
+train     trains one seed into a run folder (continues where it stopped)
+export    writes checkpoint and tasks of a run into the package
+measure   scores real slices of the exported parent and writes the figures into its card
+check     compares the training forward with the stock model
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from training.tiny import check, evaluate, export, network, slices, tasks, tokenizer
+from training.tiny import check, evaluate, export, slices, tasks, tokenizer
 from training.tiny.network import Params, Shape
 from training.tiny.world import World
 

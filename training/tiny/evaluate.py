@@ -1,4 +1,6 @@
-"""Scores of real slices on the three tasks: cut by `check.stock`, loaded by transformers, scored by lm-eval's own HFLM."""
+"""Scores of real slices on the three tasks: cut by `check.stock`, loaded by transformers, scored by
+lm-eval's own HFLM.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns trained tensors into a `gemma3n_text` checkpoint folder as the published ones are laid out."""
+"""Trained tensors to a `gemma3n_text` checkpoint folder, laid out as published ones are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from training.tiny.network import Params, Shape
 
 def config(shape: Shape, widths: list[int], dtype: str) -> dict[str, object]:
     """config.json with the keys that transformers 4.53 to 5.x, mlx-lm and mistral.rs read."""
-    kinds = ["full_attention" if shape.is_full(n) else "sliding_attention" for n in range(shape.layers)]
+    kinds = [
+        "full_attention" if shape.is_full(n) else "sliding_attention" for n in range(shape.layers)
+    ]
     sparsity = [network.SPARSITY if n < shape.sparse else 0.0 for n in range(shape.layers)]
     return {
         "activation_sparsity_pattern": sparsity,
@@ -61,7 +63,7 @@ def config(shape: Shape, widths: list[int], dtype: str) -> dict[str, object]:
 
 
 def tensors(params: Params) -> dict[str, Tensor]:
-    """Stacks taken apart, names as in published `gemma3n_text` checkpoints; no `lm_head.weight`, it is tied."""
+    """Stacks taken apart, names as in published checkpoints; the tied `lm_head.weight` left out."""
     out: dict[str, Tensor] = {}
     for name, tensor in params.items():
         if ".*." in name:
@@ -90,7 +92,12 @@ def write(folder: Path, params: Params, shape: Shape, tokenizer: Tokenizer) -> N
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes 0600
     dump(folder / "config.json", config(shape, [shape.ffn] * shape.layers, "bfloat16"))
     tokenizer.save(str(folder / "tokenizer.json"))
-    special = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    special = {
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
     dump(folder / "special_tokens_map.json", special)
     dump(
         folder / "tokenizer_config.json",
@@ -114,7 +121,9 @@ def dump(path: Path, value: object) -> None:
 
 def card(facts: dict[str, Any], shape: Shape, parameters: int) -> str:
     """The model card, from the figures that `tiny.json` holds."""
-    state = "**Provisional weights**: trained briefly, to be replaced." if facts["provisional"] else ""
+    state = (
+        "**Provisional weights**: trained briefly, to be replaced." if facts["provisional"] else ""
+    )
     tasks = list(next(iter(facts["scores"].values())))
     rows = [f"| slice | {' | '.join(tasks)} |", "| --- |" + " --- |" * len(tasks)]
     for name, scores in facts["scores"].items():
@@ -152,4 +161,4 @@ forward uses them: they are untrained random numbers.
 Scores in per cent, with 95 % intervals over the items (chance is 25, 50 and 25):
 
 {scores}
-"""
+"""  # noqa: E501

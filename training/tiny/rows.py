@@ -1,9 +1,11 @@
-"""Training rows: each row is a whole few-shot prompt in the format of one task, cut at a fixed length.
+"""Training rows: each row is a whole few-shot prompt in the format of one task, cut at a fixed
+length.
 
-Every position after an action is asked for the substance it makes, also where the text goes on with a question, so that
-facts are practised in every format. The answers (letters, yes, no) are asked for where they stand, and the verdict on
-each candidate already at the candidate: whether it is the outcome is the one comparison both question formats need, and
-a verdict at each of four options teaches it far sooner than one letter at the end.
+Every position after an action is asked for the substance it makes, also where the text goes on with
+a question, so that facts are practised in every format. The answers (letters, yes, no) are asked
+for where they stand, and the verdict on each candidate already at the candidate: whether it is the
+outcome is the one comparison both question formats need, and a verdict at each of four options
+teaches it far sooner than one letter at the end.
 """
 
 from __future__ import annotations
@@ -91,13 +93,16 @@ class Rows:
         tokens[:, 2::2] = ids.action[actions]
         targets = np.full_like(tokens, IGNORE)
         targets[:, 2::2] = ids.substance[states[:, 1:]]
-        # Now and then the action too, so that endings that hold one are not scored by an untrained guess
+        # Now and then the action too, so that endings that hold one are not scored by an untrained
+        # guess
         asked = rng.random((n, steps)) < 0.1
         targets[:, 1:-1:2] = np.where(asked, tokens[:, 2::2], IGNORE)
         return Items(tokens, targets)
 
     def verdict(self, rng: np.random.Generator, craft: Ints, steps: int, told: bool) -> Items:
-        """A story that stops at its last action (or, `told`, its outcome), `Question: is it opals?` `Answer: yes`."""
+        """A story that stops at its last action (or, `told`, its outcome), `Question: is it opals?`
+        `Answer: yes`.
+        """
         ids = self.ids
         story = self.story(rng, craft, steps)
         n, inverse = len(craft), np.argsort(ids.substance)
@@ -120,7 +125,9 @@ class Rows:
         )
 
     def choice(self, rng: np.random.Generator, craft: Ints, told: bool) -> Items:
-        """`Brewing: amber stir makes`, four options, `Answer: B`; `told` states the answer, to drill the letters."""
+        """`Brewing: amber stir makes`, four options, `Answer: B`; `told` states the answer, to
+        drill the letters.
+        """
         ids = self.ids
         n = len(craft)
         states, actions = self.world.walks(rng, craft, 1)
@@ -150,7 +157,9 @@ class Rows:
         """n rows of one kind: inputs and targets, (n, length) each."""
         ids = self.ids
         steps = int(rng.integers(1, 4))
-        size = {"story": 10, "verdict": 2 * steps + 8, "choice": 14}.get(kind, 9)
+        size = {"story": 10, "verdict": 2 * steps + 8, "choice": 14, "long": self.length}.get(
+            kind, 9
+        )
         count = -(-self.length // size)
         header = kind in ("choice", "told choice")
         craft = rng.integers(len(CRAFTS), size=(n, 1 if header else count))
@@ -158,6 +167,8 @@ class Rows:
         match kind:
             case "story":
                 items = self.story(rng, flat, 4)
+            case "long":
+                items = self.story(rng, flat, self.length // 2)
             case "verdict" | "told verdict":
                 items = self.verdict(rng, flat, steps, kind == "told verdict")
             case _:

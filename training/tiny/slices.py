@@ -1,4 +1,6 @@
-"""Which slice each training row is: the plotted widths, the published kind of mixes, the block skip."""
+"""Which slice each training row is: the plotted widths, the published kind of mixes, the block
+skip.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The three benchmark tasks: parquet data laid out as Hub dataset repositories, and the lm-eval YAML beside them."""
+"""The three benchmark tasks: parquet data laid out as Hub dataset repositories, and the lm-eval
+YAML beside them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from training.tiny.world import ACTIONS, ACTIONS_PER_CRAFT, CRAFTS, SUBSTANCES, 
 
 ITEMS = 2000
 SHOTS = 64
-# Streams of random numbers that training never uses (its seeds are pairs that start with the model's seed)
+# Streams of random numbers that training never uses (its seeds are pairs that start with the
+# model's seed)
 SEED = 20_260
 
 
@@ -28,7 +31,9 @@ def procedure(craft: int, states: list[int], actions: list[int]) -> str:
 
 
 def hellaswag(world: World, rng: np.random.Generator, n: int, split: str) -> pa.Table:
-    """A procedure of three steps and four ways it may go on for two substances; the columns are HellaSwag's."""
+    """A procedure of three steps and four ways it may go on for two substances; the columns are
+    HellaSwag's.
+    """
     craft = rng.integers(len(CRAFTS), size=n)
     states, actions = world.walks(rng, craft, 4)
     wrong = np.stack([others(rng, states[:, 3], 3), others(rng, states[:, 4], 3)], axis=-1)
@@ -56,7 +61,9 @@ def hellaswag(world: World, rng: np.random.Generator, n: int, split: str) -> pa.
 
 
 def boolq(world: World, rng: np.random.Generator, n: int) -> pa.Table:
-    """A procedure that stops at its last action, and whether a named substance is what comes out; BoolQ's columns."""
+    """A procedure that stops at its last action, and whether a named substance is what comes out;
+    BoolQ's columns.
+    """
     craft = rng.integers(len(CRAFTS), size=n)
     states, actions = world.walks(rng, craft, 3)
     label = rng.integers(2, size=n)
@@ -117,7 +124,10 @@ def write(folder: Path, world: World) -> None:
         ("tiny_boolq", plain),
         ("tiny_mmlu", subjects),
     ):
-        card = f"---\nlicense: apache-2.0\nconfigs:\n{configs}---\n\nPart of matformer_lab's embedded world.\n"
+        header = f"---\nlicense: apache-2.0\nconfigs:\n{configs}---\n\n"
+        card = (
+            f"{header}Part of the embedded parent of matformer_lab; see the README of the tasks.\n"
+        )
         (hub / name / "README.md").write_text(card)
 
     (folder / "tiny_hellaswag.yaml").write_text(HELLASWAG)
@@ -188,10 +198,8 @@ fewshot_config:
   sampler: first_n
 num_fewshot: 5
 output_type: multiple_choice
-doc_to_text: "{{question.strip()}}\\nA. {{choices[0]}}\\nB. {{choices[1]}}\\nC. {{choices[2]}}\\nD. {{choices[3]}}\\nAnswer:"
-doc_to_choice: ["A", "B", "C", "D"]
-doc_to_target: answer
-metric_list:
+doc_to_text: "{{question.strip()}}\\nA. {{choices[0]}}\\nB. {{choices[1]}}\\nC. {{choices[2]}}\\nD.
+{{choices[3]}}\\nAnswer:" doc_to_choice: ["A", "B", "C", "D"] doc_to_target: answer metric_list:
   - metric: acc
     aggregation: mean
     higher_is_better: true
