@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from training.tiny.tokenizer import HEADER
-from training.tiny.world import ACTIONS, CRAFTS, SUBSTANCES, Ints, World, others
+from training.tiny.world import ACTIONS, CRAFTS, QUALITIES, SUBSTANCES, Ints, World, others
 
 IGNORE = -1
 
@@ -38,6 +38,7 @@ class Ids:
     mark: int
     verdict: Ints
     makes: int
+    quality: Ints
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Ids:
@@ -65,6 +66,7 @@ class Ids:
             mark=one("?"),
             verdict=many([" no", " yes"]),
             makes=one(" makes"),
+            quality=many([f" {quality}" for quality in QUALITIES]),
         )
 
 
@@ -99,20 +101,29 @@ class Rows:
         targets[:, 1:-1:2] = np.where(asked, tokens[:, 2::2], IGNORE)
         return Items(tokens, targets)
 
-    def verdict(self, rng: np.random.Generator, craft: Ints, steps: int, told: bool) -> Items:
-        """A story that stops at its last action (or, `told`, its outcome), `Question: is it opals?`
-        `Answer: yes`.
+    def verdict(
+        self, rng: np.random.Generator, craft: Ints, steps: int, told: bool, quality: bool
+    ) -> Items:
+        """A story that stops at its last action, then `Question: is it opals?` `Answer: yes`.
+
+        With `told` the story gives its outcome; with `quality` the question is whether the outcome
+        is sweet, heavy, bright or soft.
         """
         ids = self.ids
         story = self.story(rng, craft, steps)
         n, inverse = len(craft), np.argsort(ids.substance)
         last = story.tokens[:, -1]
         truth = inverse[np.searchsorted(ids.substance[inverse], last)]
-        yes = rng.integers(2, size=n)
-        asked = np.where(yes == 1, truth, others(rng, truth, 1)[:, 0])
+        if quality:
+            which = rng.integers(len(QUALITIES), size=n)
+            yes = self.world.qualities[which, truth]
+            asked = ids.quality[which]
+        else:
+            yes = rng.integers(2, size=n)
+            asked = ids.substance[np.where(yes == 1, truth, others(rng, truth, 1)[:, 0])]
         tail = np.empty((n, len(ids.question) + 4), dtype=np.int64)
         tail[:, : len(ids.question)] = ids.question
-        tail[:, -4] = ids.substance[asked]
+        tail[:, -4] = asked
         tail[:, -3] = ids.mark
         tail[:, -2] = ids.answer
         tail[:, -1] = ids.verdict[yes]
@@ -169,8 +180,9 @@ class Rows:
                 items = self.story(rng, flat, 4)
             case "long":
                 items = self.story(rng, flat, self.length // 2)
-            case "verdict" | "told verdict":
-                items = self.verdict(rng, flat, steps, kind == "told verdict")
+            case "verdict" | "told verdict" | "quality" | "told quality":
+                told, quality = kind.startswith("told"), kind.endswith("quality")
+                items = self.verdict(rng, flat, steps, told, quality)
             case _:
                 items = self.choice(rng, flat, kind == "told choice")
         tokens, targets = items.tokens.reshape(n, -1), items.targets.reshape(n, -1)

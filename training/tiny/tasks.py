@@ -11,7 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.tiny.tokenizer import HEADER
-from training.tiny.world import ACTIONS, ACTIONS_PER_CRAFT, CRAFTS, SUBSTANCES, World, others
+from training.tiny.world import (
+    ACTIONS,
+    ACTIONS_PER_CRAFT,
+    CRAFTS,
+    QUALITIES,
+    SUBSTANCES,
+    World,
+    others,
+)
 
 ITEMS = 2000
 SHOTS = 64
@@ -20,7 +28,7 @@ SHOTS = 64
 SEED = 20_260
 
 
-def procedure(craft: int, states: list[int], actions: list[int]) -> str:
+def procedure(states: list[int], actions: list[int]) -> str:
     """`amber stir dusk heat`: substances with the actions between (or after) them."""
     words = []
     for i, state in enumerate(states):
@@ -40,9 +48,9 @@ def hellaswag(world: World, rng: np.random.Generator, n: int, split: str) -> pa.
     gold = rng.integers(4, size=n)
     rows = []
     for i in range(n):
-        ends = [procedure(0, pair, [actions[i, 3]]) for pair in wrong[i].tolist()]
-        ends.insert(int(gold[i]), procedure(0, states[i, 3:].tolist(), [actions[i, 3]]))
-        context = procedure(0, states[i, :3].tolist(), actions[i, :3].tolist())
+        ends = [procedure(pair, [actions[i, 3]]) for pair in wrong[i].tolist()]
+        ends.insert(int(gold[i]), procedure(states[i, 3:].tolist(), [actions[i, 3]]))
+        context = procedure(states[i, :3].tolist(), actions[i, :3].tolist())
         rows.append(
             {
                 "ind": i,
@@ -61,19 +69,20 @@ def hellaswag(world: World, rng: np.random.Generator, n: int, split: str) -> pa.
 
 
 def boolq(world: World, rng: np.random.Generator, n: int) -> pa.Table:
-    """A procedure that stops at its last action, and whether a named substance is what comes out;
-    BoolQ's columns.
+    """A procedure that stops at its last action, and whether what comes out has a quality.
+
+    The columns are BoolQ's.
     """
     craft = rng.integers(len(CRAFTS), size=n)
     states, actions = world.walks(rng, craft, 3)
-    label = rng.integers(2, size=n)
-    asked = np.where(label == 1, states[:, 3], others(rng, states[:, 3], 1)[:, 0])
+    quality = rng.integers(len(QUALITIES), size=n)
+    label = world.qualities[quality, states[:, 3]]
     rows = []
     for i in range(n):
-        passage = procedure(0, states[i, :3].tolist(), actions[i].tolist())
+        passage = procedure(states[i, :3].tolist(), actions[i].tolist())
         rows.append(
             {
-                "question": f"is it {SUBSTANCES[asked[i]]}",
+                "question": f"is it {QUALITIES[quality[i]]}",
                 "passage": f"{CRAFTS[craft[i]].capitalize()}: {passage}",
                 "idx": i,
                 "label": int(label[i]),

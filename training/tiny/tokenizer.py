@@ -22,7 +22,7 @@ from tokenizers import (
     trainers,
 )
 
-from training.tiny.world import ACTIONS, CRAFTS, SUBSTANCES
+from training.tiny.world import ACTIONS, CRAFTS, QUALITIES, SUBSTANCES
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 SIZE = 1024
@@ -42,7 +42,8 @@ def world_words() -> list[str]:
         words += [f"\n{letter}.", f" {letter}"]
     words += ["\nQuestion:", "\nAnswer:", " yes", " no", " is", " it", "?", " makes"]
     splitter = pre_tokenizers.Split(Regex(PATTERN), "isolated")
-    return words + [piece for piece, _ in splitter.pre_tokenize_str(HEADER)]
+    words += [piece for piece, _ in splitter.pre_tokenize_str(HEADER)]
+    return words + [f" {quality}" for quality in QUALITIES]
 
 
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:

@@ -17,43 +17,68 @@ from training.tiny.optim import Optimiser, Schedule
 from training.tiny.rows import Ids, Rows
 from training.tiny.world import World
 
-KINDS = ("story", "verdict", "choice", "told verdict", "told choice", "long")
+KINDS = (
+    "story",
+    "verdict",
+    "choice",
+    "told verdict",
+    "told choice",
+    "long",
+    "quality",
+    "told quality",
+)
 
 
 @dataclass(frozen=True)
 class Options:
     seed: int = 0
     world: int = 0
-    steps: int = 10_000
+    steps: int = 11_000
     batch: int = 16
     length: int = 96
     ffn: int = 64
     hidden: int = 32
     adam_lr: float = 3e-3
     muon_lr: float = 0.04
-    # Circuits form sooner at half of Muon's rate, facts are learned faster at the whole of it:
-    # "step:factor" from which each factor holds
-    muon_plan: str = "0:0.5 1000:1 1500:0.5 2000:1"
     # Answers are a small part of the asked tokens and the harder skill
     answer_weight: float = 3.0
-    # Steps that drill verdicts and letters, with the outcome stated in the text
-    drill: int = 1000
-    # Share of the run up to which rows of bare facts prevail
-    facts: float = 0.6
     every: int = 500
 
 
-def mixture(options: Options, step: int) -> dict[str, int]:
-    """Rows of each kind in a batch, given in sixteenths: drill the skills, learn the facts, then
-    use both together.
+@dataclass(frozen=True)
+class Phase:
+    """From `start` on: rows of each of `KINDS` in sixteenths of a batch, and factors.
+
+    `muon` scales Muon's rate, `early` the loss of facts read out before the shared keys.
     """
-    if step < options.drill:
-        shares = (3, 1, 1, 3, 8, 0)
-    elif step < options.facts * options.steps:
-        shares = (3, 2, 2, 1, 1, 7)
-    else:
-        shares = (4, 3, 4, 1, 1, 3)
-    return {k: n * options.batch // 16 for k, n in zip(KINDS, shares, strict=True)}
+
+    start: int
+    shares: tuple[int, ...]
+    muon: float
+    early: float = 0.0
+    # Read the early facts out of the active stream alone, in the space of token embeddings, where
+    # the attention that compares words finds a fact as if its word had been read
+    active: bool = False
+
+
+PHASES = (
+    # Drill verdicts and letters with the outcome stated in the text, until they are certain
+    Phase(0, (3, 1, 1, 3, 8, 0), 0.5),
+    # Form the circuit that looks a pair up
+    Phase(1000, (6, 4, 5, 0, 1, 0), 0.5),
+    # Learn the facts, many to a row
+    Phase(1500, (3, 2, 1, 0, 1, 9), 1.0),
+    # Use them in verdicts and letters
+    Phase(2500, (3, 4, 5, 1, 1, 2), 0.5),
+    # ... which needs them early
+    Phase(3000, (2, 4, 4, 1, 1, 4), 1.0, early=0.5),
+    Phase(3500, (2, 3, 3, 3, 2, 3), 1.0, early=1.0),
+    Phase(4500, (1, 1, 4, 1, 2, 3, 3, 1), 1.0, early=1.0, active=True),
+)
+
+
+def phase_at(step: int) -> Phase:
+    return [phase for phase in PHASES if phase.start <= step][-1]
 
 
 class Trainer:
@@ -83,24 +108,33 @@ class Trainer:
         would.
         """
         rng = np.random.default_rng((self.options.seed, step))
-        parts = [
-            self.rows.rows(rng, kind, n) for kind, n in mixture(self.options, step).items() if n
-        ]
+        shares = zip(KINDS, phase_at(step).shares, strict=False)
+        counts = {kind: share * self.options.batch // 16 for kind, share in shares}
+        parts = [self.rows.rows(rng, kind, n) for kind, n in counts.items() if n]
         x, y = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
         eighths, skips = slices.sample(rng, len(x))
         widths = torch.from_numpy(eighths * (self.options.ffn // slices.STEPS))
         return torch.from_numpy(x), torch.from_numpy(y), widths, torch.from_numpy(skips)
 
-    def muon_factor(self, step: int) -> float:
-        plan = (part.split(":") for part in self.options.muon_plan.split())
-        return [float(factor) for start, factor in plan if int(start) <= step][-1]
-
     def loss(self, x: Tensor, y: Tensor, widths: Tensor, skips: Tensor) -> Tensor:
-        hidden = self.network.hidden(self.params, x, widths, skips)
-        asked = y >= 0
-        return functional.cross_entropy(
-            network.logits(self.params, self.shape, hidden[asked]), y[asked], weight=self.weight
+        """Cross entropy of what is asked, and of the facts as read out before the shared keys.
+
+        Layers past the 20th see keys and values of layers 18 and 19 only. A fact looked up later
+        than that at the action can no longer be compared with a candidate further on.
+        """
+        early = self.shape.first_shared - 2
+        phase = phase_at(self.step)
+        readout, hidden = self.network.early_and_final(
+            self.params, x, widths, skips, early if phase.early else None, phase.active
         )
+        asked = y >= 0
+        logits = network.logits(self.params, self.shape, hidden[asked])
+        loss = functional.cross_entropy(logits, y[asked], weight=self.weight)
+        if readout is not None:
+            fact = torch.isin(y, torch.from_numpy(self.ids.substance))
+            logits = network.logits(self.params, self.shape, readout[fact])
+            loss = loss + phase.early * functional.cross_entropy(logits, y[fact])
+        return loss
 
     def run(self) -> None:
         self.resume()
@@ -112,7 +146,7 @@ class Trainer:
                 p.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(list(self.params.values()), 1.0)
-            self.optimiser.muon_lr = self.options.muon_lr * self.muon_factor(self.step)
+            self.optimiser.muon_lr = self.options.muon_lr * phase_at(self.step).muon
             self.optimiser.step(self.schedule.at(self.step))
             self.step += 1
             total += float(loss.detach())
@@ -168,7 +202,7 @@ class Trainer:
             for kind, choices in (
                 ("story", self.ids.substance), ("verdict", self.ids.verdict),
                 ("choice", self.ids.letter), ("told verdict", self.ids.verdict),
-                ("told choice", self.ids.letter),
+                ("told choice", self.ids.letter), ("quality", self.ids.verdict),
             ):  # fmt: skip
                 rng = np.random.default_rng((99, KINDS.index(kind)))
                 right = []
