@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from training.tiny import check, evaluate, export, slices, tasks, tokenizer
+from training.tiny import check, evaluate, export, slices, tasks, tokenizer, train
 from training.tiny.network import Params, Shape
 from training.tiny.world import World
 
@@ -26,13 +26,24 @@ CARD_SLICES: dict[str, tuple[list[int], tuple[int, ...]]] = {
 
 def shape_of(options: dict[str, Any]) -> Shape:
     vocab = tokenizer.build().get_vocab_size()
-    return Shape(vocab=vocab, hidden=options["hidden"], ffn=options["ffn"])
+    return Shape(vocab=vocab, hidden=options["hidden"], ffn=train.PHASES[-1].ffn)
+
+
+def leading(params: Params, shape: Shape) -> Params:
+    """The neurons that the last phase trained as the full width."""
+    out = dict(params)
+    for name in ("gate_proj", "up_proj"):
+        out[f"layers.*.mlp.{name}.weight"] = params[f"layers.*.mlp.{name}.weight"][:, : shape.ffn]
+    down = "layers.*.mlp.down_proj.weight"
+    out[down] = params[down][:, :, : shape.ffn]
+    return out
 
 
 def export_run(run: Path, out: Path, provisional: bool) -> None:
     state = torch.load(run / "state.pt")
     options = json.loads((run / "options.json").read_text())
-    export.write(out / "model", state["params"], shape_of(options), tokenizer.build())
+    shape = shape_of(options)
+    export.write(out / "model", leading(state["params"], shape), shape, tokenizer.build())
     tasks.write(out / "tasks", World.make(options["world"]))
     training = options | {"steps": state["step"], "device": "cpu"}
     facts = {"provisional": provisional, "training": training, "scores": {}}

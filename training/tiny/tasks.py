@@ -69,23 +69,23 @@ def hellaswag(world: World, rng: np.random.Generator, n: int, split: str) -> pa.
 
 
 def boolq(world: World, rng: np.random.Generator, n: int) -> pa.Table:
-    """A procedure that stops at its last action, and whether what comes out has a quality.
+    """A procedure that stops at its last action, and whether what comes out is sweet.
 
-    The columns are BoolQ's.
+    As many yes as no, in random order. The columns are BoolQ's.
     """
-    craft = rng.integers(len(CRAFTS), size=n)
+    craft = rng.integers(len(CRAFTS), size=4 * n)
     states, actions = world.walks(rng, craft, 3)
-    quality = rng.integers(len(QUALITIES), size=n)
-    label = world.qualities[quality, states[:, 3]]
+    label = world.qualities[0, states[:, 3]]
+    half = [np.flatnonzero(label == answer)[: n // 2] for answer in (0, 1)]
     rows = []
-    for i in range(n):
-        passage = procedure(states[i, :3].tolist(), actions[i].tolist())
+    for i, item in enumerate(np.sort(np.concatenate(half)).tolist()):
+        passage = procedure(states[item, :3].tolist(), actions[item].tolist())
         rows.append(
             {
-                "question": f"is it {QUALITIES[quality[i]]}",
-                "passage": f"{CRAFTS[craft[i]].capitalize()}: {passage}",
+                "question": f"is it {QUALITIES[0]}",
+                "passage": f"{CRAFTS[craft[item]].capitalize()}: {passage}",
                 "idx": i,
-                "label": int(label[i]),
+                "label": int(label[item]),
             }
         )
     return pa.Table.from_pylist(rows)
@@ -200,6 +200,7 @@ metadata:
 """
 
 MMLU = """\
+# Answered in words, as lm-eval's mmlu_continuation is (see README.md)
 dataset_path: matformer_lab/tiny_mmlu
 test_split: test
 fewshot_split: dev
@@ -207,8 +208,10 @@ fewshot_config:
   sampler: first_n
 num_fewshot: 5
 output_type: multiple_choice
-doc_to_text: "{{question.strip()}}\\nA. {{choices[0]}}\\nB. {{choices[1]}}\\nC. {{choices[2]}}\\nD.
-{{choices[3]}}\\nAnswer:" doc_to_choice: ["A", "B", "C", "D"] doc_to_target: answer metric_list:
+doc_to_text: "{{question.strip()}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: answer
+metric_list:
   - metric: acc
     aggregation: mean
     higher_is_better: true
