@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from matformer_lab.extract import write_checkpoint
     from matformer_lab.parent import Parent, open_parent
     from matformer_lab.plan import Plan, make_plan
+    from matformer_lab.recipe import Recipe, load_recipe, parse_recipe
+    from matformer_lab.report import write_report
+    from matformer_lab.results import load_results
     from matformer_lab.sizes import Sizes, sizes_of
     from matformer_lab.slices import Slice
+    from matformer_lab.sweep import run_sweep
     from matformer_lab.verify import verify_checkpoint
 
 _HOME = {
@@ -31,15 +35,21 @@ _HOME = {
     "InputError": "errors",
     "Parent": "parent",
     "Plan": "plan",
+    "Recipe": "recipe",
     "Sizes": "sizes",
     "Slice": "slices",
+    "load_recipe": "recipe",
+    "load_results": "results",
     "make_plan": "plan",
     "open_parent": "parent",
+    "parse_recipe": "recipe",
     "resolve_slice": "catalog",
     "resolve_slices": "catalog",
+    "run_sweep": "sweep",
     "sizes_of": "sizes",
     "verify_checkpoint": "verify",
     "write_checkpoint": "extract",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -47,15 +57,21 @@ __all__ = [
     "InputError",
     "Parent",
     "Plan",
+    "Recipe",
     "Sizes",
     "Slice",
+    "load_recipe",
+    "load_results",
     "make_plan",
     "open_parent",
+    "parse_recipe",
     "resolve_slice",
     "resolve_slices",
+    "run_sweep",
     "sizes_of",
     "verify_checkpoint",
     "write_checkpoint",
+    "write_report",
 ]
 
 

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a check said no, 2 bad input, 130 interrupted.
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -141,38 +142,61 @@ def plan(parent: str, slice_ref: str, text_only: bool, context: int | None, as_j
 
 @cli.command("slice")
 @click.argument("parent")
-@slice_option
+@click.option(
+    "--slice",
+    "slice_refs",
+    required=True,
+    multiple=True,
+    metavar="SLICE",
+    help=SLICE_HELP + ". Give it again, or `published`, for a family that shares files.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--text-only", is_flag=True, help="Drop the towers; write a gemma3n_text checkpoint.")
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Largest shard file.")
 @click.option("--base-model", metavar="REPO_ID", help="The parent's Hub id, for the model card.")
 def slice_command(
     parent: str,
-    slice_ref: str,
+    slice_refs: Sequence[str],
     out: Path,
     text_only: bool,
     max_shard_size: str,
     base_model: str | None,
 ) -> None:
-    """Write the checkpoint of one slice."""
-    from matformer_lab.catalog import resolve_slice
-    from matformer_lab.extract import check_target, write_checkpoint
+    """Write the checkpoint of one slice, or a folder of several that share what they can."""
+    from matformer_lab.catalog import resolve_slices
+    from matformer_lab.extract import write_checkpoint
+    from matformer_lab.family import distinct_pieces, family_members, write_family
     from matformer_lab.hub import with_weights
     from matformer_lab.parent import open_parent
     from matformer_lab.plan import make_plan
     from matformer_lab.progress import bytes_bar
     from matformer_lab.shards import parse_size
+    from matformer_lab.staging import check_target
 
     max_shard_bytes = parse_size(max_shard_size)
     opened = open_parent(parent)
-    sliced = resolve_slice(slice_ref, opened.text)
+    sliced = resolve_slices(slice_refs, opened.text)
     check_target(opened.folder, out)
-    planned = make_plan(with_weights(opened), sliced, text_only=text_only)
-    with bytes_bar(f"{sliced.name} -> {out}", planned.nbytes) as advance:
-        write_checkpoint(
-            planned, out, max_shard_bytes=max_shard_bytes, base_model=base_model, advance=advance
-        )
-    click.echo(f"{out}: {sliced.name}, {len(planned.tensors)} tensors, {planned.nbytes:,} bytes")
+    opened = with_weights(opened)
+    plans = [make_plan(opened, slice_, text_only=text_only) for slice_ in sliced]
+    if len(plans) == 1:
+        plan = plans[0]
+        with bytes_bar(f"{plan.slice.name} -> {out}", plan.nbytes) as advance:
+            write_checkpoint(
+                plan, out, max_shard_bytes=max_shard_bytes, base_model=base_model, advance=advance
+            )
+        click.echo(f"{out}: {plan.slice.name}, {len(plan.tensors)} tensors, {plan.nbytes:,} bytes")
+        return
+    members = family_members(plans, max_shard_bytes)
+    shared = sum(tensor.nbytes for piece in distinct_pieces(members) for tensor in piece.tensors)
+    with bytes_bar(f"{len(members)} slices -> {out}", shared) as advance:
+        write_family(members, out, base_model=base_model, advance=advance, warn=_warn)
+    apart = sum(plan.nbytes for plan in plans)
+    click.echo(f"{out}: {len(members)} slices, {apart:,} bytes of tensors held in {shared:,}")
+
+
+def _warn(message: str) -> None:
+    click.echo(f"warning: {message}", err=True)
 
 
 @cli.command()
@@ -192,16 +216,29 @@ def verify(
     from matformer_lab.hub import with_weights
     from matformer_lab.parent import open_parent
     from matformer_lab.progress import bytes_bar
-    from matformer_lab.verify import compare_checkpoints, verify_alone, verify_checkpoint
+    from matformer_lab.verify import (
+        compare_checkpoints,
+        is_family,
+        verify_alone,
+        verify_checkpoint,
+        verify_family,
+    )
 
     if against and (parent_ref or slice_ref):
         raise InputError("--against compares two checkpoints; give it without --parent and --slice")
     if slice_ref and not parent_ref:
         raise InputError("--slice needs --parent, the checkpoint that it is a slice of")
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    family = is_family(folder)
+    if family and (against or slice_ref):
+        raise InputError(f"{folder} is a family of slices; --against and --slice check one of them")
+    files = folder.glob("*/*.safetensors" if family else "*.safetensors")
+    size = sum({(s.st_dev, s.st_ino): s.st_size for s in map(_stat, files) if s}.values())
     with bytes_bar(f"verify {folder}", size) as advance:
         if against:
             result = compare_checkpoints(folder, against, advance=advance)
+        elif family:
+            of = with_weights(open_parent(parent_ref)) if parent_ref else None
+            result = verify_family(folder, of, advance=advance)
         elif parent_ref:
             opened = with_weights(open_parent(parent_ref))
             expected = resolve_slice(slice_ref, opened.text) if slice_ref else None
@@ -209,6 +246,13 @@ def verify(
         else:
             result = verify_alone(folder, advance=advance)
     _report_verification(folder, result, as_json)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def _report_verification(folder: Path, result: "Verification", as_json: bool) -> NoReturn:
@@ -243,7 +287,7 @@ def sweep(
     """
     from matformer_lab import sweep as sweeps
     from matformer_lab.recipe import load_recipe
-    from matformer_lab.tables import score_rows
+    from matformer_lab.results import score_rows
 
     path = _recipe_path(recipe)
     given = {"datasets": datasets, "limit": limit}

@@ -53,7 +53,14 @@ class KeptPerLayerEmbedding(nn.Module):
         if self.kept is not None:
             blocks = rows.reshape(*rows.shape[:-1], -1, self.size)
             rows = blocks.index_select(-2, self.kept).flatten(-2)
-        return rows.to(self.device, self.dtype) * self.scale
+        return send(rows.to(self.dtype), self.device) * self.scale
+
+
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A host tensor on `device`; to a GPU from pinned memory, without waiting for its work."""
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from matformer_lab.atomic import write_atomic
 from matformer_lab.finished import TITLES, Finished
-from matformer_lab.frontier import Floats, Panel, Ranking, rank
+from matformer_lab.frontier import Bools, Floats, Panel, Ranking, rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +46,9 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "matformer-lab",  # the same picture gives the same bytes
 }
 
+_CROWD = 40  # more slices than this, and dominated ones go without a label
+_LEAST = 4
+
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
@@ -69,7 +72,7 @@ def draw(finished: Finished) -> Figure:
     from matplotlib.figure import Figure
 
     panels = finished.panels
-    apart = [] if finished.published_fits else _published_tasks(finished)
+    apart = finished.published_apart
     count = len(panels) + len(apart)
     columns = 1 if count == 1 else 2 if count <= 4 else 3
     rows = -(-count // columns)
@@ -85,8 +88,8 @@ def draw(finished: Finished) -> Figure:
             _draw_panel(axis, finished, panel) for axis, panel in zip(axes, panels, strict=False)
         ]
         labels += [
-            _draw_published(axis, finished, task)
-            for axis, task in zip(axes[len(panels) :], apart, strict=False)
+            _draw_published(axis, task, published)
+            for axis, (task, published) in zip(axes[len(panels) :], apart.items(), strict=False)
         ]
         note = "   PROVISIONAL PARENT: not a result" if finished.parent.provisional else ""
         figure.suptitle(
@@ -122,7 +125,7 @@ def _draw_panel(
     y, low, high = 100 * panel.values, 100 * panel.intervals[:, 0], 100 * panel.intervals[:, 1]
     on = np.flatnonzero(standing.pareto)
     on = on[np.argsort(x[on])]
-    axis.plot(x[on], y[on], color=MEASURED, lw=1.2, alpha=0.8, zorder=2)
+    axis.plot(x[on], y[on], color=MEASURED, lw=1.2, alpha=0.8, zorder=2, gid="pareto")
     points: list[_Point] = []
     for i, name in enumerate(panel.slices):
         verdict = standing.verdicts[i]
@@ -140,6 +143,7 @@ def _draw_panel(
             mew=1.1,
             ls="none",
             zorder=4,
+            gid=f"measured: {name}",
         )
         points.append((x[i], y[i], *_label_of(finished, panel, standing, i, colour)))
     soft = [(np.array([x[i], x[i]]), np.array([low[i], high[i]])) for i in range(len(x))]
@@ -164,29 +168,20 @@ def _label_of(
     finished: Finished, panel: Panel, standing: Ranking, i: int, colour: str
 ) -> tuple[str, str, int]:
     name = panel.slices[i]
-    if name == finished.whole:
-        return f"{name} (parent)", INK, 0
-    if name == finished.smallest:
-        return f"{name} (nested)", INK, 1
-    return name, colour if colour != MUTED else "#5E646D", 2 if standing.pareto[i] else 3
-
-
-def _published_tasks(finished: Finished) -> list[str]:
-    """Tasks with published scores that cannot share an axis with the measured ones."""
-    known = {key for member in finished.members for key in (member.published or {})}
-    return sorted(known - {"row", "effective_params_b"})
+    if role := finished.role(name):
+        return f"{name} ({role.split()[0]})", INK, 0 if role == "parent" else 1
+    if standing.verdicts[i] == "dominated":
+        return name, "#5E646D", _LEAST
+    return name, colour, 2 if standing.pareto[i] else 3
 
 
 def _draw_published(
-    axis: Axes, finished: Finished, task: str
+    axis: Axes, task: str, published: Sequence[tuple[str, float, float]]
 ) -> tuple[list[_Point], list[tuple[Floats, Floats]]]:
     points: list[_Point] = []
-    for member in finished.members:
-        score = member.published_score(task)
-        if score is not None and member.published is not None:
-            x = float(member.published["effective_params_b"])
-            _diamond(axis, x, 100 * score)
-            points.append((x, 100 * score, member.name, PUBLISHED, 3))
+    for name, x, score in published:
+        _diamond(axis, x, 100 * score)
+        points.append((x, 100 * score, name, PUBLISHED, 3))
     axis.set_title(
         f"{TITLES.get(task, task)} as published for E4B's slices (not measured here)",
         loc="left",
@@ -200,7 +195,18 @@ def _draw_published(
 
 
 def _diamond(axis: Axes, x: float, y: float) -> None:
-    axis.plot(x, y, marker="D", ms=4.2, mfc="none", mec=PUBLISHED, mew=0.9, ls="none", zorder=3)
+    axis.plot(
+        x,
+        y,
+        marker="D",
+        ms=4.2,
+        mfc="none",
+        mec=PUBLISHED,
+        mew=0.9,
+        ls="none",
+        zorder=3,
+        gid="published",
+    )
 
 
 def _legend(figure: Figure, finished: Finished) -> None:
@@ -219,8 +225,8 @@ def _legend(figure: Figure, finished: Finished) -> None:
     if finished.whole:
         entries.append(entry("parent", marker="s", mfc="white"))
     if finished.smallest:
-        entries.append(entry("nested smallest", marker="^", mfc="white"))
-    if any(member.published for member in finished.members):
+        entries.append(entry(str(finished.role(finished.smallest)), marker="^", mfc="white"))
+    if finished.published_tasks and (finished.published_fits or finished.published_apart):
         entries.append(entry("published, not measured", marker="D", mfc="none", mec=PUBLISHED))
     height = figure.get_figheight()
     figure.legend(
@@ -263,7 +269,11 @@ def _plain(text: str) -> str:
 def _label(axis: Axes, points: list[_Point], soft: list[tuple[Floats, Floats]]) -> None:
     figure = axis.figure
     scale = figure.dpi / 72  # pixels a point
-    anchors = axis.transData.transform([(x, y) for x, y, *_ in points])
+    markers = axis.transData.transform([(x, y) for x, y, *_ in points])
+    order = sorted(range(len(points)), key=lambda i: (points[i][4], -points[i][1]))
+    if len(points) > _CROWD:
+        order = [i for i in order if points[i][4] < _LEAST]
+    anchors = markers[order]
     texts = [
         axis.text(
             0,
@@ -277,33 +287,42 @@ def _label(axis: Axes, points: list[_Point], soft: list[tuple[Floats, Floats]]) 
             transform=None,
             fontweight="bold" if priority < 2 else "normal",
         )
-        for _, _, text, colour, priority in points
+        for _, _, text, colour, priority in (points[i] for i in order)
     ]
     boxes = [text.get_window_extent() for text in texts]
     traces = [axis.transData.transform(np.column_stack(trace)) for trace in soft]
     bounds = axis.get_window_extent()
-    order = sorted(range(len(points)), key=lambda i: (points[i][4], -points[i][1]))
     placed = place_labels(
-        [(float(x), float(y)) for x, y in anchors[order]],
-        [(boxes[i].width, boxes[i].height) for i in order],
+        [(float(x), float(y)) for x, y in anchors],
+        [(box.width, box.height) for box in boxes],
+        markers=[(float(x), float(y)) for x, y in markers],
         obstacles=[(float(x), float(y)) for trace in traces for x, y in _walk(trace, 2.5 * scale)],
         bounds=(bounds.x0, bounds.y0, bounds.x1, bounds.y1),
         unit=scale,
     )
     inverse = axis.transData.inverted()
-    for i, spot in zip(order, placed, strict=True):
+    for text, box, (ax, ay), spot in zip(texts, boxes, anchors, placed, strict=True):
         if spot is None:
-            texts[i].remove()
+            text.remove()
             continue
-        texts[i].set_transform(axis.transData)
-        texts[i].set_position(tuple(inverse.transform(spot)))
+        text.set_transform(axis.transData)
+        text.set_position(tuple(inverse.transform(spot)))
         x0, y0 = spot
-        x1, y1 = x0 + boxes[i].width, y0 + boxes[i].height
-        ax, ay = anchors[i]
+        x1, y1 = x0 + box.width, y0 + box.height
         near = (min(max(ax, x0), x1), min(max(ay, y0), y1))
-        if np.hypot(near[0] - ax, near[1] - ay) > 9 * scale:
+        others = markers[(markers != (ax, ay)).any(axis=1)]
+        reach = np.hypot(near[0] - ax, near[1] - ay)
+        if reach > 9 * scale or _gap(others, (x0, y0, x1, y1)) < reach + 2 * scale:
             line = inverse.transform([near, (ax, ay)])
             axis.plot(line[:, 0], line[:, 1], color=MUTED, lw=0.4, zorder=1.5)
+
+
+def _gap(points: Floats, box: Box) -> float:
+    """Distance from a box to the nearest of some points."""
+    x, y = points[:, 0], points[:, 1]
+    across = np.maximum(0, np.maximum(box[0] - x, x - box[2]))
+    down = np.maximum(0, np.maximum(box[1] - y, y - box[3]))
+    return float(np.hypot(across, down).min(initial=np.inf))
 
 
 def _walk(trace: Floats, step: float) -> Floats:
@@ -321,60 +340,54 @@ def place_labels(
     anchors: Sequence[tuple[float, float]],
     sizes: Sequence[tuple[float, float]],
     *,
+    markers: Sequence[tuple[float, float]] | None = None,
     obstacles: Sequence[tuple[float, float]] = (),
     bounds: Box,
     unit: float = 1.0,
 ) -> list[tuple[float, float] | None]:
     """Lower left corners for labels of `sizes` beside `anchors`, earlier ones choosing first.
 
-    A label never covers a marker, another label or the edge of `bounds`; among the free spots it
-    takes the nearest with the fewest `obstacles` (points on lines and bars) beneath it. None where
-    no spot is free. `unit` is a typographic point in the anchors' unit.
+    A label never covers one of `markers` (the anchors, unless given), another label or the edge of
+    `bounds`; among the free spots it takes the nearest with the fewest `obstacles` (points on lines
+    and bars) beneath it, and shuns those that look like another marker's. None where no spot is
+    free. `unit` is a typographic point in the anchors' unit.
     """
-    markers = np.asarray(anchors, dtype=np.float64).reshape(-1, 2)
+    dots = np.asarray(anchors if markers is None else markers, dtype=np.float64).reshape(-1, 2)
     thorns = np.asarray(obstacles, dtype=np.float64).reshape(-1, 2)
-    taken = np.empty((0, 4))
-    reach = 3.6 * unit  # half the side of a marker, with air
+    taken: list[Box] = []
     spots: list[tuple[float, float] | None] = []
     for (x, y), (width, height) in zip(anchors, sizes, strict=True):
-        best: tuple[float, tuple[float, float]] | None = None
-        for rank_, (dx, dy) in enumerate(_directions()):
-            for ring in (4.5, 9.0, 15.0, 23.0, 32.0):
+        others = dots[(dots != (x, y)).any(axis=1)]
+        best: tuple[float, Box] | None = None
+        for preference, (dx, dy) in enumerate(_DIRECTIONS):
+            for ring in _RINGS:
                 x0 = x + dx * ring * unit + (dx - 1) / 2 * width
                 y0 = y + dy * ring * unit + (dy - 1) / 2 * height
-                x1, y1 = x0 + width, y0 + height
-                if x0 < bounds[0] or y0 < bounds[1] or x1 > bounds[2] or y1 > bounds[3]:
+                box = (x0, y0, x0 + width, y0 + height)
+                if x0 < bounds[0] or y0 < bounds[1] or box[2] > bounds[2] or box[3] > bounds[3]:
                     continue
-                hit = (
-                    (markers[:, 0] > x0 - reach)
-                    & (markers[:, 0] < x1 + reach)
-                    & (markers[:, 1] > y0 - reach)
-                    & (markers[:, 1] < y1 + reach)
-                )
-                clash = (
-                    (taken[:, 0] < x1 + unit)
-                    & (taken[:, 2] > x0 - unit)
-                    & (taken[:, 1] < y1)
-                    & (taken[:, 3] > y0)
-                )
-                if hit.any() or clash.any():
+                if _inside(dots, box, 3.6 * unit).any() or any(_clash(box, t, unit) for t in taken):
                     continue
-                under = (
-                    (thorns[:, 0] > x0)
-                    & (thorns[:, 0] < x1)
-                    & (thorns[:, 1] > y0)
-                    & (thorns[:, 1] < y1)
-                )
-                cost = float(under.sum()) + ring / 3 + rank_ * 0.1
+                astray = _gap(others, box) < _gap(np.array([(x, y)]), box) + 2 * unit
+                cost = _inside(thorns, box).sum() + ring / 3 + 0.1 * preference + 8 * astray
                 if best is None or cost < best[0]:
-                    best = cost, (x0, y0)
-        spots.append(None if best is None else best[1])
+                    best = float(cost), box
+        spots.append(best and best[1][:2])
         if best is not None:
-            x0, y0 = best[1]
-            taken = np.vstack([taken, (x0, y0, x0 + width, y0 + height)])
+            taken.append(best[1])
     return spots
 
 
-def _directions() -> list[tuple[float, float]]:
-    """Where a label may sit, best first: upper left and lower right stay clear of a rising line."""
-    return [(-1, 1), (1, -1), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1)]
+_RINGS = (4.5, 9.0, 15.0, 23.0, 32.0)  # distance from the marker's centre, in points
+# Best first: upper left and lower right stay clear of a rising line.
+_DIRECTIONS = ((-1, 1), (1, -1), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1))
+
+
+def _inside(points: Floats, box: Box, margin: float = 0.0) -> Bools:
+    x, y = points[:, 0], points[:, 1]
+    across: Bools = (x > box[0] - margin) & (x < box[2] + margin)
+    return across & (y > box[1] - margin) & (y < box[3] + margin)
+
+
+def _clash(a: Box, b: Box, air: float) -> bool:
+    return a[0] < b[2] + air and b[0] < a[2] + air and a[1] < b[3] and b[1] < a[3]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TITLES = {"hellaswag": "HellaSwag", "boolq": "BoolQ", "mmlu": "MMLU", frontier.AVERAGE: "Average"}
+_FEW = 2
 _EXACT = 1e-6  # how closely the mean over items must meet the reported score
 
 
@@ -89,7 +90,7 @@ class Finished:
 
     folder: Path
     parent: ParentInfo
-    members: tuple[Member, ...]
+    members: tuple[Member, ...]  # from small to large
     tasks: tuple[TaskScores, ...]
     recipe: Mapping[str, Any]
 
@@ -145,14 +146,89 @@ class Finished:
         return None
 
     @property
-    def smallest(self) -> str | None:
-        """The nested model the parent was trained with (published as E2B) if scored, else the
-        smallest slice."""
+    def nested(self) -> str | None:
+        """The nested model the parent was trained with, published as E2B, if it was scored."""
         for member in self.members:
             if "E2B" in str((member.published or {}).get("row", "")) or member.name == "e2b":
                 return member.name
-        rest = [member for member in self.members if member.name != self.whole]
-        return min(rest, key=lambda member: member.effective).name if rest else None
+        return None
+
+    @property
+    def smallest(self) -> str | None:
+        """The slice to mark at the small end: the nested E2B, else the smallest slice."""
+        others = (member.name for member in self.members if member.name != self.whole)
+        return self.nested or next(others, None)
+
+    def role(self, name: str) -> str | None:
+        """What is special about a slice, in a word or two."""
+        if name == self.whole:
+            return "parent"
+        if name != self.smallest:
+            return None
+        if name != self.nested:
+            return "smallest"
+        return "nested smallest" if name == self.members[0].name else "nested E2B"
+
+    @property
+    def published_tasks(self) -> tuple[str, ...]:
+        """Tasks that some slice has a published score for."""
+        keys = {key for member in self.members for key in (member.published or {})}
+        return tuple(
+            key
+            for key in sorted(keys - {"row", "effective_params_b"})
+            if any(member.published_score(key) is not None for member in self.members)
+        )
+
+    @property
+    def published_apart(self) -> dict[str, list[tuple[str, float, float]]]:
+        """Published scores that need axes of their own, because this parent is another size:
+        task -> (slice, effective parameters in billions, score); tasks with a few points only."""
+        if self.published_fits:
+            return {}
+        apart = {
+            task: [
+                (member.name, float(member.published["effective_params_b"]), score)
+                for member in self.members
+                if member.published and (score := member.published_score(task)) is not None
+            ]
+            for task in self.published_tasks
+        }
+        return {task: points for task, points in apart.items() if len(points) > _FEW}
+
+    def comparison(self, a: str, b: str) -> pd.DataFrame:
+        """Slice `a` against `b`, a row for each panel that has both: difference and simultaneous
+        interval in points, discordant items, p-value, and the items needed to separate the two.
+
+        Raises InputError for a slice that the sweep does not have.
+        """
+        import pandas as pd
+
+        known = [member.name for member in self.members]
+        for name in (a, b):
+            if name not in known:
+                raise InputError(f"{self.folder}: no slice {name!r}; it has {', '.join(known)}")
+        rows = []
+        for panel in self.panels:
+            if a not in panel.slices or b not in panel.slices:
+                continue
+            found = panel.compare(a, b)
+            plan = frontier.items_needed(panel, a, b)
+            rows.append(
+                {
+                    "task": panel.name,
+                    "difference": 100 * found.difference,
+                    "low": 100 * found.low,
+                    "high": 100 * found.high,
+                    "separable": found.separable,
+                    f"only {a}": found.wins,
+                    f"only {b}": found.losses,
+                    "p_holm": found.p_holm,
+                    "items": plan.have,
+                    "items_needed": plan.need,
+                    "detectable": 100 * plan.detectable,
+                }
+            )
+        return pd.DataFrame(rows).convert_dtypes()
 
     @property
     def published_fits(self) -> bool:
@@ -187,12 +263,17 @@ def read_finished(folder: Path) -> Finished:
     scored = set(results["slice"])
     if unknown := scored - {member.name for member in members}:
         raise InputError(f"{folder}: slices.json does not describe {', '.join(sorted(unknown))}")
-    members = tuple(member for member in members if member.name in scored)
+    members = tuple(
+        sorted(
+            (member for member in members if member.name in scored),
+            key=lambda member: (member.effective, member.total, member.name),
+        )
+    )
     if not members:
         raise InputError(f"{folder}: no scores yet; let the sweep finish a task first")
     tasks = tuple(
         _task(folder, results[results["task"] == name], name, metric, members)
-        for name, metric in _wanted(recipe, results)
+        for name, metric in _wanted(recipe, results, folder / "recipe.yaml")
     )
     if pd.Series([member.name for member in members]).duplicated().any():
         raise InputError(f"{folder / 'slices.json'}: a slice is described twice")
@@ -250,14 +331,17 @@ def _member(entry: Mapping[str, Any]) -> Member:
     )
 
 
-def _wanted(recipe: Mapping[str, Any], results: pd.DataFrame) -> list[tuple[str, str]]:
+def _wanted(recipe: Mapping[str, Any], results: pd.DataFrame, where: Path) -> list[tuple[str, str]]:
     """(task, metric) to show: the recipe's tasks that have scores, each with its main metric."""
-    asked = {
-        (entry if isinstance(entry, str) else entry["name"]): (
-            None if isinstance(entry, str) else entry.get("metric")
-        )
-        for entry in recipe.get("tasks") or []
-    }
+    try:
+        asked = {
+            (entry if isinstance(entry, str) else entry["name"]): (
+                None if isinstance(entry, str) else entry.get("metric")
+            )
+            for entry in recipe.get("tasks") or []
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{where}: tasks: each is a name or a mapping with a name") from None
     if not asked:
         top = results[results["group"].isna()] if "group" in results else results
         asked = dict.fromkeys(top["task"])
@@ -269,6 +353,8 @@ def _wanted(recipe: Mapping[str, Any], results: pd.DataFrame) -> list[tuple[str,
         metrics = list(rows["metric"].unique())
         if metrics:
             wanted.append((str(name), str(metric if metric in metrics else metrics[0])))
+    if not wanted:
+        raise InputError(f"{where}: no scores of the recipe's tasks in results.parquet")
     return wanted
 
 

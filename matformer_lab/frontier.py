@@ -61,8 +61,8 @@ class Outcomes:
 
     @property
     def values(self) -> Floats:
-        """Scores, (slices,)."""
-        values: Floats = self.scores @ self.weights
+        """Scores, (slices,). Equal rows give equal scores to the last bit, which `@` does not."""
+        values: Floats = (self.scores * self.weights).sum(axis=1)
         return values
 
 
@@ -299,7 +299,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Where every slice of a panel stands, for one notion of size; all follow the panel's `slices`."""
+    """Where every slice of a panel stands, for one notion of size; in the order of its `slices`."""
 
     pareto: Bools  # by the measured scores
     membership: Floats  # share of the resamples in which the slice is on the Pareto set
@@ -328,7 +328,8 @@ def rank(panel: Panel, sizes: Mapping[str, float]) -> Ranking:
         else:
             said.append("on the frontier" if (ahead > 0).all() else "not separable")
     scores = panel.sign * panel.values
-    resampled = pareto(at, scores + panel.sign * panel.deviations)
+    # rounded, so that slices which answer alike tie in every resample
+    resampled = pareto(at, np.round(scores + panel.sign * panel.deviations, 12))
     return Ranking(pareto(at, scores), resampled.mean(axis=0), tuple(said), tuple(by))
 
 

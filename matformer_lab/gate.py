@@ -81,7 +81,7 @@ class Check:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What the gate found. `ok` is False when a check failed or a slice of the baseline is missing."""
+    """What the gate found. `ok` is False when a slice got worse or went missing."""
 
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
@@ -371,8 +371,9 @@ def to_markdown(result: GateResult) -> str:
     if not result.updated:
         lines += [
             "Change and interval in points, now minus baseline, paired over the same items; all "
-            f"intervals hold together with {100 * frontier.LEVEL:g} % confidence. A check fails where "
-            f"even the mild end of the interval is a drop of more than {result.max_drop:g} points.",
+            f"intervals hold together with {100 * frontier.LEVEL:g} % confidence. A check fails "
+            "where even the mild end of the interval is a drop of more than "
+            f"{result.max_drop:g} points.",
             "",
         ]
     return "\n".join(lines)
@@ -386,18 +387,22 @@ def _table(checks: Sequence[Check]) -> list[str]:
     for check in checks:
         interval = ""
         if check.low is not None and check.high is not None:
-            interval = f"{-100 * check.high:+.2f} to {-100 * check.low:+.2f}"
+            interval = f"{_points(-check.high)} to {_points(-check.low)}"
         cells = (
             _cell(check.slice),
             _cell(TITLES.get(check.task, check.task)),
             "" if check.baseline is None else f"{100 * check.baseline:.2f}",
             "" if check.now is None else f"{100 * check.now:.2f}",
-            "" if check.drop is None else f"{-100 * check.drop:+.2f}",
+            "" if check.drop is None else _points(-check.drop),
             interval,
             _SIGNS[check.status],
         )
         rows.append(f"| {' | '.join(cells)} |")
     return rows
+
+
+def _points(fraction: float) -> str:
+    return "0.00" if abs(fraction) < 5e-5 else f"{100 * fraction:+.2f}"
 
 
 def _cell(text: str) -> str:
@@ -445,8 +450,8 @@ def _sentence(check: Check, max_drop: float) -> str:
         return "no baseline"
     assert check.baseline is not None and check.now is not None
     return (
-        f"{100 * check.baseline:.2f} -> {100 * check.now:.2f}, a change of {-100 * check.drop:+.2f} "
-        f"points ({-100 * check.high:+.2f} to {-100 * check.low:+.2f}); allowed drop {max_drop:g}"
+        f"{100 * check.baseline:.2f} -> {100 * check.now:.2f}, a change of {_points(-check.drop)} "
+        f"points ({_points(-check.high)} to {_points(-check.low)}); allowed drop {max_drop:g}"
     )
 
 

@@ -6,16 +6,21 @@ are those of the safetensors library plus the ones it leaves out (duplicate keys
 
 import json
 import math
+import operator
+import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
 from matformer_lab.errors import InputError, one_line
+from matformer_lab.untrusted import open_regular, read_exactly
 
 MAX_HEADER_BYTES: Final = 100_000_000  # the safetensors library's own limit
-MAX_JSON_BYTES: Final = 100_000_000
+ALIGNMENT: Final = 4096
+"""Data of the files that we write starts at a multiple of this, the unit of direct disk writes."""
 
 ITEM_SIZE: Final = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1,
@@ -45,9 +50,7 @@ class TensorInfo:
 
 
 def strict_json(data: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object, refusing duplicate keys, NaN and anything that is not an object."""
-    if len(data) > MAX_JSON_BYTES:
-        raise InputError(f"{where}: {len(data):,} bytes of JSON, more than any real checkpoint has")
+    """Parse a JSON object, refusing duplicate keys, NaN, half surrogate pairs and non-objects."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
@@ -62,6 +65,8 @@ def strict_json(data: bytes, where: str) -> dict[str, Any]:
 
     try:
         value = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=no_constant)
+        if b"\\u" in data:
+            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is not text
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON ({one_line(error)})") from None
     if not isinstance(value, dict):
@@ -71,22 +76,18 @@ def strict_json(data: bytes, where: str) -> dict[str, Any]:
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """The tensors of one local .safetensors file. Raises `InputError` when the file is broken."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-            if len(start) < 8:
-                raise InputError(f"{path}: {size} bytes is too short for a safetensors file")
-            length = header_length(start, size, str(path))
-            header = file.read(length)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(header) != length:
-        raise InputError(f"{path}: the file ends inside its header")
-    return parse_header(header, file=path.name, file_size=size, where=str(path))
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < 8:
+            raise InputError(f"{path}: {size} bytes is too short for a safetensors file")
+        start = bytearray(8)
+        read_exactly(file, memoryview(start), 0, path)
+        header = bytearray(header_length(start, size, str(path)))
+        read_exactly(file, memoryview(header), 8, path)
+    return parse_header(bytes(header), file=path.name, file_size=size, where=str(path))
 
 
-def header_length(first_8_bytes: bytes, file_size: int, where: str) -> int:
+def header_length(first_8_bytes: bytes | bytearray, file_size: int, where: str) -> int:
     """Decode and check the length field."""
     length: int = struct.unpack("<Q", first_8_bytes)[0]
     if length > MAX_HEADER_BYTES:
@@ -102,6 +103,8 @@ def header_length(first_8_bytes: bytes, file_size: int, where: str) -> int:
 def parse_header(header: bytes, *, file: str, file_size: int, where: str) -> dict[str, TensorInfo]:
     """Tensors of a header, by name. Offsets must tile the data exactly, in any order."""
     data_start = 8 + len(header)
+    if not header.startswith(b"{"):
+        raise InputError(f"{where}: the header is not JSON; this is not a safetensors file")
     entries = strict_json(header, where)
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
@@ -139,6 +142,8 @@ def _parse_entry(
         raise InputError(f"{at}: shape {shape!r} is not a list of sizes")
     if not _natural_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise InputError(f"{at}: data_offsets {offsets!r} are not a start and a stop")
+    if any(numel >= 2**63 for numel in accumulate(shape, operator.mul)):
+        raise InputError(f"{at}: shape {shape!r} has more elements than can be counted")
     info = TensorInfo(dtype, tuple(shape), file, data_start + offsets[0])
     if info.nbytes != offsets[1] - offsets[0]:
         raise InputError(
@@ -155,8 +160,8 @@ def _natural_numbers(value: Any) -> bool:
 def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
     """The length field and header of a file that holds (name, dtype, shape) back to back.
 
-    Padded with spaces to a multiple of 8 bytes, as the safetensors library does, so that the data
-    starts aligned. `format: pt` is what transformers looks for.
+    Padded with spaces, as the format allows, so that the data starts at a multiple of `ALIGNMENT`.
+    `format: pt` is what transformers looks for.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -165,5 +170,5 @@ def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, stop]}
         offset = stop
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT)
     return struct.pack("<Q", len(encoded)) + encoded

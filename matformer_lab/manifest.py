@@ -1,15 +1,22 @@
 """matformer_lab.json: what a written checkpoint is made of, carried inside it."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
+from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from matformer_lab.errors import InputError
 from matformer_lab.headers import strict_json
 from matformer_lab.slices import Slice, explain
+from matformer_lab.untrusted import read_small
 
 MANIFEST_FILE: Final = "matformer_lab.json"
+
+
+def digest_of(data: bytes) -> str:
+    """blake3 (hex), the one digest of manifests: as strong as sha256 and several times faster."""
+    return blake3(data).hexdigest()
 
 
 class ManifestSlice(BaseModel):
@@ -35,7 +42,7 @@ class ManifestParent(BaseModel):
 class Manifest(BaseModel):
     """Everything needed to say what a checkpoint is, and to check it without its parent.
 
-    `tensors`: sha256 (hex) of each tensor's bytes; `files`: of each other file that was written.
+    `tensors`: digest (hex) of each tensor's bytes; `files`: of each other file that was written.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +51,7 @@ class Manifest(BaseModel):
     parent: ManifestParent
     slice: ManifestSlice
     text_only: bool
+    digest: Literal["blake3"] = "blake3"
     tensors: dict[str, str]
     files: dict[str, str]
 
@@ -57,8 +65,6 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        return Manifest.model_validate(strict_json(path.read_bytes(), str(path)))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        return Manifest.model_validate(strict_json(read_small(path), str(path)))
     except ValidationError as error:
         raise InputError(f"{path}: {explain(error, Manifest)}") from None

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from matformer_lab.errors import InputError
+from matformer_lab.errors import InputError, one_line
 from matformer_lab.gemma3n import (
     TextConfig,
     expected_tensors,
@@ -17,6 +17,7 @@ from matformer_lab.gemma3n import (
     text_prefix,
 )
 from matformer_lab.headers import TensorInfo, read_header, strict_json
+from matformer_lab.untrusted import open_regular, read_small
 
 TINY: Final = "tiny"
 SINGLE_FILE: Final = "model.safetensors"
@@ -84,7 +85,7 @@ class Parent:
             digest.update(f"{self.ref}@{self.revision}".encode())
             return digest.hexdigest()
         for file in sorted({info.file for info in self.tensors.values()}):
-            with (self.folder / file).open("rb") as weights:
+            with open_regular(self.folder / file) as weights:
                 size = weights.seek(0, 2)
                 for window in range(_SAMPLES_PER_FILE):
                     weights.seek(max(0, size - _SAMPLE_BYTES) * window // (_SAMPLES_PER_FILE - 1))
@@ -102,7 +103,7 @@ def open_parent(ref: str) -> Parent:
         from matformer_lab.tiny import model_dir
 
         return open_folder(model_dir(), ref=TINY, name=TINY)
-    if Path(ref).is_dir():
+    if _is_folder(Path(ref)):
         return open_folder(Path(ref), ref=ref)
     from matformer_lab.hub import looks_like_repo_id, open_remote
 
@@ -113,14 +114,24 @@ def open_parent(ref: str) -> Parent:
     )
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
 def open_folder(folder: Path, *, ref: str | None = None, name: str | None = None) -> Parent:
     """Open a local checkpoint folder."""
-    config = read_config(folder)
+    try:
+        config, tensors = read_config(folder), read_layout(folder)
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be read ({error.strerror})") from None
     return build_parent(
         ref=ref or str(folder),
         name=name or folder.resolve().name,
         config=config,
-        tensors=read_layout(folder),
+        tensors=tensors,
         folder=folder,
     )
 
@@ -158,11 +169,10 @@ def build_parent(
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a folder, as written."""
-    path = folder / "config.json"
-    try:
-        return strict_json(path.read_bytes(), str(path))
-    except OSError:
-        raise InputError(f"{folder}: no config.json; is this a checkpoint folder?") from None
+    path = path_inside(folder, "config.json", str(folder))
+    if not path.exists():
+        raise InputError(f"{folder}: no config.json; is this a checkpoint folder?")
+    return strict_json(read_small(path), str(path))
 
 
 def read_layout(folder: Path) -> dict[str, TensorInfo]:
@@ -183,12 +193,16 @@ def read_layout(folder: Path) -> dict[str, TensorInfo]:
 
 
 def _read_sharded(folder: Path, index: Path) -> dict[str, TensorInfo]:
-    weight_map = parse_index(index.read_bytes(), str(index))
+    path_inside(folder, INDEX_FILE, str(folder))
+    weight_map = parse_index(read_small(index), str(index))
     tensors: dict[str, TensorInfo] = {}
-    for file in sorted(set(weight_map.values())):
-        path = path_inside(folder, file, str(index))
+    shards = {
+        file: path_inside(folder, file, str(index)) for file in sorted(set(weight_map.values()))
+    }
+    for file, path in shards.items():
         if not path.exists():
             raise InputError(f"{index}: shard {file} is missing")
+    for file, path in shards.items():
         add_shard(tensors, read_header(path), weight_map, file, str(index))
     check_index_complete(tensors, weight_map, str(index))
     return tensors
@@ -246,8 +260,10 @@ def path_inside(folder: Path, file: str, where: str) -> Path:
     those are the one kind of outward link that is meant.
     """
     path = folder / file
-    home = folder.resolve()
-    target = path.resolve()
+    try:
+        home, target = folder.resolve(), path.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise InputError(f"{where}: {file} cannot be resolved ({one_line(error)})") from None
     allowed = [home]
     if home.parent.name == "snapshots":
         allowed.append(home.parent.parent / "blobs")

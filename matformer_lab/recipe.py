@@ -21,9 +21,10 @@ from pydantic import (
 
 from matformer_lab.errors import InputError
 from matformer_lab.parent import TINY
+from matformer_lab.slices import SamplerSpec, SliceSpec
 from matformer_lab.yaml_file import load_yaml
 
-Scorer = Literal["lm-eval"]
+Scorer = Literal["prefix", "lm-eval"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 # The published evaluation of the Mix-and-Match slices uses these three; few-shot counts and metrics
@@ -110,7 +111,10 @@ class Recipe(BaseModel):
         Field(description="As lm_eval --limit: items per task, or a fraction below 1; null: all."),
     ] = None
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32, description="As lm_eval --seed.")] = 1234
-    scorer: Annotated[Scorer, Field(description="What computes the log-likelihoods.")] = "lm-eval"
+    scorer: Annotated[
+        Scorer,
+        Field(description="prefix: shared work once (same scores, faster); lm-eval: its own HFLM."),
+    ] = "prefix"
     as_run: Annotated[
         dict[str, Any] | None,
         Field(description="Written by `sweep` into a finished folder: versions and hashes."),
@@ -194,9 +198,16 @@ def recipe_schema() -> str:
     schema = Recipe.model_json_schema()
     schema["title"] = "matformer-lab sweep recipe"
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    # Two conveniences of the YAML form that the models accept in a `before` validator.
-    entry = schema["properties"]["tasks"]["items"]
-    schema["properties"]["tasks"]["items"] = {"anyOf": [{"type": "string"}, entry]}
+    properties, definitions = schema["properties"], schema["$defs"]
+    # What the models take beyond their fields: a task as a bare name, a slice written out.
+    properties["tasks"]["items"] = {"anyOf": [{"type": "string"}, properties["tasks"]["items"]]}
+    written_out = []
+    for model in (SliceSpec, SamplerSpec):
+        part = model.model_json_schema(ref_template="#/$defs/{model}")
+        definitions |= part.pop("$defs", {})
+        definitions[model.__name__] = part
+        written_out.append({"$ref": f"#/$defs/{model.__name__}"})
+    properties["slices"]["items"] = {"anyOf": [{"type": "string"}, *written_out]}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -250,3 +261,7 @@ def _dotted(location: list[int | str]) -> str:
 
 def _nearest(word: str, known: list[str]) -> str:
     return max(known, key=lambda name: difflib.SequenceMatcher(None, word.lower(), name).ratio())
+
+
+if __name__ == "__main__":
+    print(recipe_schema(), end="")

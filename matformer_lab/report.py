@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def render(finished: Finished) -> str:
         for name in ("vendor/d3.min.js", "vendor/plot.umd.min.js", "report.js")
     ]
     study = finished.study
-    published = _published_keys(finished)
+    published = finished.published_tasks
     recipe = (finished.folder / "recipe.yaml").read_text(encoding="utf-8")
     items = sum(task.n for task in finished.tasks)
     return environment.get_template("report.html.j2").render(
@@ -78,12 +78,14 @@ def render(finished: Finished) -> str:
         notes=_notes(finished),
         shared=finished.parent.first_kv_shared_layer < finished.parent.num_hidden_layers,
         whole=finished.whole,
-        smallest=finished.smallest,
+        smallest=finished.role(finished.smallest) if finished.smallest else None,
         has_published=bool(published),
+        overlaid=bool(published) and finished.published_fits,
         dtypes=_DTYPES,
         stored_dtype=_stored_dtype(finished),
         panels=[_heading(finished, panel) for panel in finished.panels],
         columns=_columns(finished, published),
+        apart=_apart(finished),
         rows=[_row(finished, k, member, published) for k, member in enumerate(finished.members)],
         viewbox=_viewbox(finished.parent),
         commands=_commands(finished),
@@ -117,7 +119,7 @@ def _data(finished: Finished) -> dict[str, Any]:
                 "name": member.name,
                 "effective": member.effective,
                 "total": member.total,
-                "role": _role(finished, member.name),
+                "role": finished.role(member.name),
             }
             for member in finished.members
         ],
@@ -125,6 +127,7 @@ def _data(finished: Finished) -> dict[str, Any]:
         "published_fits": finished.published_fits,
         "viewbox": _viewbox(finished.parent),
         "compare": [first, second],
+        "apart": [chart["points"] for chart in _apart(finished)],
     }
 
 
@@ -239,22 +242,24 @@ def _stored_dtype(finished: Finished) -> str:
     return min(_DTYPES, key=lambda entry: abs(entry[1] - bits))[0]
 
 
-def _published_keys(finished: Finished) -> list[str]:
-    keys = {key for member in finished.members for key in (member.published or {})}
-    return sorted(
-        key
-        for key in keys - {"row", "effective_params_b"}
-        if any(member.published_score(key) is not None for member in finished.members)
-    )
+def _apart(finished: Finished) -> list[dict[str, Any]]:
+    return [
+        {
+            "title": TITLES.get(task, task),
+            "points": [{"name": name, "x": x, "y": y} for name, x, y in points],
+            "description": "; ".join(f"{name}: {x} B, {100 * y:.1f} %" for name, x, y in points),
+        }
+        for task, points in finished.published_apart.items()
+    ]
 
 
-def _columns(finished: Finished, published: list[str]) -> list[dict[str, Any]]:
-    def column(title: str, numeric: bool = True) -> dict[str, Any]:
-        return {"title": title, "numeric": numeric, "sortable": True}
+def _columns(finished: Finished, published: Sequence[str]) -> list[dict[str, Any]]:
+    def column(title: str, numeric: bool = True, sort: str = "none") -> dict[str, Any]:
+        return {"title": title, "numeric": numeric, "sort": sort}
 
     return [
         column("Slice", numeric=False),
-        column("Effective"),
+        column("Effective", sort="ascending"),
         *(column(TITLES.get(panel.name, panel.name)) for panel in finished.panels),
         column("Verdict", numeric=False),
         *(column(f"{TITLES.get(key, key)}, published") for key in published),
@@ -263,16 +268,12 @@ def _columns(finished: Finished, published: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _role(finished: Finished, name: str) -> str | None:
-    if name == finished.whole:
-        return "parent"
-    return "nested smallest" if name == finished.smallest else None
-
-
-def _row(finished: Finished, index: int, member: Member, published: list[str]) -> dict[str, Any]:
+def _row(
+    finished: Finished, index: int, member: Member, published: Sequence[str]
+) -> dict[str, Any]:
     return {
         "name": member.name,
-        "role": _role(finished, member.name),
+        "role": finished.role(member.name),
         "effective": member.effective,
         "effective_text": short_number(member.effective),
         "total": member.total,
@@ -315,9 +316,10 @@ def _published_score(member: Member, key: str) -> dict[str, str]:
 
 def short_number(value: float, units: tuple[str, str, str] = ("K", "M", "B")) -> str:
     """Three significant digits and a unit: 1.91 B."""
+    rounded = float(f"{value:.3g}")
     for scale, unit in ((1e9, units[2]), (1e6, units[1]), (1e3, units[0])):
-        if value >= scale:
-            return f"{float(f'{value / scale:.3g}'):#.3g}".rstrip(".") + f" {unit}"
+        if rounded >= scale:
+            return f"{rounded / scale:#.3g}".rstrip(".") + f" {unit}"
     return f"{value:g}"
 
 
@@ -382,7 +384,7 @@ def describe_layers(parent: ParentInfo, member: Member) -> str:
         else:
             runs.append((layer, layer, width))
     parts = [
-        f"{'layer' if first == last else 'layers'} {first}{'' if first == last else f' to {last}'}: "
+        (f"layer {first}: " if first == last else f"layers {first} to {last}: ")
         + ("skipped" if width is None else f"{width:,}")
         for first, last, width in runs
     ]

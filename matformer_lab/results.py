@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -147,6 +147,25 @@ def load_results(folder: Path | str) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.read_parquet(_complete(Path(folder)) / RESULTS_PARQUET)
+
+
+def score_rows(folder: Path) -> list[tuple[str, ...]]:
+    """A finished sweep's scores, a head and one row a slice: percent +- one standard error."""
+    results = load_results(folder)
+    shown = results[results["primary"]].to_dict("records")
+    tasks = list(dict.fromkeys((row["task"], row["metric"]) for row in shown))
+    cells = {(row["slice"], row["task"], row["metric"]): row for row in shown}
+    rows: list[tuple[str, ...]] = [("slice", "effective", *(f"{t} {m}" for t, m in tasks))]
+    for name, effective in dict.fromkeys((row["slice"], row["effective_params"]) for row in shown):
+        scores = [cells.get((name, task, metric)) for task, metric in tasks]
+        rows.append((name, f"{effective:,}", *(_score(row) for row in scores)))
+    return rows
+
+
+def _score(row: Mapping[Hashable, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"{100 * row['value']:.1f} ± {100 * row['stderr']:.1f}"
 
 
 def load_samples(folder: Path | str, task: str | None = None) -> "pd.DataFrame":

@@ -1,28 +1,36 @@
-"""One model on one loaded task, scored by lm-eval's own evaluator.
+"""Live slices on a loaded task, scored by lm-eval's own evaluator.
 
-What lm-eval computes is what is reported: metrics, standard errors, group aggregates. The seam for
-another way to compute log-likelihoods is `make_lm`, which turns a live model into an lm-eval `LM`.
+What lm-eval computes is what is reported: metrics, standard errors, group aggregates. How the
+log-likelihoods come about is the scorer's affair: lm-eval's own `HFLM`, or `prefix_scorer`.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from matformer_lab.errors import InputError
+from matformer_lab.errors import InputError, one_line
+from matformer_lab.parent import Parent
 from matformer_lab.tasks import LoadedTask, quiet_lm_eval
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import Gemma3nForCausalLM, PreTrainedTokenizerBase
 
     from matformer_lab.recipe import Scorer
 
-SCORER_VERSIONS: Final[Mapping[str, int]] = {"lm-eval": 1}
+SCORER_VERSIONS: Final[Mapping[str, int]] = {"prefix": 1, "lm-eval": 1}
 """Raised when a scorer's log-likelihoods change, so that stored scores count as stale."""
 
-# On a CPU lm-eval's search for the largest batch costs more than it gains.
-CPU_BATCH_SIZE: Final = 16
+# HFLM holds a batch's logits and their log-softmax at once; on a CPU they get this many bytes.
+_CPU_LOGITS_BYTES: Final = 1 << 31
+_TYPICAL_TOKENS: Final = 1024
+_LARGEST_CPU_BATCH: Final = 32
+
+
+Answer = tuple[float, bool]
+"""Log-probability of a continuation, and whether greedy decoding would produce it."""
 
 
 @dataclass(frozen=True)
@@ -69,33 +77,61 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def load_tokenizer(parent: Parent) -> "PreTrainedTokenizerBase":
+    """The parent's tokenizer, from its folder or (small files only) from the Hub."""
+    from transformers import AutoTokenizer
+
+    try:
+        if parent.folder is not None:
+            return AutoTokenizer.from_pretrained(parent.folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(parent.name, revision=parent.revision)
+    except Exception as error:  # many kinds, none of them documented
+        raise InputError(
+            f"{parent.ref}: its tokenizer cannot be loaded ({one_line(error)}); scoring needs "
+            "tokenizer.json and tokenizer_config.json beside the weights"
+        ) from None
+
+
 def make_lm(
-    model: "PreTrainedModel",
+    model: "Gemma3nForCausalLM",
     tokenizer: "PreTrainedTokenizerBase",
     *,
-    scorer: "Scorer" = "lm-eval",
+    scorer: "Scorer",
     batch_size: int | str = "auto",
+    answers: Mapping[tuple[str, str], Answer] | None = None,
 ) -> Any:
     """The live model as an lm-eval `LM`, a BOS put before every prompt, explicitly.
 
-    Raises `InputError` where the tokenizer would give no BOS or two.
+    `answers`: log-likelihoods the `prefix` scorer already has. Raises `InputError` where the
+    tokenizer would give no BOS or two.
     """
     if batch_size == "auto" and model.device.type == "cpu":
-        batch_size = CPU_BATCH_SIZE
-    from lm_eval.models.huggingface import HFLM
-
+        batch_size = _cpu_batch_size(model.config.vocab_size)
     with quiet_lm_eval():
-        lm = HFLM(
-            pretrained=model,
-            tokenizer=tokenizer,
-            backend="causal",
-            batch_size=batch_size,
-            add_bos_token=True,
-        )
+        if scorer == "prefix":
+            from matformer_lab.prefix_scorer import PrefixScorer
+
+            lm: Any = PrefixScorer(model, tokenizer, batch_size=batch_size, answers=answers)
+        else:
+            from lm_eval.models.huggingface import HFLM
+
+            lm = HFLM(
+                pretrained=model,
+                tokenizer=tokenizer,
+                backend="causal",
+                batch_size=batch_size,
+                add_bos_token=True,
+            )
     for method in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
         setattr(lm, method, partial(getattr(lm, method), disable_tqdm=True))
     check_bos(lm)
     return lm
+
+
+def _cpu_batch_size(vocab_size: int) -> int:
+    """lm-eval's own search for the largest batch costs more on a CPU than it gains."""
+    fits = _CPU_LOGITS_BYTES // (2 * 4 * vocab_size * _TYPICAL_TOKENS)
+    return max(1, min(_LARGEST_CPU_BATCH, fits))
 
 
 def check_bos(lm: Any) -> int:
@@ -109,6 +145,45 @@ def check_bos(lm: Any) -> int:
             "post-processor"
         )
     return int(bos)
+
+
+def score_together(
+    models: "Mapping[str, Gemma3nForCausalLM]",
+    tokenizer: "PreTrainedTokenizerBase",
+    task: LoadedTask,
+    *,
+    scorer: "Scorer",
+    batch_size: int | str = "auto",
+    progress: Callable[[float], None] = lambda _: None,
+) -> Iterator[tuple[str, Score, float]]:
+    """Score live slices of one parent on `task`: name, score and seconds of each.
+
+    `prefix` takes all of them through the requests in one pass, the layers they share once, and
+    then has all scores; `lm-eval` takes one slice after the other. `progress` is called with the
+    share of the work done, 0 to 1.
+    """
+    known: Mapping[str, list[Answer]] = {}
+    requests = [each for each in task.requests if each.request_type == "loglikelihood"]
+    began = time.perf_counter()
+    if scorer == "prefix" and requests:
+        from matformer_lab.slice_scoring import score_slices
+
+        encoder = make_lm(next(iter(models.values())), tokenizer, scorer=scorer)
+        known = score_slices(
+            models,
+            encoder.encode(requests),
+            progress=lambda done, count: progress(done / count),
+        )
+    shared = (time.perf_counter() - began) / len(models)
+    for number, (name, model) in enumerate(models.items(), 1):
+        began = time.perf_counter()
+        arguments = (request.args for request in requests)
+        answers = dict(zip(arguments, known[name], strict=True)) if known else None
+        lm = make_lm(model, tokenizer, scorer=scorer, batch_size=batch_size, answers=answers)
+        result = score(lm, task)
+        if not known:
+            progress(number / len(models))
+        yield name, result, shared + time.perf_counter() - began
 
 
 def score(lm: Any, task: LoadedTask) -> Score:
@@ -160,9 +235,16 @@ def _rows(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[MetricRow]:
                 stderr=float(stderr) if isinstance(stderr, int | float) else None,
                 n=int(counts.get(key, values["sample_len"])),
                 num_fewshot=results["n-shot"].get(name, task.num_fewshot),
-                higher_is_better=(results["higher_is_better"].get(name) or {}).get(metric),
+                higher_is_better=_higher_is_better(task, name, metric),
                 version=str(results["versions"].get(name)),
             )
+
+
+def _higher_is_better(task: LoadedTask, name: str, metric: str) -> bool | None:
+    """A task's own word; for a group, what its tasks agree on (lm-eval misses nested groups)."""
+    members = [task.subtasks[name]] if name in task.subtasks else task.subtasks.values()
+    said = {member.higher_is_better().get(metric) for member in members}
+    return said.pop() if len(said) == 1 else None
 
 
 def _metric_name(metric: str, filter_name: str) -> str:

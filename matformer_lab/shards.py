@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from matformer_lab.errors import InputError
-from matformer_lab.headers import ITEM_SIZE, encode_header
+from matformer_lab.headers import ALIGNMENT, ITEM_SIZE, encode_header
 from matformer_lab.parent import SINGLE_FILE
 from matformer_lab.plan import TensorPlan
 
@@ -15,6 +15,8 @@ _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10*
                  "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
 _HEADER_ENTRY_BYTES: Final = 160
 """More than a header spends on one tensor besides its name."""
+_PADDING: Final = ALIGNMENT + 64
+"""More than a file spends besides its tensors and their entries."""
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([KMGT]?I?B?)", re.ASCII)
 
 
@@ -51,25 +53,33 @@ class Shard:
 def split(tensors: Sequence[TensorPlan], max_bytes: int) -> tuple[Shard, ...]:
     """Fill shards in order, no file over `max_bytes` unless one tensor alone is.
 
-    Inside a shard the larger dtypes come first, so that every tensor starts aligned to its dtype.
+    Inside a shard, tensors of whole disk blocks come first (all large ones are), then the others,
+    larger dtypes first: so every tensor starts aligned to its dtype and large ones to a block.
     """
     groups: list[list[TensorPlan]] = [[]]
-    size = 0
+    size = _PADDING
     for tensor in tensors:
         share = tensor.nbytes + len(tensor.name) + _HEADER_ENTRY_BYTES
         if groups[-1] and size + share > max_bytes:
             groups.append([])
-            size = 0
+            size = _PADDING
         groups[-1].append(tensor)
         size += share
     shards = []
     for number, group in enumerate(groups, 1):
-        single = len(groups) == 1
-        file = SINGLE_FILE if single else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        ordered = tuple(sorted(group, key=lambda tensor: -ITEM_SIZE[tensor.dtype]))
-        header = encode_header((t.name, t.dtype, t.shape) for t in ordered)
-        shards.append(Shard(file, ordered, header))
+        shards.append(make_shard(shard_name(number, len(groups)), group))
     return tuple(shards)
+
+
+def shard_name(number: int, count: int) -> str:
+    """The file name of shard `number` (from 1) of `count`, as transformers gives it."""
+    return SINGLE_FILE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+
+
+def make_shard(file: str, tensors: Iterable[TensorPlan]) -> Shard:
+    """The shard `file` of these tensors, ordered for alignment."""
+    ordered = tuple(sorted(tensors, key=lambda t: (t.nbytes % ALIGNMENT != 0, -ITEM_SIZE[t.dtype])))
+    return Shard(file, ordered, encode_header((t.name, t.dtype, t.shape) for t in ordered))
 
 
 def index_json(shards: Sequence[Shard]) -> bytes:

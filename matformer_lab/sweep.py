@@ -1,177 +1,37 @@
 """The main job: a recipe's slices x tasks -> stored scores -> the tables and the report.
 
-recipe -> slices, plans, loaded tasks -> jobs, each with its key
-store  -> which of them are done, new, or stale
-run    -> the rest, one (slice, task) at a time, each stored when finished
-write  -> tables and report from the store alone
+recipe -> slices, plans, loaded tasks -> jobs, each with its key      (jobs)
+store  -> which of them are done, new, or stale                       (store)
+run    -> the rest, one task on some slices at a time, each stored when finished
+write  -> tables and report from the store alone                      (results)
 """
 
 import os
-import statistics
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final
 
-from matformer_lab.catalog import resolve_slices
 from matformer_lab.errors import InputError
-from matformer_lab.parent import Parent, open_parent
-from matformer_lab.plan import make_plan
-from matformer_lab.provenance import (
-    as_run_yaml,
-    device_name,
-    library_versions,
-    now,
-    tokenizer_hash,
-)
+from matformer_lab.jobs import DryRun, Job, Prepared, prepare, statuses_of
+from matformer_lab.provenance import as_run_yaml, device_name, now
 from matformer_lab.recipe import Recipe
-from matformer_lab.results import (
-    RESULTS_PARQUET,
-    SizedPlan,
-    result_rows,
-    slices_document,
-    write_tables,
-)
-from matformer_lab.scoring import (
-    SCORER_VERSIONS,
-    make_lm,
-    resolve_device,
-    score,
-)
-from matformer_lab.sizes import sizes_of
-from matformer_lab.store import Key, Run, Store
-from matformer_lab.tasks import LoadedTask, load_tasks
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from matformer_lab.results import RESULTS_PARQUET, result_rows, slices_document, write_tables
+from matformer_lab.scoring import score_together
+from matformer_lab.store import Run, Store
 
 STORE: Final = "store"
 _LOCK: Final = ".lock"
-State = Literal["done", "stale", "new"]
 
-
-@dataclass(frozen=True)
-class Job:
-    """One (slice, task) and the key its score is stored under."""
-
-    sized: SizedPlan
-    task: LoadedTask
-    key: Key
-
-    @property
-    def cost(self) -> float:
-        """Proportional to the expected time: characters of prompt times effective parameters."""
-        return float(self.task.prompt_chars) * self.sized.sizes.effective
-
-
-@dataclass(frozen=True)
-class JobStatus:
-    """A job against the store. `why`: for a stale one, what changed since its score was stored."""
-
-    job: Job
-    state: State
-    why: tuple[str, ...]
-    seconds: float | None
-    """Estimated; None before anything comparable has run, 0 for a finished one."""
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """What a sweep would do."""
-
-    jobs: tuple[JobStatus, ...]
-
-    @property
-    def pending(self) -> tuple[JobStatus, ...]:
-        return tuple(status for status in self.jobs if status.state != "done")
-
-    @property
-    def seconds(self) -> float | None:
-        """Estimated seconds of scoring still to do."""
-        estimates = [status.seconds for status in self.pending]
-        known = [seconds for seconds in estimates if seconds is not None]
-        return sum(known) if len(known) == len(estimates) else None
-
-    def __str__(self) -> str:
-        lines = [
-            f"{status.state:5}  {status.job.sized.plan.slice.name}  {status.job.task.name}"
-            + (f"  ~{_duration(status.seconds)}" if status.seconds else "")
-            + (f"  ({'; '.join(status.why)})" if status.why else "")
-            for status in self.jobs
-        ]
-        total = (
-            "unknown until something has run" if self.seconds is None else _duration(self.seconds)
-        )
-        return "\n".join(
-            [*lines, f"{len(self.pending)} of {len(self.jobs)} scores to compute; time: {total}"]
-        )
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A recipe opened and checked: everything a sweep needs but the weights."""
-
-    recipe: Recipe
-    parent: Parent
-    sized: tuple[SizedPlan, ...]
-    tasks: tuple[LoadedTask, ...]
-    tokenizer: "PreTrainedTokenizerBase"
-    tokenizer_sha256: str
-    device: str
-
-    @cached_property
-    def jobs(self) -> tuple[Job, ...]:
-        """Every slice of the first task, then of the next: a task's frontier is whole early on."""
-        return tuple(
-            Job(sized, task, self._key(sized, task)) for task in self.tasks for sized in self.sized
-        )
-
-    def _key(self, sized: SizedPlan, task: LoadedTask) -> Key:
-        recipe, parent, libraries = self.recipe, self.parent, library_versions()
-        return Key(
-            slice=sized.plan.slice.digest,
-            task=task.name,
-            parent=f"{parent.name}@{parent.revision}" if parent.revision else parent.fingerprint,
-            tokenizer=self.tokenizer_sha256,
-            task_version=task.version,
-            prompt_hash=task.prompt_hash,
-            num_fewshot=task.num_fewshot,
-            seed=recipe.seed,
-            limit=recipe.limit,
-            dtype=recipe.dtype,
-            device=self.device.partition(":")[0],
-            scorer=f"{recipe.scorer} v{SCORER_VERSIONS[recipe.scorer]}",
-            lm_eval=libraries["lm_eval"],
-            torch=libraries["torch"],
-            transformers=libraries["transformers"],
-        )
-
-
-def prepare(recipe: Recipe) -> Prepared:
-    """Open the parent, resolve slices, load tasks. Raises `InputError`; writes nothing."""
-    parent = open_parent(recipe.parent_ref)
-    try:
-        slices = resolve_slices(recipe.slices, parent.text, recipe.base)
-    except InputError as error:
-        raise InputError(f"{recipe.where}: {error}") from None
-    sized = tuple(
-        SizedPlan(plan, sizes_of(plan)) for plan in (make_plan(parent, s) for s in slices)
-    )
-    device = resolve_device(recipe.device)
-    tokenizer = load_tokenizer(parent)
-    tasks = load_tasks(
-        recipe.tasks, limit=recipe.limit, seed=recipe.seed, datasets=recipe.datasets_folder
-    )
-    return Prepared(recipe, parent, sized, tasks, tokenizer, tokenizer_hash(tokenizer), device)
+# Slices that share layers are scored in one pass, and a pass that is killed is lost. All 16
+# published slices in one would save a little more work, and risk twice as much.
+SLICES_PER_PASS: Final = 8
 
 
 def dry_run(recipe: Recipe, out: Path) -> DryRun:
     """What `run_sweep` would compute, and for how long. Writes nothing."""
-    return _statuses(prepare(recipe).jobs, Store(out / STORE))
+    return statuses_of(prepare(recipe).jobs, Store(out / STORE))
 
 
 def run_sweep(recipe: Recipe, out: Path, *, report: bool = True) -> Path:
@@ -184,6 +44,8 @@ def run_sweep(recipe: Recipe, out: Path, *, report: bool = True) -> Path:
     prepared = prepare(recipe)
     store = Store(out / STORE)
     with _locked(out):
+        for leftover in out.rglob(".*.tmp"):  # of an earlier sweep that was killed
+            leftover.unlink()
         _compute(prepared, store)
         _write(prepared, store, out)
         if report:
@@ -191,31 +53,6 @@ def run_sweep(recipe: Recipe, out: Path, *, report: bool = True) -> Path:
 
             write_report(out)
     return out
-
-
-# --- jobs -------------------------------------------------------------------------------------
-
-
-def _statuses(jobs: Sequence[Job], store: Store) -> DryRun:
-    runs = [(entry.key, entry.run) for entry in store.entries()]
-
-    def estimate(job: Job) -> float | None:
-        comparable = [
-            (key["task"], run.seconds / run.cost)
-            for key, run in runs
-            if (key["scorer"], key["device"]) == (job.key.scorer, job.key.device) and run.cost
-        ]
-        of_task = [rate for task, rate in comparable if task == job.task.name]
-        rates = of_task or [rate for _, rate in comparable]
-        return statistics.median(rates) * job.cost if rates else None
-
-    def status(job: Job) -> JobStatus:
-        if store.get(job.key) is not None:
-            return JobStatus(job, "done", (), 0.0)
-        why = store.stale(job.key)
-        return JobStatus(job, "stale" if why else "new", why, estimate(job))
-
-    return DryRun(tuple(status(job) for job in jobs))
 
 
 def _compute(prepared: Prepared, store: Store) -> None:
@@ -234,66 +71,86 @@ def _compute(prepared: Prepared, store: Store) -> None:
         dtype=getattr(torch, recipe.dtype),
         device=prepared.device,
     )
-    try:
-        with _progress(pending) as advance:
-            for job in pending:
-                began = time.perf_counter()
-                lm = make_lm(
-                    elastic.live(job.sized.plan.slice),
-                    prepared.tokenizer,
-                    scorer=recipe.scorer,
-                    batch_size=recipe.batch_size,
-                )
-                result = score(lm, job.task)
+    with _progress(pending) as shown:
+        for group in passes(pending):
+            models = {job.key.slice: elastic.live(job.sized.plan.slice) for job in group}
+            by_slice = {job.key.slice: job for job in group}
+            scored = score_together(
+                models,
+                prepared.tokenizer,
+                group[0].task,
+                scorer=recipe.scorer,
+                batch_size=recipe.batch_size,
+                progress=shown(group),
+            )
+            for digest, result, seconds in scored:
+                job = by_slice[digest]
                 run = Run(
-                    seconds=time.perf_counter() - began,
+                    seconds=seconds,
                     prompt_chars=job.task.prompt_chars,
                     effective_params=job.sized.sizes.effective,
-                    batch_size=lm.batch_size,
+                    batch_size=recipe.batch_size,
                     device_name=device_name(prepared.device),
                     finished=now(),
                 )
                 store.put(job.key, result, run)
-                advance(job)
-    except KeyboardInterrupt:
-        done = sum(store.get(job.key) is not None for job in prepared.jobs)
-        print(
-            f"interrupted: {done} of {len(prepared.jobs)} scores are stored; "
-            "the same command continues",
-            file=sys.stderr,
+
+
+def passes(pending: Sequence[Job]) -> Iterator[tuple[Job, ...]]:
+    """Jobs in the order of their tasks, in groups of one task and of slices with common layers."""
+    for task in dict.fromkeys(job.task.name for job in pending):
+        jobs = {job.key.slice: job for job in pending if job.task.name == task}
+        # Sorted by (parent layer, width), slices that share their first layers are neighbours.
+        ordered = sorted(
+            jobs.values(),
+            key=lambda job: list(
+                zip(job.sized.plan.kept, job.sized.plan.slice.widths, strict=True)
+            ),
         )
-        raise
+        for start in range(0, len(ordered), SLICES_PER_PASS):
+            yield tuple(ordered[start : start + SLICES_PER_PASS])
 
 
 @contextmanager
-def _progress(pending: Sequence[Job]) -> Iterator[Any]:
-    """A bar on a terminal or in a notebook, nothing elsewhere. Yields `advance(job)`."""
+def _progress(
+    pending: Sequence[Job],
+) -> Iterator[Callable[[Sequence[Job]], Callable[[float], None]]]:
+    """A bar on a terminal or in a notebook, nothing elsewhere.
+
+    Yields a function that takes the jobs of a pass and returns that pass's `progress`.
+    """
     from rich import progress
     from rich.console import Console
 
     console = Console(file=sys.stderr)
     columns = (
-        progress.TextColumn("{task.fields[done]}/{task.fields[count]}"),
+        progress.TextColumn("{task.fields[stored]}/{task.fields[count]} scores"),
         progress.BarColumn(),
         progress.TimeElapsedColumn(),
         progress.TextColumn("left"),
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.description}"),
     )
-    shown = console.is_terminal or console.is_jupyter
-    with progress.Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        names = [f"{job.sized.plan.slice.name} · {job.task.name}" for job in pending]
-        total = sum(job.cost for job in pending)
-        row = bar.add_task(names[0], total=total, done=0, count=len(pending))
-        finished = 0
+    visible = console.is_terminal or console.is_jupyter
+    with progress.Progress(*columns, console=console, transient=True, disable=not visible) as bar:
+        row = bar.add_task("", total=sum(job.cost for job in pending), stored=0, count=len(pending))
+        finished: list[Job] = []
 
-        def advance(job: Job) -> None:
-            nonlocal finished
-            finished += 1
-            following = names[finished] if finished < len(names) else ""
-            bar.update(row, advance=job.cost, done=finished, description=following)
+        def begin(group: Sequence[Job]) -> Callable[[float], None]:
+            before = sum(job.cost for job in finished)
+            slices = ", ".join(job.sized.plan.slice.name for job in group[:2])
+            more = f" +{len(group) - 2}" if len(group) > 2 else ""
+            bar.update(
+                row,
+                completed=before,
+                stored=len(finished),
+                description=f"{group[0].task.name} · {slices}{more}",
+            )
+            finished.extend(group)
+            cost = sum(job.cost for job in group)
+            return lambda share: bar.update(row, completed=before + share * cost)
 
-        yield advance
+        yield begin
 
 
 # --- output ------------------------------------------------------------------------------------
@@ -344,24 +201,7 @@ def _samples(job: Job, store: Store) -> Any:
     return table
 
 
-# --- surroundings ------------------------------------------------------------------------------
-
-
-def load_tokenizer(parent: Parent) -> "PreTrainedTokenizerBase":
-    """The parent's tokenizer, from its folder or (small files only) from the Hub."""
-    from transformers import AutoTokenizer
-
-    try:
-        if parent.folder is not None:
-            return AutoTokenizer.from_pretrained(parent.folder, local_files_only=True)
-        return AutoTokenizer.from_pretrained(parent.name, revision=parent.revision)
-    except Exception as error:  # many kinds, none of them documented
-        from matformer_lab.errors import one_line
-
-        raise InputError(
-            f"{parent.ref}: its tokenizer cannot be loaded ({one_line(error)}); scoring needs "
-            "tokenizer.json and tokenizer_config.json beside the weights"
-        ) from None
+# --- the folder --------------------------------------------------------------------------------
 
 
 def _check_out(out: Path) -> None:
@@ -396,9 +236,3 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

@@ -1,9 +1,8 @@
 """A plan as rows of text: what the terminal, the model card and the notebook all show."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from matformer_lab.plan import Plan
 from matformer_lab.runtimes import runtime_verdicts
@@ -62,27 +61,6 @@ def layer_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
 def runtime_rows(plan: Plan) -> list[tuple[str, str, str]]:
     """What each runtime makes of the child."""
     return [(f"{v.runtime} {v.version}", v.verdict, v.why) for v in runtime_verdicts(plan)]
-
-
-def score_rows(folder: Path) -> list[tuple[str, ...]]:
-    """A finished sweep's scores, a head and one row a slice: percent +- one standard error."""
-    from matformer_lab.results import load_results
-
-    results = load_results(folder)
-    shown = results[results["primary"]].to_dict("records")
-    tasks = list(dict.fromkeys((row["task"], row["metric"]) for row in shown))
-    cells = {(row["slice"], row["task"], row["metric"]): row for row in shown}
-    rows: list[tuple[str, ...]] = [("slice", "effective", *(f"{t} {m}" for t, m in tasks))]
-    for name, effective in dict.fromkeys((row["slice"], row["effective_params"]) for row in shown):
-        scores = [cells.get((name, task, metric)) for task, metric in tasks]
-        rows.append((name, f"{effective:,}", *(_score(row) for row in scores)))
-    return rows
-
-
-def _score(row: Mapping[Hashable, Any] | None) -> str:
-    if row is None:
-        return ""
-    return f"{100 * row['value']:.1f} ± {100 * row['stderr']:.1f}"
 
 
 def plan_html(plan: Plan) -> str:

@@ -77,7 +77,10 @@ def load_tasks(
     """
     if datasets is not None and not datasets.is_dir():
         raise InputError(f"datasets: no such folder: {datasets}")
-    manager = _task_manager(tuple(entry.name for entry in entries))
+    names = [entry.name for entry in entries]
+    for name in names:
+        _refuse_files(name)
+    manager = _task_manager(names)
     own_data = tiny.datasets_dir()
     with quiet_lm_eval(), _templates_compiled_once(), mapped_datasets(datasets, own_data):
         return tuple(_load(manager, entry, limit=limit, seed=seed) for entry in entries)
@@ -88,8 +91,15 @@ def _load(manager: Any, entry: TaskEntry, *, limit: float | None, seed: int) -> 
 
     _check_name(entry.name, manager)
     seed_everything(seed)
-    loaded = manager.load([entry.name])
-    _check_kind(entry.name, loaded)
+    try:
+        loaded = manager.load([entry.name])
+    except InputError:
+        raise
+    except Exception as error:  # a task may import anything and fail in any way
+        raise InputError(
+            f"tasks: {entry.name} cannot be loaded ({type(error).__name__}: {one_line(error)})"
+        ) from error
+    _check_loaded(loaded["tasks"])
     for task in loaded["tasks"].values():
         _set_num_fewshot(task, entry.num_fewshot)
         task.set_fewshot_seed(seed=seed)
@@ -127,7 +137,7 @@ def seed_everything(seed: int) -> None:
 # --- names -------------------------------------------------------------------------------------
 
 
-def _task_manager(names: tuple[str, ...]) -> Any:
+def _task_manager(names: Sequence[str]) -> Any:
     """lm-eval's task index, over only the folders that are needed where those are known."""
     others = tuple(sorted({name for name in names if not name.startswith(TINY_PREFIX)}))
     return _indexed(others if all(name in _USUAL_FOLDERS for name in others) else None)
@@ -146,37 +156,45 @@ def _indexed(usual: tuple[str, ...] | None) -> Any:
         )
 
 
-def _check_name(name: str, manager: Any) -> None:
-    """Only registered names: lm-eval would also open a path, and a task file can run code."""
-    if name in manager.all_tasks:
-        return
+def _refuse_files(name: str) -> None:
+    """lm-eval would open a path as a task file, and a task file can run code (`!function`)."""
     if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
         raise InputError(
             f"tasks: {name!r} looks like a file; a task file can run code, so only the names of "
-            "tasks registered with lm-eval are accepted (lm_eval --tasks list)"
+            "tasks registered with lm-eval are accepted (`lm-eval ls tasks`)"
         )
-    near = difflib.get_close_matches(name, _indexed(None).all_tasks, n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    raise InputError(f"tasks: {name!r} is not a task or group of lm-eval{hint}")
 
 
-def _check_kind(name: str, loaded: Mapping[str, Any]) -> None:
-    tasks, groups = loaded["tasks"], loaded.get("groups") or {}
-    members = ", ".join(list(tasks)[:4]) + (", ..." if len(tasks) > 4 else "")
-    if name not in tasks and name not in groups:
+def _check_name(name: str, manager: Any) -> None:
+    if name not in manager.all_tasks:
+        near = difflib.get_close_matches(name, _indexed(None).all_tasks, n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise InputError(f"tasks: {name!r} is not a task or group of lm-eval{hint}")
+    entry = manager.task_index[name]
+    if name in manager.all_tags:
         raise InputError(
             f"tasks: {name!r} is a tag for several tasks and has no score of its own; list the "
-            f"ones you want: {members}"
+            f"ones you want: {_some(sorted(entry.tags))}"
         )
-    if name in groups and not groups[name].has_aggregation:
+    settings = entry.cfg or {}
+    if name in manager.all_groups and not settings.get("aggregate_metric_list"):
         raise InputError(
-            f"tasks: the group {name!r} defines no common score; list its tasks instead: {members}"
+            f"tasks: the group {name!r} defines no common score; list its tasks instead"
         )
-    for task_name, task in tasks.items():
+    if settings.get("unsafe_code"):
+        raise InputError(f"tasks: {name} runs code that the model writes; not supported")
+
+
+def _check_loaded(tasks: Mapping[str, Any]) -> None:
+    for name, task in tasks.items():
         if getattr(task, "UNSAFE_CODE", False):
-            raise InputError(f"tasks: {task_name} runs code that the model writes; not supported")
+            raise InputError(f"tasks: {name} runs code that the model writes; not supported")
         if getattr(task, "MULTIMODAL", False):
-            raise InputError(f"tasks: {task_name} needs images or audio; slices are scored on text")
+            raise InputError(f"tasks: {name} needs images or audio; slices are scored on text")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def _plotted_metric(entry: TaskEntry, tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> str:
@@ -209,6 +227,7 @@ def _set_num_fewshot(task: Any, wanted: int | None) -> None:
 class _Mapping:
     user: Path | None
     own: Path | None
+    caches: dict[Path, Path] = field(default_factory=dict)
 
     def folder(self, dataset_id: str) -> Path | None:
         """The local folder for a dataset id; None: ask the Hub."""
@@ -221,6 +240,17 @@ class _Mapping:
                 f"repository at {self.user / dataset_id}, or leave --datasets out to use the Hub"
             )
         return None
+
+    def cache(self, folder: Path) -> Path:
+        """Where `datasets` may keep its Arrow copy of a local folder: a place for just these bytes.
+
+        Left to itself it keys a folder with a README by the file patterns written there, so that
+        another folder of the same layout, or new files in this one, would silently score as the
+        old.
+        """
+        if folder not in self.caches:
+            self.caches[folder] = _cache_root() / "local" / _content_hash(folder)[:32]
+        return self.caches[folder]
 
 
 _mapping: ContextVar[_Mapping | None] = ContextVar("dataset mapping", default=None)
@@ -251,6 +281,8 @@ def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
         if mapping is None:  # a task module imported within keeps this function for good
             return original(path, *args, **kwargs)
         folder = mapping.folder(path)
+        if folder is not None and kwargs.get("cache_dir") is None:
+            kwargs["cache_dir"] = str(mapping.cache(folder))
         try:
             return original(str(folder or path), *args, **kwargs)
         except Exception as error:
@@ -259,6 +291,20 @@ def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
             raise InputError(f"dataset {path!r} {where}: {one_line(error)}{hint}") from error
 
     return load_dataset
+
+
+def _content_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _cache_root() -> Path:
+    from datasets import config
+
+    return Path(config.HF_DATASETS_CACHE)
 
 
 # --- hashing -----------------------------------------------------------------------------------

@@ -1,26 +1,27 @@
 """Is this checkpoint exactly that slice? Recomputed from the parent, byte for byte."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
+from blake3 import blake3
 
 from matformer_lab.errors import InputError
 from matformer_lab.gemma3n import is_multimodal, read_text_config
 from matformer_lab.headers import TensorInfo, strict_json
-from matformer_lab.manifest import MANIFEST_FILE, Manifest, read_manifest
+from matformer_lab.manifest import MANIFEST_FILE, Manifest, digest_of, read_manifest
 from matformer_lab.parent import INDEX_FILE, Parent, read_config, read_layout
 from matformer_lab.plan import TensorPlan, make_plan
 from matformer_lab.progress import Advance, quiet
 from matformer_lab.slices import Slice
-from matformer_lab.tensor_bytes import child_bytes, read_exactly, thread_scratch
+from matformer_lab.tensor_bytes import Bytes, child_bytes, thread_scratch
+from matformer_lab.untrusted import open_regular, read_exactly, read_small
 
 _T = TypeVar("_T")
-_THREADS: Final = 2
+_THREADS: Final = 4
 _ABSENT: Final = object()
 
 
@@ -37,13 +38,20 @@ class Verification:
 
 
 def verify_checkpoint(
-    folder: Path, parent: Parent, slice_: Slice | None = None, *, advance: Advance = quiet
+    folder: Path,
+    parent: Parent,
+    slice_: Slice | None = None,
+    *,
+    advance: Advance = quiet,
+    compared: "Compared | None" = None,
 ) -> Verification:
     """Check `folder` against the slice of `parent` that it claims to be.
 
     The claim is `slice_` if given, else the folder's manifest, else (nothing skipped) the widths in
-    its config.json. Raises `InputError` when there is no folder or no claim.
+    its config.json. `compared` remembers what was compared before, for members of a family that
+    share files. Raises `InputError` when there is no folder or no claim.
     """
+    compared = Compared() if compared is None else compared
     config = read_config(folder)
     slice_ = slice_ or claimed_slice(folder, config, parent)
     try:
@@ -70,14 +78,64 @@ def verify_checkpoint(
             comparable.append((tensor, found))
 
     def compare(pair: tuple[TensorPlan, TensorInfo]) -> str | None:
-        return _first_difference(parent.local, pair[0], folder, pair[1], advance)
+        tensor, info = pair
+        selection = (tensor.source, tensor.axis, tensor.ranges)
+        return compared.once(
+            (folder, info, selection),
+            lambda: _first_difference(parent.local, tensor, folder, info, advance),
+        )
 
     problems += _in_threads(compare, comparable)
     return Verification(len(comparable), tuple(problems))
 
 
-def verify_alone(folder: Path, *, advance: Advance = quiet) -> Verification:
+def is_family(folder: Path) -> bool:
+    """Whether `folder` holds checkpoints written by this tool rather than one checkpoint."""
+    return not (folder / "config.json").exists() and any(folder.glob(f"*/{MANIFEST_FILE}"))
+
+
+def verify_family(
+    folder: Path, parent: Parent | None = None, *, advance: Advance = quiet
+) -> Verification:
+    """Check every member of a family, against `parent` or (None) against its own manifest.
+
+    A file that members share is read once.
+    """
+    compared, tensors = Compared(), 0
+    problems: list[str] = []
+    for member in sorted(path.parent for path in folder.glob(f"*/{MANIFEST_FILE}")):
+        if parent is None:
+            result = verify_alone(member, advance=advance, compared=compared)
+        else:
+            result = verify_checkpoint(member, parent, advance=advance, compared=compared)
+        tensors += result.tensors
+        problems += (f"{member.name}: {problem}" for problem in result.problems)
+    return Verification(tensors, tuple(problems))
+
+
+class Compared:
+    """Answers of earlier comparisons, by the file on disk, the place in it, and the question."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, str | None] = {}
+
+    def once(
+        self, key: tuple[Path, TensorInfo, Hashable], compare: Callable[[], str | None]
+    ) -> str | None:
+        """`compare()`, or what it said when the same bytes were asked about before."""
+        folder, info, question = key
+        stat = (folder / info.file).stat()
+        asked = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, info.offset, info.nbytes, question)
+        if asked not in self._known:
+            self._known[asked] = compare()
+        return self._known[asked]
+
+
+def verify_alone(
+    folder: Path, *, advance: Advance = quiet, compared: Compared | None = None
+) -> Verification:
     """Check `folder` against its own manifest: every tensor's and file's digest."""
+    compared = Compared() if compared is None else compared
     manifest = read_manifest(folder)
     if manifest is None:
         raise InputError(f"{folder}: has no {MANIFEST_FILE}; give --parent to check it against")
@@ -92,16 +150,24 @@ def verify_alone(folder: Path, *, advance: Advance = quiet) -> Verification:
     ]
 
     def check(name: str) -> str | None:
-        digest = hashlib.sha256()
-        for piece in child_bytes(folder, _whole(name, layout[name]), thread_scratch()):
-            digest.update(piece)
-            advance(len(piece))
-        good = digest.hexdigest() == manifest.tensors[name]
-        return None if good else f"tensor {name}: its bytes do not match the manifest's digest"
+        expected = manifest.tensors[name]
+        return compared.once(
+            (folder, layout[name], expected),
+            lambda: _wrong_digest(folder, _whole(name, layout[name]), expected, advance),
+        )
 
     names = sorted(manifest.tensors.keys() & layout.keys(), key=lambda n: layout[n].offset)
     problems += _in_threads(check, names)
     return Verification(len(names), tuple(problems))
+
+
+def _wrong_digest(folder: Path, tensor: TensorPlan, expected: str, advance: Advance) -> str | None:
+    digest = blake3()
+    for piece in child_bytes(folder, tensor, thread_scratch()):
+        digest.update(piece)
+        advance(len(piece))
+    good = digest.hexdigest() == expected
+    return None if good else f"tensor {tensor.name}: its bytes do not match the manifest's digest"
 
 
 def compare_checkpoints(folder: Path, other: Path, *, advance: Advance = quiet) -> Verification:
@@ -183,7 +249,7 @@ def _file_problems(folder: Path, layout: Mapping[str, TensorInfo]) -> Iterable[s
         if path.name not in used:
             yield f"{path.name}: is in the folder but not in the index"
     if (folder / INDEX_FILE).exists():
-        index = strict_json((folder / INDEX_FILE).read_bytes(), INDEX_FILE)
+        index = strict_json(read_small(folder / INDEX_FILE), INDEX_FILE)
         metadata = index.get("metadata")
         told = metadata.get("total_size") if isinstance(metadata, Mapping) else None
         true = sum(info.nbytes for info in layout.values())
@@ -196,7 +262,7 @@ def _side_file_problems(folder: Path, manifest: Manifest) -> Iterable[str]:
         path = folder / name
         if Path(name).name != name or not path.is_file():
             yield f"{name}: missing"
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        elif digest_of(read_small(path)) != digest:
             yield f"{name}: does not match the manifest's digest"
 
 
@@ -207,18 +273,27 @@ def _first_difference(
     path = folder / info.file
     done = 0
     scratch = thread_scratch()
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         for piece in child_bytes(source_folder, tensor, scratch):
             ours = scratch.buffer("compare", len(piece))
-            read_exactly(file.fileno(), ours.data, info.offset + done, path)
-            different = ours != np.frombuffer(piece, dtype=np.uint8)
-            if different.any():
+            read_exactly(file, ours.data, info.offset + done, path)
+            theirs = np.frombuffer(piece, dtype=np.uint8)
+            if not _equal(ours, theirs):
+                different = ours != theirs
                 element = (done + int(different.argmax())) // (info.nbytes // info.numel)
                 index = [int(i) for i in np.unravel_index(element, info.shape)]
                 return f"tensor {tensor.name}: differs from the parent's, first at {index}"
             done += len(piece)
             advance(len(piece))
     return None
+
+
+def _equal(left: Bytes, right: Bytes) -> bool:
+    """Compared in words of 8 bytes, which is several times faster than byte by byte."""
+    words = len(left) // 8 * 8
+    return np.array_equal(left[:words].view(np.uint64), right[:words].view(np.uint64)) and (
+        np.array_equal(left[words:], right[words:])
+    )
 
 
 def _in_threads(check: Callable[[_T], str | None], items: Iterable[_T]) -> list[str]:

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+# Pico models are too small for a second thread to help, and two threads on a busy machine wait for
+# each other. Set before torch is imported; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PICO = {
     "vocab_size": 96,
     "vocab_size_per_layer_input": 96,
@@ -58,6 +62,7 @@ def write_parent(
     shard_size: str = "50GB",
     shared_kv: bool = True,
     seed: int = 0,
+    scale: float = 0.2,
 ) -> Path:
     """A random Gemma 3n checkpoint, saved by transformers and completed as Google publishes it.
 
@@ -75,7 +80,7 @@ def write_parent(
     with torch.no_grad():
         for parameter in model.parameters():
             # Fresh models have altup.correct_output_scale = 0, which hides per-layer-input bugs.
-            parameter.copy_(torch.randn_like(parameter) * 0.2)
+            parameter.copy_(torch.randn_like(parameter) * scale)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     tensors = load_file(folder / "model.safetensors")
     if shared_kv:
@@ -185,3 +190,22 @@ def cli(tmp_path: Path) -> Callable[..., Finished]:
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def scorable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten random layers with the embedded parent's tokenizer: a parent that tasks can be scored on."""
+    import shutil
+
+    from matformer_lab import tiny
+
+    vocabulary = json.loads((tiny.model_dir() / "config.json").read_text())["vocab_size"]
+    sizes = {"vocab_size": vocabulary, "vocab_size_per_layer_input": vocabulary}
+    folder = write_parent(
+        tmp_path_factory.mktemp("scorable"),
+        config={**PICO, **sizes, "max_position_embeddings": 4096},
+        dtype="float32",
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(tiny.model_dir() / name, folder / name)
+    return folder

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from matformer_lab.slices import Slice
+
 LAYERS = 35
 FULL, HALF = 16384, 8192
 LAYER_TYPES = ["full_attention" if i % 5 == 4 else "sliding_attention" for i in range(LAYERS)]
@@ -134,7 +136,8 @@ def write_sweep(
 ) -> Path:
     """A finished sweep folder.
 
-    `drop` lowers the skill of slices; `noise` flips that share of outcomes; `shrink` divides sizes (a miniature parent).
+    `drop` lowers the skill of slices; `noise` flips that share of outcomes; `shrink` divides sizes
+    (a miniature parent).
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -160,7 +163,8 @@ def write_sweep(
                     task.metric: row,
                 }
             )
-            path = folder / "samples" / made.name / f"{task.name}.parquet"
+            slug = Slice(made.name, tuple(made.widths), made.skipped).slug
+            path = folder / "samples" / slug / f"{task.name}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             frame.to_parquet(path)
             rows.append(_result(made, task, task.name, row, None, shrink))

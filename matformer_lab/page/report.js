@@ -21,8 +21,9 @@
   };
   const count = (n) => n.toLocaleString("en-US");
   const scaled = (value, units) => {
-    const [unit, suffix] = units.find(([unit]) => value >= unit) || [1, ""];
-    return `${(value / unit).toLocaleString("en-US", { maximumSignificantDigits: 3, minimumSignificantDigits: 3 })}${suffix}`;
+    const rounded = Number(value.toPrecision(3));
+    const [unit, suffix] = units.find(([unit]) => rounded >= unit) || [1, ""];
+    return `${(rounded / unit).toLocaleString("en-US", { maximumSignificantDigits: 3, minimumSignificantDigits: 3 })}${suffix}`;
   };
   const PARAMS = [[1e9, " B"], [1e6, " M"], [1e3, " K"]];
   const BYTES = [[1e9, " GB"], [1e6, " MB"], [1e3, " kB"]];
@@ -50,7 +51,7 @@
   const factor = (panel) => (panel.percent ? 100 : 1);
   const colour = (p) => (p.verdict === "dominated" ? "var(--muted)" : "var(--measured)");
   const fill = (p) => (p.verdict === "not separable" ? "var(--paper)" : colour(p));
-  const shape = (p) => (p.slice.role === "parent" ? "square" : p.slice.role === "nested smallest" ? "triangle" : "circle");
+  const shape = (p) => (p.slice.role === "parent" ? "square" : p.slice.role ? "triangle" : "circle");
 
   // --- charts ---
   function plot(panel, width, height, small) {
@@ -67,7 +68,7 @@
       width, height,
       marginLeft: small ? 26 : 46, marginRight: small ? 8 : 22, marginTop: small ? 8 : 16, marginBottom: small ? 20 : 44,
       style: { background: "transparent", color: "var(--soft)", fontSize: small ? "9px" : "12px" },
-      x: { label: small ? null : `${sizeName()}${suffix ? `,${suffix}` : ""}`, labelAnchor: "center", labelArrow: "none", ticks: small ? 3 : width < 500 ? 5 : 8, insetLeft: small ? 6 : 24, insetRight: small ? 6 : 24 },
+      x: { label: small ? null : `${sizeName()}${suffix ? ` (${suffix.trim()})` : ""}`, labelAnchor: "center", labelArrow: "none", ticks: small ? 3 : width < 500 ? 5 : 8, insetLeft: small ? 6 : 24, insetRight: small ? 6 : 24 },
       y: { label: small ? null : panel.percent ? "score, %" : panel.metric, labelArrow: "none", ticks: small ? 3 : 6, inset: small ? 4 : 14, nice: !small },
       symbol: { type: "identity" }, color: { type: "identity" }, r: { type: "identity" },
       marks: [
@@ -78,15 +79,13 @@
         Plot.dot(all, { x, y, symbol: shape, fill, stroke: colour, strokeWidth: small ? 1 : 1.7, r: (p) => (small ? 0.5 : 1) * (p.verdict === "dominated" ? 3.8 : 5.2), className: "measured" }),
       ],
     });
-    const svg = chart.tagName.toLowerCase() === "svg" ? chart : chart.querySelector("svg");
     const at = (p) => ({ px: chart.scale("x").apply(x(p)), py: chart.scale("y").apply(y(p)) });
-    return { chart, svg, all, line, overlay, at, yOf: (value) => chart.scale("y").apply(value * by) };
+    return { svg: chart, all, line, overlay, at, yOf: (value) => chart.scale("y").apply(value * by) };
   }
 
   function drawThumbs() {
     document.querySelectorAll(".thumb").forEach((place, index) => {
-      const { chart } = plot(panels[index], 210, 104, true);
-      place.replaceChildren(chart);
+      place.replaceChildren(plot(panels[index], 210, 104, true).svg);
     });
   }
 
@@ -96,8 +95,8 @@
     const width = Math.max(280, Math.floor($("chart").clientWidth));
     const height = Math.round(Math.min(520, Math.max(340, width * 0.5)));
     drawn = plot(panel, width, height, false);
-    const { chart, svg, all, at } = drawn;
-    $("chart").replaceChildren(chart);
+    const { svg, all, at } = drawn;
+    $("chart").replaceChildren(svg);
     svg.removeAttribute("role");
     $("chart-title").textContent = panel.title;
     const tally = (verdict) => all.filter((p) => p.verdict === verdict).length;
@@ -107,7 +106,10 @@
     all.forEach((p, order) => {
       const { px, py } = at(p);
       const hit = svgNode("circle", { class: "hit", cx: px, cy: py, r: 10, tabindex: order === 0 ? 0 : -1, role: "button", "data-slice": p.index, "aria-label": spoken(panel, p) });
-      hit.addEventListener("focus", () => activate(p.index));
+      hit.addEventListener("focus", () => {
+        svg.querySelectorAll(".hit").forEach((each) => each.setAttribute("tabindex", each === hit ? 0 : -1)); // one stop for Tab
+        activate(p.index);
+      });
       hit.addEventListener("blur", () => activate(null));
       hit.addEventListener("click", () => pick(p.index));
       hit.addEventListener("keydown", (event) => {
@@ -120,7 +122,6 @@
       });
       svg.append(hit);
     });
-    svg.addEventListener("focusin", (event) => svg.querySelectorAll(".hit").forEach((hit) => hit.setAttribute("tabindex", hit === event.target ? 0 : -1)));
     svg.addEventListener("pointermove", (event) => {
       const box = svg.getBoundingClientRect();
       const [mx, my] = [((event.clientX - box.left) * width) / box.width, ((event.clientY - box.top) * height) / box.height];
@@ -149,29 +150,51 @@
     d3.pairs(line, (a, b) => walk([at(a).px, at(a).py], [at(b).px, at(b).py]));
     const taken = [];
     const directions = [[-1, -1], [1, 1], [1, 0], [-1, 0], [0, -1], [0, 1], [1, -1], [-1, 1]];
-    for (const p of [...all].sort((a, b) => priority(a) - priority(b) || b.y - a.y)) {
+    const crowded = all.length > 40; // then the dominated ones, known by hover, go without
+    for (const p of all.filter((q) => !crowded || q.slice.role || q.verdict !== "dominated").sort((a, b) => priority(a) - priority(b) || b.y - a.y)) {
       const { px, py } = at(p);
       const text = p.slice.name.length > 28 ? `${p.slice.name.slice(0, 27)}…` : p.slice.name;
-      const label = svgNode("text", { "text-anchor": "start", class: `label${priority(p) < 2 ? " strong" : ""}`, fill: priority(p) < 2 ? "var(--ink)" : p.verdict === "dominated" ? "var(--soft)" : "var(--measured)" }, text);
+      const label = svgNode("text", { "text-anchor": "start", class: `label${priority(p) < 2 ? " strong" : ""}`, fill: p.verdict === "published" ? "var(--published)" : priority(p) < 2 ? "var(--ink)" : p.verdict === "dominated" ? "var(--soft)" : "var(--measured)" }, text);
       svg.append(label);
       const { width: w, height: h } = label.getBBox();
       let best = null;
-      directions.forEach(([dx, dy], order) => [7, 13, 22, 34, 46].forEach((ring) => {
+      directions.forEach(([dx, dy], order) => (width < 500 ? [7, 13, 20] : [7, 13, 22, 34, 46]).forEach((ring) => {
         const x0 = px + dx * ring + ((dx - 1) / 2) * w, y0 = py + dy * ring + ((dy - 1) / 2) * h;
         const x1 = x0 + w, y1 = y0 + h;
         if (x0 < bounds.left || x1 > bounds.right || y0 < bounds.top || y1 > bounds.bottom) return;
         if (markers.some(([x, y]) => x > x0 - 6 && x < x1 + 6 && y > y0 - 5 && y < y1 + 5)) return;
         if (taken.some((t) => t.x0 < x1 + 2 && t.x1 > x0 - 2 && t.y0 < y1 && t.y1 > y0)) return;
-        const cost = thorns.filter(([x, y]) => x > x0 && x < x1 && y > y0 && y < y1).length + ring / 3 + order * 0.1;
-        if (!best || cost < best.cost) best = { cost, x0, y0, x1, y1 };
+        const away = ([x, y]) => Math.hypot(Math.max(x0 - x, 0, x - x1), Math.max(y0 - y, 0, y - y1));
+        const astray = markers.some(([x, y]) => (x !== px || y !== py) && away([x, y]) < away([px, py]) + 3); // looks like another's
+        const cost = thorns.filter(([x, y]) => x > x0 && x < x1 && y > y0 && y < y1).length + ring / 3 + order * 0.1 + 8 * astray;
+        if (!best || cost < best.cost) best = { cost, astray, x0, y0, x1, y1 };
       }));
       if (!best) { label.remove(); continue; }
       taken.push(best);
       label.setAttribute("x", best.x0);
       label.setAttribute("y", best.y0 + h * 0.78);
       const nx = Math.min(Math.max(px, best.x0), best.x1), ny = Math.min(Math.max(py, best.y0), best.y1);
-      if (Math.hypot(nx - px, ny - py) > 15) svg.append(svgNode("line", { class: "leader", x1: nx, y1: ny, x2: px, y2: py }));
+      if (best.astray || Math.hypot(nx - px, ny - py) > 15) svg.append(svgNode("line", { class: "leader", x1: nx, y1: ny, x2: px, y2: py }));
     }
+  }
+
+  // Published scores of a parent of another size: on axes of their own.
+  function drawPublished() {
+    document.querySelectorAll(".published-chart").forEach((place, k) => {
+      const all = data.apart[k].map(({ name, x, y }) => ({ slice: { name, role: null }, x, y, low: null, pareto: false, verdict: "published" }));
+      const width = Math.max(280, Math.floor(place.clientWidth) - 34);
+      const height = 300;
+      const chart = Plot.plot({
+        width, height, marginLeft: 46, marginRight: 22, marginTop: 16, marginBottom: 44,
+        style: { background: "transparent", color: "var(--soft)", fontSize: "12px" },
+        x: { label: "effective parameters as published (B)", labelAnchor: "center", labelArrow: "none", insetLeft: 24, insetRight: 24, ticks: width < 500 ? 5 : 8 },
+        y: { label: "score, %", labelArrow: "none", ticks: 6, inset: 14, nice: true },
+        marks: [Plot.gridY({ stroke: "var(--line)", strokeOpacity: 1, ticks: 6 }), Plot.dot(all, { x: "x", y: (p) => 100 * p.y, symbol: "diamond", r: 4.4, stroke: "var(--published)", strokeWidth: 1.4 })],
+      });
+      place.replaceChildren(chart);
+      const yOf = (value) => chart.scale("y").apply(100 * value);
+      placeLabels({ svg: chart, all, overlay: [], line: [], at: (p) => ({ px: chart.scale("x").apply(p.x), py: yOf(p.y) }), yOf }, width, height);
+    });
   }
 
   // --- hover and focus ---
@@ -242,9 +265,13 @@
         row.append(...["", "", "", "", "", ""].map(() => node("td", "–")));
         continue;
       }
+      if (!panel.error) {
+        row.append(node("td", signed(panel, panel.value[i] - panel.value[j])), ...["", "", "", "", ""].map(() => node("td", "–")));
+        continue;
+      }
       const [low, high] = [Math.min(i, j), Math.max(i, j)];
       const k = (low * (2 * panel.slices.length - low - 1)) / 2 + high - low - 1; // row-major upper triangle
-      const difference = panel.value[i] - panel.value[j];
+      const difference = panel.sign * (panel.value[i] - panel.value[j]);
       const error = panel.error[k];
       const half = panel.critical * error;
       const clear = Math.abs(difference) > half;
@@ -314,7 +341,7 @@
   });
 
   // --- controls ---
-  const refresh = () => { drawThumbs(); drawChart(); fillVerdicts(); compare(); };
+  const refresh = () => { drawThumbs(); drawChart(); drawPublished(); fillVerdicts(); compare(); };
   document.querySelectorAll("#tasks input").forEach((input) => input.addEventListener("change", () => {
     state.task = Number(input.value);
     drawChart();
@@ -346,8 +373,9 @@
   state.bits = Number($("dtype").value);
   $("dtype-label").hidden = state.size !== "bytes";
   refresh();
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => (each.open = true)));
   let width = $("chart").clientWidth;
   new ResizeObserver(() => {
-    if ($("chart").clientWidth !== width) { width = $("chart").clientWidth; drawChart(); }
+    if ($("chart").clientWidth !== width) { width = $("chart").clientWidth; drawChart(); drawPublished(); }
   }).observe($("chart"));
 })();

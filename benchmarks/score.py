@@ -1,0 +1,170 @@
+"""One model scored by this package and by lm-eval's HFLM: time, tokens, and how far they differ.
+
+    python benchmarks/score.py --datasets DIR [--tasks hellaswag mmlu boolq] [--items 24]
+
+Both score the same live model on the same requests, taking turns; every time is the median over
+`--repeats`, encoding included. HFLM batches 8 requests and we `--batch-tokens` tokens, of which
+HFLM's batches of long prompts hold as many or more (its largest is printed). With `--dtype
+bfloat16` both are also compared with fp32 on the same rounded weights.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from random_parent import write_random_parent
+from transformers import AutoTokenizer, Gemma3nForCausalLM
+
+from matformer_lab.elastic import ElasticParent
+from matformer_lab.packing import Request, pack
+from matformer_lab.parent import open_parent
+from matformer_lab.prefix_scorer import PrefixScorer
+from matformer_lab.recipe import TaskEntry
+from matformer_lab.scoring import make_lm
+from matformer_lab.slice_scoring import Answer, attention_cost
+from matformer_lab.slices import Slice
+from matformer_lab.tasks import load_tasks, quiet_lm_eval
+
+NUM_FEWSHOT = {"hellaswag": 10, "boolq": 0, "mmlu": 5}
+BATCH_SIZE = 8
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    dtype = getattr(torch, arguments.dtype)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_random_parent(Path(scratch) / "parent", arguments.hidden_size, dtype)
+        parent = open_parent(str(folder))
+        full = Slice("full", parent.text.intermediate_size)
+        model = ElasticParent.load(parent, dtype=dtype, device=arguments.device).live(full)
+        # The same weights, so that only the arithmetic differs.
+        truth = ElasticParent.load(parent, dtype=torch.float32, device=arguments.device).live(full)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        print(
+            f"35 layers of hidden size {arguments.hidden_size}, {arguments.dtype}, "
+            f"{arguments.device}, {arguments.threads} thread(s); "
+            f"HFLM batch {BATCH_SIZE}, ours {arguments.batch_tokens} tokens"
+        )
+        for name in arguments.tasks:
+            entry = TaskEntry(name=name, num_fewshot=NUM_FEWSHOT[name])
+            limit = None if name == "mmlu" else arguments.items
+            (task,) = load_tasks([entry], limit=limit, seed=1234, datasets=arguments.datasets)
+            subjects = list(task.subtasks)[: arguments.mmlu_subjects]
+            requests = [each for each in task.requests if each.task_name in subjects]
+            compare(name, requests, model, truth, tokenizer, arguments)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--datasets", type=Path, required=True, help="local dataset folders")
+    parser.add_argument("--tasks", nargs="+", choices=NUM_FEWSHOT, default=list(NUM_FEWSHOT))
+    parser.add_argument("--items", type=int, default=16, help="of HellaSwag and BoolQ")
+    parser.add_argument("--mmlu-subjects", type=int, default=57, help="whole ones, of MMLU's 57")
+    parser.add_argument("--hidden-size", type=int, default=128, help="E4B has 2048")
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+def compare(
+    name: str,
+    requests: Sequence[Any],
+    model: Gemma3nForCausalLM,
+    truth: Gemma3nForCausalLM,
+    tokenizer: Any,
+    arguments: argparse.Namespace,
+) -> None:
+    theirs = make_lm(model, tokenizer, scorer="lm-eval", batch_size=BATCH_SIZE)
+    with quiet_lm_eval():
+        ours = PrefixScorer(model, tokenizer, batch_tokens=arguments.batch_tokens)
+    encoded = ours.encode(requests)
+    batches = list(
+        pack(
+            encoded,
+            batch_tokens=arguments.batch_tokens,
+            attention_cost=attention_cost(model.config),
+        )
+    )
+    their_batches = hflm_batches(encoded)
+
+    our_times, their_times = [], []
+    for _ in range(arguments.repeats):
+        our_answers, seconds = timed(lambda: ours.loglikelihood(requests))
+        our_times.append(seconds)
+        their_answers, seconds = timed(lambda: theirs.loglikelihood(requests))
+        their_times.append(seconds)
+
+    ratios = [b.wall / a.wall for a, b in zip(our_times, their_times, strict=True)]
+    cpu_ratios = [b.cpu / a.cpu for a, b in zip(our_times, their_times, strict=True)]
+    our_tokens = sum(batch.input_ids.size for batch in batches)
+    print(f"\n{name}: {len(requests)} requests, {NUM_FEWSHOT[name]}-shot")
+    print(
+        f"  tokens with padding: HFLM {sum(their_batches)} (largest batch {max(their_batches)}), "
+        f"ours {our_tokens} (largest {max(batch.input_ids.size for batch in batches)}), "
+        f"ratio {sum(their_batches) / our_tokens:.2f}"
+    )
+    print(
+        f"  seconds: HFLM {median(their_times):.2f}, ours {median(our_times):.2f}, "
+        f"ratio {statistics.median(ratios):.2f} [{min(ratios):.2f} to {max(ratios):.2f}], "
+        f"of CPU time {statistics.median(cpu_ratios):.2f}"
+    )
+    print(f"  ours against HFLM: {differences(requests, our_answers, their_answers)}")
+    if arguments.dtype != "float32":
+        exact = make_lm(truth, tokenizer, batch_size=BATCH_SIZE).loglikelihood(requests)
+        print(f"  HFLM against fp32: {differences(requests, their_answers, exact)}")
+        print(f"  ours against fp32: {differences(requests, our_answers, exact)}")
+
+
+class Seconds:
+    def __init__(self, wall: float, cpu: float) -> None:
+        self.wall = wall
+        self.cpu = cpu
+
+
+def timed(work: Callable[[], list[Answer]]) -> tuple[list[Answer], Seconds]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    with quiet_lm_eval():
+        answers = work()
+    return answers, Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def median(times: Sequence[Seconds]) -> float:
+    return statistics.median(each.wall for each in times)
+
+
+def hflm_batches(requests: Sequence[Request]) -> list[int]:
+    """Tokens of HFLM's batches: distinct inputs, longest first, padded to the longest."""
+    lengths = sorted((len(each) for each in {request.inputs for request in requests}), reverse=True)
+    chunks = [lengths[n : n + BATCH_SIZE] for n in range(0, len(lengths), BATCH_SIZE)]
+    return [len(chunk) * chunk[0] for chunk in chunks]
+
+
+def differences(requests: Sequence[Any], one: Sequence[Answer], other: Sequence[Answer]) -> str:
+    deltas = [abs(a - b) for (a, _), (b, _) in zip(one, other, strict=True)]
+    flips = sum(a != b for (_, a), (_, b) in zip(one, other, strict=True))
+    chosen, expected = choices(requests, one), choices(requests, other)
+    changed = sum(chosen[item] != expected[item] for item in chosen)
+    return (
+        f"|delta logprob| at most {max(deltas):.2g}, mean {statistics.mean(deltas):.2g}; "
+        f"greedy flags that differ: {flips}; choices that differ: {changed} of {len(chosen)}"
+    )
+
+
+def choices(requests: Sequence[Any], answers: Sequence[Answer]) -> dict[tuple[str, int], int]:
+    scores: dict[tuple[str, int], list[float]] = {}
+    for request, (logprob, _) in zip(requests, answers, strict=True):
+        scores.setdefault((request.task_name, request.doc_id), []).append(logprob)
+    return {item: max(range(len(each)), key=each.__getitem__) for item, each in scores.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Kills writers of a checkpoint and looks at what they leave. A script, so that forks start clean.
+
+    python tests/kill_loop.py random PARENT SCRATCH KILLS SEED     SIGKILL at random moments
+    python tests/kill_loop.py steps PARENT SCRATCH MAX_SHARD       SIGKILL at every file operation
+
+After every kill the final name must hold nothing or the whole checkpoint, byte for byte; running
+again must finish. Prints what happened as JSON; any violation is an AssertionError.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from blake3 import blake3
+
+from matformer_lab.catalog import resolve_slice
+from matformer_lab.extract import write_checkpoint
+from matformer_lab.parent import open_parent
+from matformer_lab.plan import make_plan
+
+SLICES = ("1/2", "3/4", "5/8")
+FILE_OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): blake3(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def writer(parent: str, slice_: str, max_shard_bytes: int) -> Callable[[Path], object]:
+    opened = open_parent(parent)
+    plan = make_plan(opened, resolve_slice(slice_, opened.text))
+    return lambda out: write_checkpoint(plan, out, max_shard_bytes=max_shard_bytes)
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Fork; the child does `work` and leaves without ceremony."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+        os._exit(0)
+    except BaseException as error:
+        print(f"writer failed: {error!r}", file=sys.stderr)
+        os._exit(9)
+
+
+def killed(pid: int) -> bool:
+    status = os.waitpid(pid, 0)[1]
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, -signal.SIGKILL), f"the writer ended with {code}"
+    return code != 0
+
+
+def check_left_behind(out: Path, reference: dict[str, str]) -> bool:
+    """Whether `out` is complete; anything else but absent is a violation."""
+    beside = {path.name for path in out.parent.iterdir()}
+    assert beside <= {out.name, f".{out.name}.partial"}, beside
+    if not out.exists():
+        return False
+    assert contents(out) == reference, "a half-written checkpoint has its final name"
+    return True
+
+
+def random_kills(parent: str, scratch: Path, kills: int, seed: int) -> Counter[str]:
+    generator = random.Random(seed)
+    seen: Counter[str] = Counter()
+    while seen["kills"] < kills:
+        slice_, shard = generator.choice(SLICES), generator.choice((40_000, 10**9))
+        write = writer(parent, slice_, shard)
+        begun = time.monotonic()
+        reference = contents(Path(str(write(scratch / "reference"))))
+        usual = time.monotonic() - begun
+        shutil.rmtree(scratch / "reference")
+        out = scratch / "runs" / "child"
+        out.parent.mkdir()
+        tries = 0
+        while not out.exists():
+            tries += 1
+            pid = in_child(lambda: write(out))  # noqa: B023 - the child runs at once
+            if tries <= 6:  # then let it finish, as a user would
+                time.sleep(generator.uniform(0, usual))
+                os.kill(pid, signal.SIGKILL)
+            seen["kills"] += killed(pid)
+            seen["resumed"] += tries > 1
+            check_left_behind(out, reference)
+        seen["finished"] += 1
+        shutil.rmtree(out.parent)
+    return seen
+
+
+def kill_at_step(step: int) -> None:
+    """SIGKILL this process just before its `step`-th file operation from now."""
+    left = step
+
+    def watch(event: str, _: object) -> None:
+        nonlocal left
+        if event in FILE_OPERATIONS:
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def kill_at_every_step(parent: str, scratch: Path, max_shard_bytes: int) -> Counter[str]:
+    seen: Counter[str] = Counter()
+    write = writer(parent, "1/2", max_shard_bytes)
+    reference = contents(Path(str(write(scratch / "reference"))))
+    out = scratch / "runs" / "child"
+    was_killed = True
+    while was_killed:
+        out.parent.mkdir()
+
+        def until_the_step() -> None:
+            kill_at_step(seen["kills"])
+            write(out)
+
+        was_killed = killed(in_child(until_the_step))
+        seen["kills"] += was_killed
+        if not check_left_behind(out, reference):
+            assert not killed(in_child(lambda: write(out)))
+            assert check_left_behind(out, reference)
+        assert was_killed or {p.name for p in out.parent.iterdir()} == {"child"}
+        shutil.rmtree(out.parent)
+    return seen
+
+
+if __name__ == "__main__":
+    kind, parent_folder, scratch_folder, *numbers = sys.argv[1:]
+    if kind == "random":
+        result = random_kills(parent_folder, Path(scratch_folder), *map(int, numbers))
+    else:
+        result = kill_at_every_step(parent_folder, Path(scratch_folder), *map(int, numbers))
+    print(json.dumps(result))

@@ -1,0 +1,141 @@
+"""Slices scored together against each alone, loaded by transformers from its own checkpoint."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import Gemma3nForCausalLM
+
+from matformer_lab.catalog import resolve_slices
+from matformer_lab.elastic import ElasticParent
+from matformer_lab.extract import write_checkpoint
+from matformer_lab.packing import Request
+from matformer_lab.parent import open_parent
+from matformer_lab.plan import make_plan
+from matformer_lab.slice_scoring import layer_keys, score_slices
+from matformer_lab.slice_trie import build_trie
+from matformer_lab.slices import Slice
+
+
+def some_requests(count: int = 12, seed: int = 0) -> list[Request]:
+    """Branches of two trunks, longer than the pico window of 8; some prefixes of others."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens(length: int) -> list[int]:
+        return torch.randint(3, 96, (length,), generator=generator).tolist()
+
+    trunks = [[2, *tokens(20)], [2, *tokens(9)]]
+    return [
+        Request.of([*trunks[n % 2], *tokens(n % 5)], tokens(1 + n % 3), 256) for n in range(count)
+    ]
+
+
+def separate(parent: Any, slice_: Slice) -> Gemma3nForCausalLM:
+    """The slice as transformers loads it from its own checkpoint."""
+    with TemporaryDirectory() as scratch:
+        plan = make_plan(parent, slice_, text_only=True)
+        out = write_checkpoint(plan, Path(scratch) / "child")
+        return Gemma3nForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+
+
+@st.composite
+def slices_of_pico(draw: st.DrawFn) -> list[Slice]:
+    """Slices that often agree on their first layers; K/V owners 3 and 4 are always kept."""
+    found = []
+    for number in range(draw(st.integers(1, 5))):
+        skipped = draw(st.sets(st.sampled_from([0, 1, 5, 6, 8]), max_size=2))
+        widths = tuple(draw(st.sampled_from([64, 64, 64, 31])) for _ in range(10 - len(skipped)))
+        found.append(Slice(f"random {number}", widths, tuple(sorted(skipped))))
+    return found
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(slices=slices_of_pico(), batch_tokens=st.sampled_from([20, 400]))
+def test_bit_identical_to_separate_models(
+    pico: Path, slices: list[Slice], batch_tokens: int
+) -> None:
+    parent = open_parent(str(pico))
+    elastic = ElasticParent.load(parent, dtype=torch.float32)
+    requests = some_requests()
+    together = score_slices(
+        {slice_.name: elastic.live(slice_) for slice_ in slices},
+        requests,
+        batch_tokens=batch_tokens,
+    )
+    for slice_ in slices:
+        alone = score_slices(
+            {"alone": separate(parent, slice_)}, requests, batch_tokens=batch_tokens
+        )
+        assert together[slice_.name] == alone["alone"]
+
+
+def test_the_published_slices_share_their_first_layers(miniature: Path) -> None:
+    parent = open_parent(str(miniature))
+    elastic = ElasticParent.load(parent)
+    slices = resolve_slices(["published"], parent.text, Path())
+    models = {slice_.name: elastic.live(slice_) for slice_ in slices}
+
+    layers = {name: model.config.num_hidden_layers for name, model in models.items()}
+    trie = build_trie({name: layer_keys(model) for name, model in models.items()})
+    assert (len(models), sum(layers.values()), trie.layer_forwards()) == (16, 550, 312)
+
+    together = score_slices(models, some_requests(), batch_tokens=400)
+    for slice_ in slices:
+        alone = score_slices({"alone": separate(parent, slice_)}, some_requests(), batch_tokens=400)
+        assert together[slice_.name] == alone["alone"]
+
+
+def test_models_of_different_parents_are_refused(pico: Path) -> None:
+    parent = open_parent(str(pico))
+    full = Slice("full", (64,) * 10)
+    with pytest.raises(ValueError, match="one parent"):
+        score_slices({"a": separate(parent, full), "b": separate(parent, full)}, some_requests())
+
+
+def _memory_for(tokens: int, model: Gemma3nForCausalLM) -> Any:
+    """Make the model fail, as an accelerator does, on more than `tokens` tokens at once."""
+
+    def check(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].shape[1] * inputs[0].shape[2] > tokens:
+            raise torch.OutOfMemoryError("not enough memory for this batch")
+
+    return model.model.layers[3].register_forward_pre_hook(check)
+
+
+def test_the_budget_shrinks_until_the_memory_suffices(pico: Path) -> None:
+    model = separate(open_parent(str(pico)), Slice("full", (64,) * 10))
+    requests = some_requests(200)
+    expected = score_slices({"": model}, requests, batch_tokens=4096)[""]
+    calls: list[tuple[int, int]] = []
+
+    hook = _memory_for(600, model)
+    got = score_slices(
+        {"": model}, requests, batch_tokens=4096, progress=lambda *call: calls.append(call)
+    )[""]
+    hook.remove()
+
+    assert len(calls) > 1
+    assert calls[-1] == (200, 200)
+    assert calls == sorted(calls)
+    for (logprob, greedy), (expected_logprob, expected_greedy) in zip(got, expected, strict=True):
+        assert logprob == pytest.approx(expected_logprob, abs=1e-4)
+        assert greedy == expected_greedy
+
+
+def test_memory_for_nothing_is_an_error_not_a_loop(pico: Path) -> None:
+    model = separate(open_parent(str(pico)), Slice("full", (64,) * 10))
+    hook = _memory_for(10, model)
+    with pytest.raises(torch.OutOfMemoryError):
+        score_slices({"": model}, some_requests(), batch_tokens=4096)
+    hook.remove()
+
+
+def test_no_requests_are_no_answers(pico: Path) -> None:
+    model = separate(open_parent(str(pico)), Slice("full", (64,) * 10))
+    assert score_slices({"": model}, []) == {"": []}
