@@ -8,7 +8,6 @@ slicing.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -66,45 +65,47 @@ def narrow(weights: Weights, eighths: int) -> Gemma3nForCausalLM:
 
 
 @cache
-def prompts(task: str) -> list[tuple[str, int]]:
-    """Prompt and index of the right answer, in lm-eval's wording."""
+def prompts(task: str) -> list[tuple[str, list[str], int]]:
+    """Prompt, answers and index of the right one, in the wording of the YAML files."""
     if task == "tiny_boolq":
         return [
-            (f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:", row["label"])
+            (
+                f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:",
+                ["no", "yes"],
+                row["label"],
+            )
             for row in data(task, "validation").head(ITEMS[task]).to_dict("records")
         ]
     out = []
     for subject in subjects():
         head = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
         for row in data("tiny_mmlu", "dev", subject).to_dict("records"):
-            head += f"{choice_question(row)} {'ABCD'[row['answer']]}\n\n"
+            head += f"{row['question']} {row['choices'][row['answer']]}\n\n"
         frame = data("tiny_mmlu", "test", subject).head(ITEMS[task] // len(subjects()))
-        out += [(head + choice_question(row), row["answer"]) for row in frame.to_dict("records")]
+        out += [
+            (head + row["question"], list(row["choices"]), row["answer"])
+            for row in frame.to_dict("records")
+        ]
     return out
-
-
-def choice_question(row: dict[Hashable, Any]) -> str:
-    options = zip("ABCD", row["choices"], strict=True)
-    listed = "".join(f"\n{a}. {b}" for a, b in options)
-    return f"{row['question']}{listed}\nAnswer:"
 
 
 @torch.no_grad()
 def accuracy(model: Gemma3nForCausalLM, task: str) -> Tensor:
     """0 or 1 for each item, as floats."""
     tokenizer = AutoTokenizer.from_pretrained(tiny.model_dir(), padding_side="right")
-    answers = [" no", " yes"] if task == "tiny_boolq" else [f" {letter}" for letter in "ABCD"]
-    ids = [tokenizer(a, add_special_tokens=False).input_ids for a in answers]
-    assert all(len(answer) == 1 for answer in ids)
     right = []
     for start in range(0, len(prompts(task)), 50):
-        batch = prompts(task)[start : start + 50]
+        texts, choices, gold = zip(*prompts(task)[start : start + 50], strict=True)
         # Causal attention: padding on the right changes nothing to its left
-        tokens = tokenizer([text for text, _ in batch], return_tensors="pt", padding=True)
+        tokens = tokenizer(list(texts), return_tensors="pt", padding=True)
         last = tokens.attention_mask.sum(1) - 1
-        logits = model(input_ids=tokens.input_ids).logits[torch.arange(len(batch)), last]
-        guess = logits[:, [answer[0] for answer in ids]].argmax(-1)
-        right.append((guess == torch.tensor([gold for _, gold in batch])).float())
+        logits = model(input_ids=tokens.input_ids).logits[torch.arange(len(texts)), last]
+        # Every answer is one token
+        ids = torch.tensor(
+            [[tokenizer.encode(f" {c}", add_special_tokens=False) for c in row] for row in choices]
+        )
+        guess = logits.gather(1, ids[:, :, 0]).argmax(-1)
+        right.append((guess == torch.tensor(gold)).float())
     return torch.cat(right)
 
 

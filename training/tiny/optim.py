@@ -8,8 +8,7 @@ else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,19 +40,13 @@ def orthogonalise(stack: Tensor) -> Tensor:
     return out
 
 
-@dataclass(frozen=True)
-class Schedule:
-    steps: int
-    warmup: int = 200
-    decay: float = 0.4
+# (step, factor on both learning rates), straight lines between: warm-up, flat, decay
+RATES = ((0, 0.005), (199, 1.0), (6300, 1.0), (7750, 2750 / 4200), (9750, 0.01))
 
-    def at(self, step: int) -> float:
-        """Factor on the learning rates: up over `warmup`, flat, down to a hundredth over the last
-        `decay` of the run.
-        """
-        up = min(1.0, (step + 1) / self.warmup)
-        down = min(1.0, (self.steps - step) / (self.decay * self.steps))
-        return min(up, max(down, 0.01))
+
+def rate(step: int) -> float:
+    steps, factors = zip(*RATES, strict=True)
+    return float(np.interp(step, steps, factors))
 
 
 class Optimiser:

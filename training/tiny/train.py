@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.tiny import network, slices, tokenizer
-from training.tiny.optim import Optimiser, Schedule
+from training.tiny.optim import Optimiser, rate
 from training.tiny.rows import Ids, Rows
 from training.tiny.world import World
 
@@ -37,7 +37,7 @@ KINDS = (
 class Options:
     seed: int = 0
     world: int = 0
-    steps: int = 10_500
+    steps: int = 9_750
     batch: int = 16
     length: int = 96
     ffn: int = 64
@@ -65,6 +65,8 @@ class Phase:
     active: bool = False
     # Neurons of each FFN that count as the full width; what ships is the last phase's
     ffn: int = 64
+    # Narrow slices are drawn more rarely
+    wide: bool = False
 
 
 PHASES = (
@@ -81,10 +83,13 @@ PHASES = (
     Phase(3500, (2, 3, 3, 3, 2, 3), 1.0, early=1.0),
     Phase(4500, (1, 1, 4, 1, 2, 3, 3, 1), 1.0, early=1.0, active=True),
     Phase(5750, (2, 0, 5, 0, 1, 3, 0, 0, 4, 1), 0.5, early=1.0, active=True),
-    # 64 neurons hold all there is to know, and their leading 16 nearly so: the parent is those
+    # 64 neurons hold all there is to know, and their leading 16 nearly so: go on with those
     Phase(6250, (2, 0, 5, 0, 1, 3, 0, 0, 4, 1), 0.5, early=1.0, active=True, ffn=16),
     Phase(6750, (2, 0, 3, 0, 1, 0, 0, 0, 6, 1, 3), 0.5, early=1.0, active=True, ffn=16),
     Phase(7250, (2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 5, 8), 0.5, early=1.0, active=True, ffn=16),
+    # Every width has had its share; from here on the wide ones have most of it, as they have to
+    # hold what the narrow ones cannot
+    Phase(7750, (2, 0, 0, 0, 0, 3, 0, 0, 0, 1, 4, 6), 0.5, 1.0, True, ffn=16, wide=True),
 )
 
 
@@ -109,7 +114,6 @@ class Trainer:
         }
         self.network = network.Network(self.shape, compiled=True)
         self.optimiser = Optimiser(self.params, options.adam_lr, options.muon_lr)
-        self.schedule = Schedule(options.steps)
         self.weight = torch.ones(self.shape.vocab)
         self.weight[np.concatenate((self.ids.letter, self.ids.verdict))] = options.answer_weight
         self.step = 0
@@ -119,11 +123,13 @@ class Trainer:
         would.
         """
         rng = np.random.default_rng((self.options.seed, step))
-        shares = zip(KINDS, phase_at(step).shares, strict=False)
-        counts = {kind: share * self.options.batch // 16 for kind, share in shares}
-        parts = [self.rows.rows(rng, kind, n) for kind, n in counts.items() if n]
+        phase = phase_at(step)
+        parts = []
+        for kind, share in zip(KINDS, phase.shares, strict=False):
+            if n := share * self.options.batch // 16:
+                parts.append(self.rows.rows(rng, kind, n))
         x, y = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-        eighths, skips = slices.sample(rng, len(x))
+        eighths, skips = slices.sample(rng, len(x), phase.wide)
         widths = torch.from_numpy(eighths * (phase_at(step).ffn // slices.STEPS))
         return torch.from_numpy(x), torch.from_numpy(y), widths, torch.from_numpy(skips)
 
@@ -158,7 +164,7 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(list(self.params.values()), 1.0)
             self.optimiser.muon_lr = self.options.muon_lr * phase_at(self.step).muon
-            self.optimiser.step(self.schedule.at(self.step))
+            self.optimiser.step(rate(self.step))
             self.step += 1
             total += float(loss.detach())
             if self.step % 50 == 0:
