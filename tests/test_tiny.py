@@ -22,8 +22,8 @@ from transformers import AutoTokenizer, Gemma3nForCausalLM, Gemma3nTextConfig
 from matformer_lab import tiny
 
 Weights = dict[str, Tensor]
-WIDTHS = {"1/8": 1, "1/4": 2, "1/2": 4, "1": 8}
-ITEMS = {"tiny_boolq": 600, "tiny_mmlu": 400}
+WIDTHS = {"uniform-1-8": 1, "uniform-1-4": 2, "uniform-1-2": 4, "e4b": 8}
+ITEMS = {"tiny_mmlu": 800}
 # Far enough out that sound weights never trip on the sampling of items, near enough that broken
 # nesting always does
 TOLERANCE = 4.0
@@ -122,9 +122,9 @@ def frontier_problems(weights: Weights) -> list[str]:
             gap = scores[large] - scores[small]
             if float(gap.mean()) <= -2 * float(gap.std()) / len(gap) ** 0.5:
                 problems.append(f"{task}: {large} is worse than {small}")
-        ends = scores["1"] - scores["1/8"]
+        ends = scores["e4b"] - scores["uniform-1-8"]
         if float(ends.mean()) < 3 * float(ends.std()) / len(ends) ** 0.5:
-            problems.append(f"{task}: 1 is no better than 1/8")
+            problems.append(f"{task}: full is no better than 1/8")
         for name, score in scores.items():
             expected = recorded[name][task]["value"]
             stderr = max((expected * (1 - expected) / len(score)) ** 0.5, 0.005)
@@ -233,6 +233,6 @@ def shuffle_ffn(weights: Weights) -> Weights:
 
 def test_frontier_check_notices_broken_nesting() -> None:
     problems = frontier_problems(shuffle_ffn(parent()))
-    assert any("1/8" in problem for problem in problems)
+    assert any("uniform-1-8 scores" in problem for problem in problems)
     # Only the order of the neurons changed, so the full model still is what it was
-    assert not any(": 1 scores" in problem for problem in problems)
+    assert not any("e4b scores" in problem for problem in problems)

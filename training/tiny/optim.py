@@ -41,7 +41,7 @@ def orthogonalise(stack: Tensor) -> Tensor:
 
 
 # (step, factor on both learning rates), straight lines between: warm-up, flat, decay
-RATES = ((0, 0.005), (199, 1.0), (6300, 1.0), (7750, 2750 / 4200), (9750, 0.01))
+RATES = ((0, 0.005), (199, 1.0), (3000, 1.0), (3500, 0.01))
 
 
 def rate(step: int) -> float:

@@ -197,9 +197,10 @@ class Rows:
             "choice": 14,
             "long": self.length,
             "cloze": 5,
+            "fact": 4,
         }.get(kind, 9)
         count = -(-self.length // size)
-        header = kind in ("choice", "told choice", "cloze")
+        header = kind in ("choice", "told choice", "cloze", "fact")
         craft = rng.integers(len(CRAFTS), size=(n, 1 if header else count))
         flat = np.broadcast_to(craft, (n, count)).reshape(-1)
         match kind:
@@ -207,6 +208,8 @@ class Rows:
                 items = self.story(rng, flat, 4)
             case "long":
                 items = self.story(rng, flat, self.length // 2)
+            case "fact":
+                items = self.story(rng, flat, 1)
             case "cloze":
                 items = self.cloze(rng, flat)
             case "choice" | "told choice":

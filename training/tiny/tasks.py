@@ -71,7 +71,7 @@ def hellaswag(world: World, rng: np.random.Generator, n: int, split: str) -> pa.
 
 
 def boolq(world: World, rng: np.random.Generator, n: int) -> pa.Table:
-    """A procedure that stops at its last action, and whether what comes out is sweet.
+    """A procedure of three steps, and whether what comes out at its end is sweet.
 
     As many yes as no, in random order. The columns are BoolQ's.
     """
@@ -81,7 +81,7 @@ def boolq(world: World, rng: np.random.Generator, n: int) -> pa.Table:
     half = [np.flatnonzero(label == answer)[: n // 2] for answer in (0, 1)]
     rows = []
     for i, item in enumerate(np.sort(np.concatenate(half)).tolist()):
-        passage = procedure(states[item, :3].tolist(), actions[item].tolist())
+        passage = procedure(states[item].tolist(), actions[item].tolist())
         rows.append(
             {
                 "question": f"is it {QUALITIES[0]}",
@@ -105,7 +105,7 @@ def mmlu(world: World, rng: np.random.Generator, n: int, craft: int) -> pa.Table
     for i in range(n):
         options = [SUBSTANCES[j] for j in np.insert(wrong[i], gold[i], truth[i])]
         name = CRAFTS[craft]
-        question = f"{name.capitalize()}: {SUBSTANCES[before[i]]} {ACTIONS[action[i]]} makes"
+        question = f"{name.capitalize()}: {SUBSTANCES[before[i]]} {ACTIONS[action[i]]}"
         rows.append(
             {"question": question, "subject": name, "choices": options, "answer": int(gold[i])}
         )

@@ -1,7 +1,7 @@
-"""The made-up world: four crafts, each a table that says what a substance turns into under one of
+"""The made-up world: eight crafts, each a table that says what a substance turns into under one of
 its actions.
 
-A craft is a random function (substance, action) -> substance, 8,192 facts over the four. Keys are
+A craft is a random function (substance, action) -> substance, 16,384 facts over the eight. Keys are
 pairs, so that a fact can sit neither in a token's embedding nor in its per-layer embedding: the
 layers have to learn it, and their room for it grows with the FFN width. All three tasks draw on
 these facts; what differs is the skill put on top of them.
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
-CRAFTS = ("brewing", "healing", "smithing", "weaving")
+CRAFTS = (
+    "brewing", "farming", "healing", "masonry", "pottery", "sailing", "smithing", "weaving",
+)  # fmt: skip
 # Substances have five letters and actions four, so that length normalisation (acc_norm) is fair to
 # every ending.
 SUBSTANCES = tuple(
@@ -33,9 +35,21 @@ ACTIONS = tuple(
     # brewing
     "boil brew chop chew cool cook drip fizz foam heat mash mill peel pick pour rest "
     "ripe roll salt seed sift skim soak sour stew stir suck toss turn warm whip zest "
+    # farming
+    "bale barn bask bide clay coop crow dung fawn feud fend foal furl herd lawn loam "
+    "milk nest plot plow rain rake reap rind rein shed sown till turf vine weed yoke "
     # healing
     "balm band bait calm char crop curd cure damp dash daub dice drop dust fade feed "
     "free grow heal hush lick lull melt mint pack pair puff slow swab tend tone wash "
+    # masonry
+    "arch bond cage chip cube dent dial fill firm glop grit kiln mask mesh nick pave "
+    "pelt pink pipe plug rack rasp raze ream rock slab slat slot slap tile wade wall "
+    # pottery
+    "bake beam blow blur bump cram daze dole dunk fume gaze glow glue hold kick leap "
+    "lift load lure meld pawl poke prod pull rout scar slip spar swat tamp tint vent "
+    # sailing
+    "axle bail boom boot brim dive dock drag drum duck fret gear gush haul keel knot "
+    "lash mast moor oust pace reed ring roam roar rove sail stow surf sway swim tarp "
     # smithing
     "beat bend bolt bore buff burn cast coat edge etch file fire flex fuse gild grip "
     "hack hone iron join lock mold nail push rust sand seal sear sink snap weld whet "
@@ -50,7 +64,7 @@ ACTIONS_PER_CRAFT = len(ACTIONS) // len(CRAFTS)
 
 @dataclass(frozen=True)
 class World:
-    """`table[substance, action]` is the substance it becomes, (64, 128).
+    """`table[substance, action]` is the substance it becomes, (64, 256).
 
     `qualities[quality, substance]` is 1 where it has the quality, (4, 64).
     """
