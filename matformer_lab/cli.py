@@ -330,12 +330,22 @@ def _recipe_path(recipe: str) -> Path:
 @click.argument(
     "folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-def report(folders: tuple[Path, ...]) -> None:
-    """Rebuild frontier and page of finished sweeps from their stored results; needs no model."""
+@click.option("--separate", nargs=2, metavar="SLICE SLICE", help="Compare two slices, paired.")
+def report(folders: tuple[Path, ...], separate: tuple[str, str] | None) -> None:
+    """Rebuild frontier and page of finished sweeps from their stored results; needs no model.
+
+    --separate prints the difference of two slices for every task, its interval, and how many items
+    would be needed to tell them apart.
+    """
+    from matformer_lab.finished import read_finished
     from matformer_lab.report import write_report
 
     for folder in folders:
         click.echo(str(write_report(folder)))
+        if separate:
+            table = read_finished(folder).comparison(*separate).round(2)
+            cells = table.astype("object").where(table.notna(), "").values.tolist()
+            _console().print(_table(list(table.columns), [[str(c) for c in row] for row in cells]))
 
 
 @cli.command()
