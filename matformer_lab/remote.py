@@ -138,8 +138,8 @@ def with_needed(parent: Parent, plans: Sequence[Plan], advance: Advance = quiet)
                     if path.is_file() and path.suffix != ".safetensors":
                         write_atomic(folder / path.name, path.read_bytes())
         except OSError as error:
-            if error.errno is None:  # the network's, not the disk's
-                raise
+            if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
+                raise  # the network's, not the disk's
             raise InputError(
                 f"{folder}: cannot be written ({error.strerror}); what is fetched is kept, run "
                 "again to continue"

@@ -96,7 +96,7 @@ def members_of(folder: Path) -> list[Path]:
     """The checkpoints of a family; the folder itself if it is one checkpoint."""
     if not is_family(folder):
         return [folder]
-    return sorted(path.parent for path in folder.glob(f"*/{MANIFEST_FILE}"))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def verify_family(

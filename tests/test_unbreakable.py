@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from conftest import Finished
+from conftest import PICO, Finished, write_parent
 from kill_loop import contents
 
 from matformer_lab.catalog import resolve_slice
@@ -79,6 +79,16 @@ def test_kills_at_every_fifth_file_operation(pico: Path) -> None:
 @pytest.mark.slow
 def test_a_kill_at_every_file_operation(pico_full: Path) -> None:
     assert kill_loop("steps", pico_full, 60_000, 1)["kills"] > 200
+
+
+@posix
+@pytest.mark.slow
+def test_kills_over_a_large_parent(tmp_path: Path) -> None:
+    """A quarter of a gigabyte, so that kills fall into the middle of large files."""
+    large = {**PICO, "hidden_size": 512, "intermediate_size": 8192}
+    parent = write_parent(tmp_path / "large", config=large)
+    seen = kill_loop("random", parent, 40, 11)
+    assert seen["kills"] >= 40 and seen["resumed"] > 5
 
 
 @posix
