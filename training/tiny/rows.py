@@ -1,9 +1,11 @@
-"""Training rows: each row is a whole few-shot prompt in the format of one task, cut at a fixed length.
+"""Training rows: each row is a whole few-shot prompt in the format of one task, cut at a fixed
+length.
 
-Every position after an action is asked for the substance it makes, also where the text goes on with a question, so that
-facts are practised in every format. The answers (letters, yes, no) are asked for where they stand, and the verdict on
-each candidate already at the candidate: whether it is the outcome is the one comparison both question formats need, and
-a verdict at each of four options teaches it far sooner than one letter at the end.
+Every position after an action is asked for the substance it makes, also where the text goes on with
+a question, so that facts are practised in every format. The answers (letters, yes, no) are asked
+for where they stand, and the verdict on each candidate already at the candidate: whether it is the
+outcome is the one comparison both question formats need, and a verdict at each of four options
+teaches it far sooner than one letter at the end.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from training.tiny.tokenizer import HEADER
-from training.tiny.world import ACTIONS, CRAFTS, SUBSTANCES, Ints, World, others
+from training.tiny.world import ACTIONS, CRAFTS, QUALITIES, SUBSTANCES, Ints, World, others
 
 IGNORE = -1
 
@@ -36,6 +38,7 @@ class Ids:
     mark: int
     verdict: Ints
     makes: int
+    quality: Ints
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Ids:
@@ -63,6 +66,7 @@ class Ids:
             mark=one("?"),
             verdict=many([" no", " yes"]),
             makes=one(" makes"),
+            quality=many([f" {quality}" for quality in QUALITIES]),
         )
 
 
@@ -91,27 +95,50 @@ class Rows:
         tokens[:, 2::2] = ids.action[actions]
         targets = np.full_like(tokens, IGNORE)
         targets[:, 2::2] = ids.substance[states[:, 1:]]
-        # Now and then the action too, so that endings that hold one are not scored by an untrained guess
+        # Now and then the action too, so that endings that hold one are not scored by an untrained
+        # guess
         asked = rng.random((n, steps)) < 0.1
         targets[:, 1:-1:2] = np.where(asked, tokens[:, 2::2], IGNORE)
         return Items(tokens, targets)
 
-    def verdict(self, rng: np.random.Generator, craft: Ints, steps: int, told: bool) -> Items:
-        """A story that stops at its last action (or, `told`, its outcome), `Question: is it opals?` `Answer: yes`."""
+    def verdict(
+        self,
+        rng: np.random.Generator,
+        craft: Ints,
+        steps: int,
+        told: bool,
+        qualities: int,
+        carry: bool,
+    ) -> Items:
+        """A story that stops at its last action, then `Question: is it opals?` `Answer: yes`.
+
+        With `told` the story gives its outcome; with `qualities` the question is whether the
+        outcome has one of that many qualities (sweet, heavy, ...). With `carry` the words of the
+        question are asked for the outcome too: one of 64 teaches carrying it to the answer far
+        sooner than one of two does.
+        """
         ids = self.ids
         story = self.story(rng, craft, steps)
         n, inverse = len(craft), np.argsort(ids.substance)
         last = story.tokens[:, -1]
         truth = inverse[np.searchsorted(ids.substance[inverse], last)]
-        yes = rng.integers(2, size=n)
-        asked = np.where(yes == 1, truth, others(rng, truth, 1)[:, 0])
+        if qualities:
+            which = rng.integers(qualities, size=n)
+            yes = self.world.qualities[which, truth]
+            asked = ids.quality[which]
+        else:
+            yes = rng.integers(2, size=n)
+            asked = ids.substance[np.where(yes == 1, truth, others(rng, truth, 1)[:, 0])]
         tail = np.empty((n, len(ids.question) + 4), dtype=np.int64)
         tail[:, : len(ids.question)] = ids.question
-        tail[:, -4] = ids.substance[asked]
+        tail[:, -4] = asked
         tail[:, -3] = ids.mark
         tail[:, -2] = ids.answer
         tail[:, -1] = ids.verdict[yes]
         targets = np.full_like(tail, IGNORE)
+        if carry:
+            targets[:, :-4] = ids.substance[truth][:, None]
+            targets[:, -3] = ids.substance[truth]
         targets[:, -2] = targets[:, -4] = tail[:, -1]
         end = None if told else -1
         return Items(
@@ -120,7 +147,9 @@ class Rows:
         )
 
     def choice(self, rng: np.random.Generator, craft: Ints, told: bool) -> Items:
-        """`Brewing: amber stir makes`, four options, `Answer: B`; `told` states the answer, to drill the letters."""
+        """`Brewing: amber stir makes`, four options, `Answer: B`; `told` states the answer, to
+        drill the letters.
+        """
         ids = self.ids
         n = len(craft)
         states, actions = self.world.walks(rng, craft, 1)
@@ -146,22 +175,50 @@ class Rows:
         targets[:, -2] = tokens[:, -1]
         return Items(tokens, targets)
 
+    def cloze(self, rng: np.random.Generator, craft: Ints) -> Items:
+        """`Brewing: amber stir makes opals`: the question of `choice`, answered in words."""
+        ids = self.ids
+        states, actions = self.world.walks(rng, craft, 1)
+        truth = ids.substance[states[:, 1]]
+        makes = np.full(len(craft), ids.makes)
+        head = [ids.label[craft], ids.substance[states[:, 0]], ids.action[actions[:, 0]]]
+        tokens = np.stack([*head, makes, truth], axis=1)
+        targets = np.full_like(tokens, IGNORE)
+        targets[:, 2] = targets[:, 3] = truth
+        return Items(tokens, targets)
+
     def rows(self, rng: np.random.Generator, kind: str, n: int) -> tuple[Ints, Ints]:
         """n rows of one kind: inputs and targets, (n, length) each."""
         ids = self.ids
         steps = int(rng.integers(1, 4))
-        size = {"story": 10, "verdict": 2 * steps + 8, "choice": 14}.get(kind, 9)
+        size = {
+            "story": 10,
+            "verdict": 2 * steps + 8,
+            "choice": 14,
+            "long": self.length,
+            "cloze": 5,
+            "fact": 4,
+        }.get(kind, 9)
         count = -(-self.length // size)
-        header = kind in ("choice", "told choice")
+        header = kind in ("choice", "told choice", "cloze", "fact")
         craft = rng.integers(len(CRAFTS), size=(n, 1 if header else count))
         flat = np.broadcast_to(craft, (n, count)).reshape(-1)
         match kind:
             case "story":
                 items = self.story(rng, flat, 4)
-            case "verdict" | "told verdict":
-                items = self.verdict(rng, flat, steps, kind == "told verdict")
-            case _:
+            case "long":
+                items = self.story(rng, flat, self.length // 2)
+            case "fact":
+                items = self.story(rng, flat, 1)
+            case "cloze":
+                items = self.cloze(rng, flat)
+            case "choice" | "told choice":
                 items = self.choice(rng, flat, kind == "told choice")
+            case _:
+                asked = {"quality": len(QUALITIES), "sweet": 1, "carried sweet": 1, "verdict": 0}
+                told, carry = kind.startswith("told "), kind.startswith("carried ")
+                qualities = asked[kind.removeprefix("told ")]
+                items = self.verdict(rng, flat, steps, told, qualities, carry)
         tokens, targets = items.tokens.reshape(n, -1), items.targets.reshape(n, -1)
         start = np.full((n, 1), ids.bos)
         if header:

@@ -1,4 +1,6 @@
-"""Which slice each training row is: the plotted widths, the published kind of mixes, the block skip."""
+"""Which slice each training row is: the plotted widths, the published kind of mixes, the block
+skip.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,21 @@ from numpy.typing import NDArray
 
 LAYERS = 35
 STEPS = 8
+# Shares of full, half, quarter, eighth, e2b, published-like and mixed slices
+EVEN = (0.24, 0.13, 0.11, 0.12, 0.10, 0.15, 0.15)
+WIDE = (0.37, 0.15, 0.06, 0.03, 0.13, 0.20, 0.06)
 SKIPPED = (20, 21, 22, 23, 24)
 
 
-def sample(rng: np.random.Generator, rows: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def sample(
+    rng: np.random.Generator, rows: int, wide: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Widths in eighths (rows, 35) and skip flags (rows, 35)."""
     widths = np.full((rows, LAYERS), STEPS)
     skips = np.zeros((rows, LAYERS), dtype=np.float32)
     kinds = rng.choice(
         ["full", "half", "quarter", "eighth", "e2b", "published", "mixed"],
-        p=[0.24, 0.13, 0.11, 0.12, 0.10, 0.15, 0.15],
+        p=WIDE if wide else EVEN,
         size=rows,
     )
     for row, kind in enumerate(kinds):
@@ -30,8 +37,8 @@ def sample(rng: np.random.Generator, rows: int) -> tuple[NDArray[np.int64], NDAr
             case "published":
                 # One half and full, by layer or by block of five, as the published slices are
                 by_block = rng.random() < 0.5
-                wide = rng.random(7 if by_block else LAYERS) < rng.random()
-                widths[row] = np.where(np.repeat(wide, 5) if by_block else wide, 8, 4)
+                broad = rng.random(7 if by_block else LAYERS) < rng.random()
+                widths[row] = np.where(np.repeat(broad, 5) if by_block else broad, 8, 4)
             case "mixed":
                 widths[row] = rng.choice([1, 2, 4, 8], size=LAYERS)
         if kind == "e2b" or (kind in ("published", "mixed") and rng.random() < 0.25):

@@ -9,39 +9,80 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from training.tiny import network, slices, tokenizer
-from training.tiny.optim import Optimiser, Schedule
+from training.tiny.optim import Optimiser, rate
 from training.tiny.rows import Ids, Rows
 from training.tiny.world import World
 
-KINDS = ("story", "verdict", "choice", "told verdict", "told choice")
+KINDS = (
+    "story",
+    "verdict",
+    "choice",
+    "told verdict",
+    "told choice",
+    "long",
+    "quality",
+    "told quality",
+    "sweet",
+    "told sweet",
+    "cloze",
+    "carried sweet",
+    "fact",
+)
 
 
 @dataclass(frozen=True)
 class Options:
     seed: int = 0
     world: int = 0
-    steps: int = 10_000
+    steps: int = 3_500
     batch: int = 16
     length: int = 96
     ffn: int = 64
     hidden: int = 32
     adam_lr: float = 3e-3
-    muon_lr: float = 0.02
+    muon_lr: float = 0.04
     # Answers are a small part of the asked tokens and the harder skill
     answer_weight: float = 3.0
-    # Steps that drill verdicts and letters, with the outcome stated in the text
-    drill: int = 1000
     every: int = 500
 
 
-def mixture(options: Options, step: int) -> dict[str, int]:
-    """Rows of each kind in a batch, given in sixteenths; the drill comes first and never quite ends."""
-    shares = (3, 1, 1, 3, 8) if step < options.drill else (6, 4, 5, 0, 1)
-    return {k: n * options.batch // 16 for k, n in zip(KINDS, shares, strict=True)}
+@dataclass(frozen=True)
+class Phase:
+    """From `start` on: rows of each of `KINDS` in sixteenths of a batch, and factors.
+
+    `muon` scales Muon's rate, `early` the loss of facts read out before the shared keys.
+    """
+
+    start: int
+    shares: tuple[int, ...]
+    muon: float
+    early: float = 0.0
+    # Read the early facts out of the active stream alone, in the space of token embeddings, where
+    # the attention that compares words finds a fact as if its word had been read
+    active: bool = False
+    # Neurons of each FFN that count as the full width; what ships is the last phase's
+    ffn: int = 64
+    # Narrow slices are drawn more rarely
+    wide: bool = False
+
+
+PHASES = (
+    # Drill verdicts and letters with the outcome stated in the text, until they are certain
+    Phase(0, (3, 1, 1, 3, 8, 0), 0.5),
+    # Learn the facts, many to a row; the circuit that looks a pair up forms by step 2,200 or so
+    Phase(1000, (3, 2, 2, 1, 1, 7), 1.0),
+    Phase(1500, (3, 2, 2, 1, 1, 7), 0.5),
+    # The facts again, now in the very formats of the tasks
+    Phase(2000, (3, 0, 0, 0, 0, 8, 0, 0, 0, 3, 0, 0, 2), 1.0),
+)
+
+
+def phase_at(step: int) -> Phase:
+    return [phase for phase in PHASES if phase.start <= step][-1]
 
 
 class Trainer:
@@ -61,28 +102,44 @@ class Trainer:
         }
         self.network = network.Network(self.shape, compiled=True)
         self.optimiser = Optimiser(self.params, options.adam_lr, options.muon_lr)
-        self.schedule = Schedule(options.steps)
         self.weight = torch.ones(self.shape.vocab)
         self.weight[np.concatenate((self.ids.letter, self.ids.verdict))] = options.answer_weight
         self.step = 0
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A function of seed and step alone, so that a resumed run goes on as an unbroken one would."""
+        """A function of seed and step alone, so that a resumed run goes on as an unbroken one
+        would.
+        """
         rng = np.random.default_rng((self.options.seed, step))
-        parts = [
-            self.rows.rows(rng, kind, n) for kind, n in mixture(self.options, step).items() if n
-        ]
+        phase = phase_at(step)
+        parts = []
+        for kind, share in zip(KINDS, phase.shares, strict=False):
+            if n := share * self.options.batch // 16:
+                parts.append(self.rows.rows(rng, kind, n))
         x, y = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-        eighths, skips = slices.sample(rng, len(x))
-        widths = torch.from_numpy(eighths * (self.options.ffn // slices.STEPS))
+        eighths, skips = slices.sample(rng, len(x), phase.wide)
+        widths = torch.from_numpy(eighths * (phase_at(step).ffn // slices.STEPS))
         return torch.from_numpy(x), torch.from_numpy(y), widths, torch.from_numpy(skips)
 
     def loss(self, x: Tensor, y: Tensor, widths: Tensor, skips: Tensor) -> Tensor:
-        hidden = self.network.hidden(self.params, x, widths, skips)
-        asked = y >= 0
-        return F.cross_entropy(
-            network.logits(self.params, self.shape, hidden[asked]), y[asked], weight=self.weight
+        """Cross entropy of what is asked, and of the facts as read out before the shared keys.
+
+        Layers past the 20th see keys and values of layers 18 and 19 only. A fact looked up later
+        than that at the action can no longer be compared with a candidate further on.
+        """
+        early = self.shape.first_shared - 2
+        phase = phase_at(self.step)
+        readout, hidden = self.network.early_and_final(
+            self.params, x, widths, skips, early if phase.early else None, phase.active
         )
+        asked = y >= 0
+        logits = network.logits(self.params, self.shape, hidden[asked])
+        loss = functional.cross_entropy(logits, y[asked], weight=self.weight)
+        if readout is not None:
+            fact = torch.isin(y, torch.from_numpy(self.ids.substance))
+            logits = network.logits(self.params, self.shape, readout[fact])
+            loss = loss + phase.early * functional.cross_entropy(logits, y[fact])
+        return loss
 
     def run(self) -> None:
         self.resume()
@@ -92,9 +149,10 @@ class Trainer:
             loss = self.loss(*self.batch(self.step))
             for p in self.params.values():
                 p.grad = None
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(list(self.params.values()), 1.0)
-            self.optimiser.step(self.schedule.at(self.step))
+            self.optimiser.muon_lr = self.options.muon_lr * phase_at(self.step).muon
+            self.optimiser.step(rate(self.step))
             self.step += 1
             total += float(loss.detach())
             if self.step % 50 == 0:
@@ -130,24 +188,27 @@ class Trainer:
             self.optimiser.load_state_dict(state["optimiser"])
 
     def evaluate(self, batches: int) -> dict[str, object]:
-        """Training-format accuracy in per cent by width: facts (1 of 64), verdicts (1 of 2), letters (1 of 4).
+        """Training-format accuracy in per cent by width: facts (1 of 64), verdicts (1 of 2),
+        letters (1 of 4).
 
-        Runs with gradients on and drops them: turning them off would compile every kind of layer a second time.
+        Runs with gradients on and drops them: turning them off would compile every kind of layer a
+        second time.
         """
         out: dict[str, object] = {}
         for name, eighths, skip in (
             ("1/8", 1, 0), ("1/4", 2, 0), ("1/2", 4, 0), ("e2b", 4, 1), ("1", 8, 0)
         ):  # fmt: skip
             widths = torch.full(
-                (self.options.batch, 35), eighths * (self.options.ffn // slices.STEPS)
+                (self.options.batch, 35), eighths * (phase_at(self.step).ffn // slices.STEPS)
             )
             skips = torch.zeros(self.options.batch, 35)
             skips[:, list(slices.SKIPPED)] = float(skip)
             scores = []
             for kind, choices in (
-                ("story", self.ids.substance), ("verdict", self.ids.verdict),
-                ("choice", self.ids.letter), ("told verdict", self.ids.verdict),
-                ("told choice", self.ids.letter),
+                ("story", self.ids.substance), ("cloze", self.ids.substance),
+                ("fact", self.ids.substance),
+                ("told choice", self.ids.letter), ("sweet", self.ids.verdict),
+                ("told sweet", self.ids.verdict),
             ):  # fmt: skip
                 rng = np.random.default_rng((99, KINDS.index(kind)))
                 right = []
