@@ -41,11 +41,17 @@ def _split(ref: str) -> tuple[str, str | None]:
 def open_remote(ref: str) -> Parent:
     """A Hub parent from its config.json and range-read safetensors headers; no weights."""
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     repo_id, revision = _split(ref)
     if constants.HF_HUB_OFFLINE:
-        with explained(repo_id, revision):
+        try:
             folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise InputError(
+                f"{ref}: not in the Hub's cache, and HF_HUB_OFFLINE forbids to fetch it; unset it "
+                "or give a local checkpoint folder"
+            ) from None
         return replace(open_folder(folder, ref=ref, name=repo_id), revision=folder.name)
     with explained(repo_id, revision):
         commit = HfApi().model_info(repo_id, revision=revision).sha

@@ -33,7 +33,7 @@ class Hub(ThreadingHTTPServer):
         self.short_every = 0
         """Send half of what was asked for, and call it all, every n-th time."""
         self.fail_after: int | None = None
-        """Break every connection once this many bytes of weights were sent."""
+        """Refuse in a way that is not worth repeating once this many bytes of weights were sent."""
         self.gated: int | None = None
         """Answer with this status as a gated repository does."""
         self.large = 0
@@ -111,6 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _file(self, path: Path, body: bool) -> None:
+        """The file or a range of it."""
         hub, data = self.server, path.read_bytes()
         status, total = 200, len(data)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -123,8 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
             hub.large += large
             drop = large and hub.drop_every and hub.large % hub.drop_every == 0
             short = large and hub.short_every and hub.large % hub.short_every == 0
-            if large and hub.fail_after is not None:
-                drop = hub.weights_served() >= hub.fail_after
+            gone = large and hub.fail_after is not None and hub.weights_served() >= hub.fail_after
+        if gone:
+            self._refuse(410, "Gone", "Come back later.")
+            return
         if short:
             data = data[: len(data) // 2]
         self.send_response(status)
