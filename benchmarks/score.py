@@ -119,7 +119,8 @@ def compare(
     )
     print(f"  ours against HFLM: {differences(requests, our_answers, their_answers)}")
     if arguments.dtype != "float32":
-        exact = make_lm(truth, tokenizer, batch_size=BATCH_SIZE).loglikelihood(requests)
+        lm = make_lm(truth, tokenizer, scorer="lm-eval", batch_size=BATCH_SIZE)
+        exact = lm.loglikelihood(requests)
         print(f"  HFLM against fp32: {differences(requests, their_answers, exact)}")
         print(f"  ours against fp32: {differences(requests, our_answers, exact)}")
 

@@ -4,15 +4,16 @@
 
 1. `score_slices` over all of them against HFLM on each: same live models, one process, by turns.
 2. Peak memory of `score_slices` in a process of its own, for 1, 4 and 16 slices.
-3. The whole sweep from the command line's start to the scores in one process, against the naive
-   one: extract a slice, start a fresh `lm_eval` on it, and so on. `--naive N` runs N slices of the
-   naive sweep and extrapolates to 16.
+3. `matformer-lab sweep`, from the start of the command to its report, against the naive sweep:
+   extract a slice, start a fresh `lm_eval` on it, and so on. `--naive N` runs N slices of the naive
+   sweep and extrapolates to 16.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -31,9 +32,10 @@ from matformer_lab.elastic import ElasticParent
 from matformer_lab.parent import open_parent
 from matformer_lab.prefix_scorer import PrefixScorer
 from matformer_lab.recipe import TaskEntry
-from matformer_lab.scoring import make_lm, score
+from matformer_lab.scoring import make_lm
 from matformer_lab.slice_scoring import layer_keys, score_slices
 from matformer_lab.slice_trie import build_trie
+from matformer_lab.slices import Slice
 from matformer_lab.tasks import load_tasks, quiet_lm_eval
 
 NUM_FEWSHOT = {"hellaswag": 10, "boolq": 0, "mmlu": 5}
@@ -64,14 +66,17 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def published(folder: Path) -> tuple[Slice, ...]:
+    return resolve_slices(["published"], open_parent(str(folder)).text, Path())
+
+
 class Sweep:
     """Everything loaded, as one process of a sweep has it."""
 
     def __init__(self, folder: Path, arguments: argparse.Namespace, slices: int = 16) -> None:
         parent = open_parent(str(folder))
         elastic = ElasticParent.load(parent)
-        published = resolve_slices(["published"], parent.text, Path())[:slices]
-        self.models = {each.name: elastic.live(each) for each in published}
+        self.models = {each.name: elastic.live(each) for each in published(folder)[:slices]}
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         entry = TaskEntry(name=arguments.task, num_fewshot=NUM_FEWSHOT[arguments.task])
         (self.task,) = load_tasks(
@@ -88,7 +93,7 @@ class Sweep:
     def hflm(self) -> dict[str, Any]:
         answers = {}
         for name, model in self.models.items():
-            lm = make_lm(model, self.tokenizer, batch_size=BATCH_SIZE)
+            lm = make_lm(model, self.tokenizer, scorer="lm-eval", batch_size=BATCH_SIZE)
             with quiet_lm_eval():
                 answers[name] = lm.loglikelihood(self.task.requests)
         return answers
@@ -130,74 +135,77 @@ def timed(work: Callable[[], Any], times: list[tuple[float, float]]) -> Any:
 
 
 def memory(folder: Path, arguments: argparse.Namespace) -> None:
-    for slices in (1, 4, 16):
-        peak = in_a_process(_peak_memory, folder, arguments, slices)
-        print(f"peak memory with {slices} slice(s): {peak / 2**20:.0f} MiB while scoring")
-
-
-def _peak_memory(folder: Path, arguments: argparse.Namespace, slices: int) -> float:
-    torch.set_num_threads(1)
-    sweep = Sweep(folder, arguments, slices)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    sweep.ours()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-
-
-def whole_sweep(folder: Path, scratch: Path, arguments: argparse.Namespace) -> None:
-    began = time.perf_counter()
-    in_a_process(_our_sweep, folder, arguments)
-    ours = time.perf_counter() - began
-
-    names = [
-        each.name for each in resolve_slices(["published"], open_parent(str(folder)).text, Path())
-    ]
-    step = max(1, len(names) // arguments.naive)
-    seconds = [naive(folder, name, scratch, arguments) for name in names[::step][: arguments.naive]]
-    all_of_them = statistics.mean(seconds) * len(names)
+    peaks = [in_a_process(peak_memory, folder, arguments, slices) for slices in (1, 4, 16)]
     print(
-        f"whole sweep: naive {all_of_them:.0f} s (from {len(seconds)} slices, "
-        f"{statistics.mean(seconds):.1f} s each), ours {ours:.1f} s, ratio {all_of_them / ours:.1f}"
+        "peak resident memory of a process scoring 1, 4, 16 slices: "
+        + ", ".join(f"{peak} MiB" for peak in peaks)
     )
 
 
-def _our_sweep(folder: Path, arguments: argparse.Namespace) -> None:
+def peak_memory(folder: Path, arguments: argparse.Namespace, slices: int) -> int:
+    """MiB while scoring, weights and libraries included. Linux only."""
     torch.set_num_threads(1)
-    sweep = Sweep(folder, arguments)
-    answers = sweep.ours()
-    for name, model in sweep.models.items():
-        known = dict(zip((each.args for each in sweep.task.requests), answers[name], strict=True))
-        with quiet_lm_eval():
-            lm = PrefixScorer(model, sweep.tokenizer, answers=known)
-        score(lm, sweep.task)
+    sweep = Sweep(folder, arguments, slices)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    sweep.ours()
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak) // 1024
 
 
-def naive(folder: Path, name: str, scratch: Path, arguments: argparse.Namespace) -> float:
-    """Seconds to extract one slice and run lm-eval's own command on it."""
-    out = scratch / f"naive-{name}"
-    root = Path(__file__).resolve().parent.parent
+def whole_sweep(folder: Path, scratch: Path, arguments: argparse.Namespace) -> None:
+    recipe = {
+        "parent": str(folder),
+        "slices": ["published"],
+        "tasks": [{"name": arguments.task, "num_fewshot": NUM_FEWSHOT[arguments.task]}],
+        "limit": arguments.items,
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    written = scratch / "recipe.yaml"
+    written.write_text(json.dumps(recipe))
+    ours = run(
+        *("matformer_lab", "sweep", written, "--out", scratch / "sweep"),
+        *("--datasets", arguments.datasets.resolve()),
+        cwd=scratch,
+    )
+
+    names = [each.name for each in published(folder)]
+    step = max(1, len(names) // arguments.naive)
+    each = []
+    for name in names[::step][: arguments.naive]:
+        out = scratch / f"naive-{name}"
+        extraction = run("matformer_lab", "slice", folder, "--slice", name, "--out", out)
+        scoring = run(
+            *("lm_eval", "run", "--model", "hf", "--device", "cpu"),
+            *("--model_args", f"pretrained={out},dtype=float32,add_bos_token=True"),
+            *("--tasks", arguments.task, "--num_fewshot", NUM_FEWSHOT[arguments.task]),
+            *("--limit", arguments.items, "--batch_size", BATCH_SIZE),
+            cwd=arguments.datasets,  # where "Rowan/hellaswag" is a folder
+        )
+        each.append(extraction + scoring)
+    naive = statistics.mean(each) * len(names)
+    print(
+        f"whole sweep: naive {naive:.0f} s (from {len(each)} slices, "
+        f"{statistics.mean(each):.1f} s each), ours {ours:.1f} s, ratio {naive / ours:.1f}"
+    )
+
+
+def run(module: str, *arguments: object, cwd: Path | None = None) -> float:
+    """Seconds of `python -m module arguments` with one thread and no network."""
     environment = {
         **os.environ,
-        "PYTHONPATH": str(root),
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    slice_command = ["-m", "matformer_lab", "slice", folder, "--slice", name, "--out", out]
-    lm_eval_command = [
-        *("-m", "lm_eval", "run", "--model", "hf"),
-        *("--model_args", f"pretrained={out},dtype=float32,add_bos_token=True"),
-        *("--tasks", arguments.task, "--num_fewshot", NUM_FEWSHOT[arguments.task]),
-        *("--limit", arguments.items, "--batch_size", BATCH_SIZE, "--device", "cpu"),
-    ]
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     began = time.perf_counter()
-    for command in (slice_command, lm_eval_command):
-        subprocess.run(
-            [sys.executable, *map(str, command)],
-            cwd=arguments.datasets,  # where "Rowan/hellaswag" is a folder
-            env=environment,
-            check=True,
-            capture_output=True,
-        )
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
     return time.perf_counter() - began
 
 

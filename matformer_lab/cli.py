@@ -18,6 +18,8 @@ from matformer_lab.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from matformer_lab.parent import Parent
+    from matformer_lab.plan import Plan
     from matformer_lab.verify import Verification
 
 PARENT_HELP = "PARENT is a checkpoint folder, a Hub id (org/name, org/name@revision) or `tiny`."
@@ -166,7 +168,6 @@ def slice_command(
     from matformer_lab.catalog import resolve_slices
     from matformer_lab.extract import write_checkpoint
     from matformer_lab.family import distinct_pieces, family_members, write_family
-    from matformer_lab.hub import with_weights
     from matformer_lab.parent import open_parent
     from matformer_lab.plan import make_plan
     from matformer_lab.progress import bytes_bar
@@ -177,8 +178,10 @@ def slice_command(
     opened = open_parent(parent)
     sliced = resolve_slices(slice_refs, opened.text)
     check_target(opened.folder, out)
-    opened = with_weights(opened)
     plans = [make_plan(opened, slice_, text_only=text_only) for slice_ in sliced]
+    if opened.folder is None:
+        opened = _fetched(opened, plans)
+        plans = [make_plan(opened, slice_, text_only=text_only) for slice_ in sliced]
     if len(plans) == 1:
         plan = plans[0]
         with bytes_bar(f"{plan.slice.name} -> {out}", plan.nbytes) as advance:
@@ -193,6 +196,15 @@ def slice_command(
         write_family(members, out, base_model=base_model, advance=advance, warn=_warn)
     apart = sum(plan.nbytes for plan in plans)
     click.echo(f"{out}: {len(members)} slices, {apart:,} bytes of tensors held in {shared:,}")
+
+
+def _fetched(parent: "Parent", plans: Sequence["Plan"]) -> "Parent":
+    """A Hub parent with what the plans need of its weights on the disk."""
+    from matformer_lab.progress import bytes_bar
+    from matformer_lab.remote import needs_of, with_needed
+
+    with bytes_bar(f"fetch {parent.name}", needs_of(parent, plans).nbytes) as advance:
+        return with_needed(parent, plans, advance)
 
 
 def _warn(message: str) -> None:
@@ -213,12 +225,13 @@ def verify(
     Without --parent or --against, DIR is checked against its own manifest.
     """
     from matformer_lab.catalog import resolve_slice
-    from matformer_lab.hub import with_weights
     from matformer_lab.parent import open_parent
     from matformer_lab.progress import bytes_bar
     from matformer_lab.verify import (
+        claimed_plan,
         compare_checkpoints,
         is_family,
+        members_of,
         verify_alone,
         verify_checkpoint,
         verify_family,
@@ -231,17 +244,19 @@ def verify(
     family = is_family(folder)
     if family and (against or slice_ref):
         raise InputError(f"{folder} is a family of slices; --against and --slice check one of them")
+    opened = open_parent(parent_ref) if parent_ref else None
+    expected = resolve_slice(slice_ref, opened.text) if opened and slice_ref else None
+    if opened and opened.folder is None:
+        plans = [claimed_plan(member, opened, expected) for member in members_of(folder)]
+        opened = _fetched(opened, plans)
     files = folder.glob("*/*.safetensors" if family else "*.safetensors")
     size = sum({(s.st_dev, s.st_ino): s.st_size for s in map(_stat, files) if s}.values())
     with bytes_bar(f"verify {folder}", size) as advance:
         if against:
             result = compare_checkpoints(folder, against, advance=advance)
         elif family:
-            of = with_weights(open_parent(parent_ref)) if parent_ref else None
-            result = verify_family(folder, of, advance=advance)
-        elif parent_ref:
-            opened = with_weights(open_parent(parent_ref))
-            expected = resolve_slice(slice_ref, opened.text) if slice_ref else None
+            result = verify_family(folder, opened, advance=advance)
+        elif opened:
             result = verify_checkpoint(folder, opened, expected, advance=advance)
         else:
             result = verify_alone(folder, advance=advance)
@@ -315,12 +330,22 @@ def _recipe_path(recipe: str) -> Path:
 @click.argument(
     "folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-def report(folders: tuple[Path, ...]) -> None:
-    """Rebuild frontier and page of finished sweeps from their stored results; needs no model."""
+@click.option("--separate", nargs=2, metavar="SLICE SLICE", help="Compare two slices, paired.")
+def report(folders: tuple[Path, ...], separate: tuple[str, str] | None) -> None:
+    """Rebuild frontier and page of finished sweeps from their stored results; needs no model.
+
+    --separate prints the difference of two slices for every task, its interval, and how many items
+    would be needed to tell them apart.
+    """
+    from matformer_lab.finished import read_finished
     from matformer_lab.report import write_report
 
     for folder in folders:
         click.echo(str(write_report(folder)))
+        if separate:
+            table = read_finished(folder).comparison(*separate).round(2)
+            cells = table.astype("object").where(table.notna(), "").values.tolist()
+            _console().print(_table(list(table.columns), [[str(c) for c in row] for row in cells]))
 
 
 @cli.command()

@@ -180,6 +180,6 @@ def _link_or_copy(piece: Path, target: Path) -> None:
         shutil.copyfile(piece, target)
         with target.open("r+b") as file:
             os.fsync(file.fileno())
-    else:
+    if os.name == "posix" and target.samefile(piece):
         # A write into one member's file would be a write into all: a tool has to replace it.
         target.chmod(0o444)

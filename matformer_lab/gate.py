@@ -102,7 +102,10 @@ class GateResult:
         if self.updated:
             return f"baseline updated ({len(self.checks)} scores)"
         if not self.failed:
-            return f"gate passed: {len(self.checks)} checks, none dropped more than {self._allowed}"
+            lower = sum(check.status == "undecided" for check in self.checks)
+            aside = f"; {lower} lower, within noise" if lower else ""
+            checks = f"gate passed: {len(self.checks)} checks"
+            return f"{checks}, none dropped more than {self._allowed}{aside}"
         worst = ", ".join(f"{check.slice} on {check.task}" for check in self.failed[:5])
         more = f" and {len(self.failed) - 5} more" if len(self.failed) > 5 else ""
         return f"gate failed: {worst}{more} dropped more than {self._allowed}"
@@ -129,6 +132,9 @@ def run_gate(
     """
     if not max_drop >= 0:
         raise InputError(f"--max-drop is {max_drop}; give points of score, 0 or more")
+    for target in filter(None, (baseline if update else None, markdown, junit)):
+        if target.is_dir() or not target.parent.is_dir():
+            raise InputError(f"{target}: cannot be written: no such folder, or a folder itself")
     finished = read_finished(folder)
     if update:
         write_atomic(baseline, dump_baseline(make_baseline(finished)).encode())

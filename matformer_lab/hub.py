@@ -1,9 +1,12 @@
 """Hub repositories as parents, through huggingface_hub: headers for a plan, files for a slice."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.errors import InputError, one_line
 from matformer_lab.headers import TensorInfo, header_length, parse_header, strict_json
@@ -18,6 +21,10 @@ from matformer_lab.parent import (
     parse_index,
 )
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileSystem
+
+_TRIES: Final = 5
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
 
@@ -33,10 +40,14 @@ def _split(ref: str) -> tuple[str, str | None]:
 
 def open_remote(ref: str) -> Parent:
     """A Hub parent from its config.json and range-read safetensors headers; no weights."""
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
     repo_id, revision = _split(ref)
-    with _explained(repo_id, revision):
+    if constants.HF_HUB_OFFLINE:
+        with explained(repo_id, revision):
+            folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+        return replace(open_folder(folder, ref=ref, name=repo_id), revision=folder.name)
+    with explained(repo_id, revision):
         commit = HfApi().model_info(repo_id, revision=revision).sha
         config_path = hf_hub_download(repo_id, "config.json", revision=commit)
         tensors = _remote_layout(repo_id, commit)
@@ -64,18 +75,45 @@ def _remote_layout(repo_id: str, revision: str | None) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _remote_header(files: object, root: str, file: str) -> dict[str, TensorInfo]:
-    from huggingface_hub import HfFileSystem
+def read_range(files: Any, path: str, start: int, stop: int, size: int) -> bytes:
+    """Bytes `start` to before `stop` of a file of `size` bytes, with one request for just those.
 
-    assert isinstance(files, HfFileSystem)
+    huggingface_hub repeats broken requests; this repeats those answered with too short a body.
+    """
+    for attempt in range(_TRIES):
+        # Without cache_type="none", 5 MB are fetched ahead whatever is asked for.
+        with files.open(path, "rb", cache_type="none", size=size) as file:
+            file.seek(start)
+            data: bytes = file.read(stop - start)
+        if len(data) == stop - start:
+            return data
+        time.sleep(0.1 * 2**attempt)
+    raise InputError(
+        f"{path}: the server sent {len(data):,} bytes when asked for {stop - start:,}, {_TRIES} "
+        "times; what is fetched is kept, run again to continue"
+    )
+
+
+def _remote_header(files: "HfFileSystem", root: str, file: str) -> dict[str, TensorInfo]:
     path = f"{root}/{file}"
     size = files.info(path)["size"]
     # One request usually holds the whole header: E4B's largest is about 100 kB.
-    start = files.cat_file(path, start=0, end=min(size, 1 << 17))
+    start = read_range(files, path, 0, min(size, 1 << 17), size)
+    if len(start) < 8:
+        raise InputError(f"{path}: {size} bytes is too short for a safetensors file")
     length = header_length(start[:8], size, path)
     if 8 + length > len(start):
-        start += files.cat_file(path, start=len(start), end=8 + length)
+        start += read_range(files, path, len(start), 8 + length, size)
     return parse_header(start[8 : 8 + length], file=file, file_size=size, where=path)
+
+
+SIDE_PATTERNS: Final = ["*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*", "README.md"]
+"""What a checkpoint holds besides weights."""
+
+
+def repo_id_of(parent: Parent) -> str:
+    """`org/name` of a remote parent."""
+    return _split(parent.ref)[0]
 
 
 def with_weights(parent: Parent) -> Parent:
@@ -84,31 +122,36 @@ def with_weights(parent: Parent) -> Parent:
         return parent
     from huggingface_hub import snapshot_download
 
-    repo_id, _ = _split(parent.ref)
+    repo_id = repo_id_of(parent)
     shards = sorted({info.file for info in parent.tensors.values()})
-    with _explained(repo_id, parent.revision):
+    with explained(repo_id, parent.revision):
         folder = snapshot_download(
-            repo_id,
-            revision=parent.revision,
-            allow_patterns=[
-                *shards,
-                INDEX_FILE,
-                "*.json",
-                "*.jinja",
-                "*.model",
-                "*.txt",
-                "LICENSE*",
-            ],
+            repo_id, revision=parent.revision, allow_patterns=[*shards, *SIDE_PATTERNS]
         )
-    local = open_folder(Path(folder), ref=parent.ref, name=parent.name)
-    return Parent(
-        local.ref, local.name, local.config, local.text, local.tensors, local.prefix,
-        local.folder, parent.revision,
-    )  # fmt: skip
+    return _opened_snapshot(parent, Path(folder))
+
+
+def open_downloaded(parent: Parent) -> Parent | None:
+    """The parent from the Hub cache if all of it is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            repo_id_of(parent), revision=parent.revision, local_files_only=True
+        )
+        return _opened_snapshot(parent, Path(folder))
+    except (LocalEntryNotFoundError, InputError):
+        return None
+
+
+def _opened_snapshot(parent: Parent, folder: Path) -> Parent:
+    local = open_folder(folder, ref=parent.ref, name=parent.name)
+    return replace(local, revision=parent.revision)
 
 
 @contextmanager
-def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
+def explained(repo_id: str, revision: str | None) -> Iterator[None]:
     """Turn the Hub client's errors into one line that says what to do."""
     from huggingface_hub import errors
 

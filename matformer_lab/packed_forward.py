@@ -1,6 +1,7 @@
 """One packed batch through Gemma 3n, layer by layer, so that several slices can share layers.
 
-The steps are those of `Gemma3nTextModel.forward` (transformers 5), with two exact savings:
+The steps are those of `Gemma3nTextModel.forward` in transformers 5.6 and up, with two savings that
+are exact:
 
 - From the first layer that reuses earlier K/V on, a token's activations no longer reach any other
   token, so only the tokens whose prediction is scored go on.
@@ -12,6 +13,7 @@ once: which layers a slice skips then cannot change the rounding of the ones it 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,9 +23,9 @@ import numpy as np
 import torch
 from torch import LongTensor, Tensor
 from torch.nn.functional import linear, log_softmax
-from transformers.cache_utils import KVSharingDict
 
 from matformer_lab.elastic import KeptPerLayerEmbedding, send
+from matformer_lab.errors import InputError
 from matformer_lab.packing import Batch
 
 if TYPE_CHECKING:
@@ -61,6 +63,18 @@ class Activations:
     tokens: Tokens
 
 
+def check_transformers() -> None:
+    """Raise `InputError` where layers hand K/V on in another way than `PackedForward` does."""
+    import transformers
+    from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextDecoderLayer
+
+    if "shared_kv_states" not in inspect.signature(Gemma3nTextDecoderLayer.forward).parameters:
+        raise InputError(
+            f"scorer prefix: needs transformers 5.6 or newer, not {transformers.__version__}; "
+            "upgrade it, or use scorer: lm-eval"
+        )
+
+
 class PackedForward:
     """A batch on its way through `model` and the slices that share its embeddings."""
 
@@ -90,12 +104,12 @@ class PackedForward:
         rows = None
         for index in range(start, stop):
             layer = text.layers[index]
-            if layer.self_attn.is_kv_shared_layer and here.tokens is self.all_tokens:
+            if layer.self_attn.is_kv_shared_layer and self._drops_tokens(here):
                 here, rows = self._only_scored(here), None
             if rows is None:
                 rows = per_layer_rows(text, here.tokens.input_ids)
             layer_type = text.config.layer_types[index]
-            shared_kv = KVSharingDict(here.shared_kv)
+            shared_kv = dict(here.shared_kv)
             hidden = layer(
                 here.hidden,
                 here.tokens.rotary[layer_type],
@@ -103,7 +117,7 @@ class PackedForward:
                 shared_kv_states=shared_kv,
                 attention_mask=here.tokens.masks[layer_type],
             )
-            here = replace(here, hidden=hidden, shared_kv=dict(shared_kv))
+            here = replace(here, hidden=hidden, shared_kv=shared_kv)
         return here
 
     def read(self, model: Gemma3nForCausalLM, here: Activations) -> tuple[Tensor, Tensor]:
@@ -172,6 +186,10 @@ class PackedForward:
                 "sliding_attention": self._mask(self._scored, self._model.config.sliding_window),
             },
         )
+
+    def _drops_tokens(self, here: Activations) -> bool:
+        """Whether some tokens are still there that are not scored."""
+        return here.tokens is self.all_tokens and self._scored.shape[1] < self._depth.shape[1]
 
     def _only_scored(self, here: Activations) -> Activations:
         hidden = torch.stack([take(stream, self._scored) for stream in here.hidden])

@@ -75,14 +75,15 @@ class Parent:
 
         Weights are sampled (64 windows of 4 KiB a file), since hashing 16 GB at every command
         would cost more than the command. Training moves all weights, so a sample tells two
-        checkpoints apart; it is not a proof against tampering. A remote parent counts its commit.
+        checkpoints apart; it is not a proof against tampering. A Hub parent counts its commit
+        instead, so that it need not be downloaded.
         """
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for name in sorted(self.tensors):
             info = self.tensors[name]
             digest.update(f"{name} {info.dtype} {info.shape} {info.file}\n".encode())
-        if self.folder is None:
-            digest.update(f"{self.ref}@{self.revision}".encode())
+        if self.folder is None or self.revision is not None:
+            digest.update(f"{self.name}@{self.revision}".encode())
             return digest.hexdigest()
         for file in sorted({info.file for info in self.tensors.values()}):
             with open_regular(self.folder / file) as weights:

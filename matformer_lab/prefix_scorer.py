@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 class PrefixScorer(HFLM):  # type: ignore[misc]
     """A text Gemma 3n in eval mode that scores requests packed by their common prefixes.
 
+    Answers are `HFLM`'s up to rounding, but for one case: where the same text comes twice, split
+    into context and continuation in two places, lm-eval 0.4.13 reads the shorter continuation at
+    wrong positions (it does not with `logits_cache=False`).
+
     Args:
         batch_tokens: Tokens of one forward; None chooses by free memory.
         max_length: Longest input in tokens; longer ones lose their left end. None: the model's.

@@ -402,7 +402,7 @@ def describe_layers(parent: ParentInfo, member: Member) -> str:
 def _commands(finished: Finished) -> str:
     versions = {key.rsplit(".", 1)[-1]: value for key, value in _flat(finished.provenance)}
     pins = [
-        f"{package}=={versions[key]}"
+        f"{package}=={versions[key].partition('+')[0]}"  # an index has no local versions (+cpu)
         for package, key in (
             ("matformer-lab", "matformer_lab"),
             ("torch", "torch"),

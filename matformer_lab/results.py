@@ -35,9 +35,14 @@ class SizedPlan:
 
 
 def result_rows(
-    sized: SizedPlan, rows: Iterable[MetricRow], metric: str, settings: Mapping[str, Any]
+    sized: SizedPlan, rows: Sequence[MetricRow], metric: str, settings: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Rows of results.csv for one slice and recipe task; `metric` is the one to plot."""
+    own = [row for row in rows if row.group is None]
+    # A task whose answers are filtered in several ways has `metric,filter` rows: the first counts.
+    primary = next((row for row in own if row.metric == metric), None) or next(
+        (row for row in own if row.metric.startswith(f"{metric},")), None
+    )
     return [
         {
             "slice": sized.plan.slice.name,
@@ -50,7 +55,7 @@ def result_rows(
             "n": row.n,
             "num_fewshot": row.num_fewshot,
             "group": row.group,
-            "primary": row.group is None and row.metric == metric,
+            "primary": row is primary,
             "higher_is_better": row.higher_is_better,
             "text_params": sized.sizes.text,
             "bytes": sized.sizes.nbytes,

@@ -5,7 +5,7 @@ log-likelihoods come about is the scorer's affair: lm-eval's own `HFLM`, or `pre
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM, PreTrainedTokenizerBase
 
     from matformer_lab.recipe import Scorer
+    from matformer_lab.slice_scoring import Answer
 
 SCORER_VERSIONS: Final[Mapping[str, int]] = {"prefix": 1, "lm-eval": 1}
 """Raised when a scorer's log-likelihoods change, so that stored scores count as stale."""
@@ -27,10 +28,6 @@ SCORER_VERSIONS: Final[Mapping[str, int]] = {"prefix": 1, "lm-eval": 1}
 _CPU_LOGITS_BYTES: Final = 1 << 31
 _TYPICAL_TOKENS: Final = 1024
 _LARGEST_CPU_BATCH: Final = 32
-
-
-Answer = tuple[float, bool]
-"""Log-probability of a continuation, and whether greedy decoding would produce it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Score:
     """Metrics, the recipe's task first, and one record per item.
 
     An item: subtask, doc_id, every metric of the item that is a number, target, and for
-    log-likelihood tasks logprobs (one for each choice) and choice (the most likely one).
+    log-likelihood tasks logprobs and is_greedy (one for each request) and choice (the likeliest).
     """
 
     rows: tuple[MetricRow, ...]
@@ -98,7 +95,7 @@ def make_lm(
     *,
     scorer: "Scorer",
     batch_size: int | str = "auto",
-    answers: Mapping[tuple[str, str], Answer] | None = None,
+    answers: "Mapping[tuple[str, str], Answer] | None" = None,
 ) -> Any:
     """The live model as an lm-eval `LM`, a BOS put before every prompt, explicitly.
 
@@ -162,7 +159,7 @@ def score_together(
     then has all scores; `lm-eval` takes one slice after the other. `progress` is called with the
     share of the work done, 0 to 1.
     """
-    known: Mapping[str, list[Answer]] = {}
+    known: Mapping[str, Sequence[Answer]] = {}
     requests = [each for each in task.requests if each.request_type == "loglikelihood"]
     began = time.perf_counter()
     if scorer == "prefix" and requests:
@@ -278,6 +275,7 @@ def _answer(sample: Mapping[str, Any], kind: str) -> dict[str, Any]:
     if kind in ("multiple_choice", "loglikelihood"):
         logprobs = [float(logprob) for logprob, _ in responses]
         answer["logprobs"] = logprobs
+        answer["is_greedy"] = [bool(greedy) for _, greedy in responses]
         if kind == "multiple_choice":
             # acc_mutual_info asks for every choice again without its context.
             choices = len(logprobs) // (2 if "acc_mutual_info" in sample["metrics"] else 1)

@@ -7,7 +7,7 @@ after a kill believes those only if size and modification time are still the one
 import json
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,8 +59,8 @@ def write_shards(
                 # The largest first, so that no thread is left alone with it at the end.
                 parts = sorted(shard.offsets(), key=lambda part: -part[0].nbytes)
                 pending += [pool.submit(job.write, tensor, at) for tensor, at in parts]
-            for done in pending:
-                done.result()
+            for job_done in wait(pending, return_when=FIRST_EXCEPTION).done:
+                job_done.result()
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -149,7 +149,7 @@ def _finished(folder: Path, work: Path, shard: Shard) -> Digests | None:
     try:
         known = json.loads(notes.read_bytes())
         digests: Digests = known.pop("tensors")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     same = known == _state(path) and known["size"] == shard.nbytes
     return digests if same and digests.keys() == {t.name for t in shard.tensors} else None

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from matformer_lab.elastic import KeptPerLayerEmbedding
-from matformer_lab.packed_forward import Activations, PackedForward
+from matformer_lab.packed_forward import Activations, PackedForward, check_transformers
 from matformer_lab.packing import Batch, Request, pack
 from matformer_lab.slice_trie import TrieNode, build_trie, walk
 
@@ -47,8 +47,10 @@ def score_slices(
             the accelerator's memory does not suffice, it is halved until it does.
         progress: Called with (requests done, requests in all) after every batch.
 
-    Raises ValueError for models that do not share their embeddings.
+    Raises ValueError for models that do not share their embeddings, and `InputError` for a
+    transformers too old.
     """
+    check_transformers()
     if len({model.model.embed_tokens.weight.data_ptr() for model in models.values()}) != 1:
         raise ValueError("the models must be live slices of one parent, sharing its embeddings")
     config = next(iter(models.values())).config

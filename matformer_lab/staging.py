@@ -109,7 +109,7 @@ def staging(out: Path, parent_folder: Path, job: Mapping[str, Any]) -> Iterator[
     with disk_errors(out):
         place.target.parent.mkdir(parents=True, exist_ok=True)
         place.folder.mkdir(exist_ok=True)
-        with _locked(place.folder, out):
+        with locked(place.folder, out):
             check_target(parent_folder, out)  # a run that held the lock may just have finished
             known = place.folder / _JOB_FILE
             if not known.exists():
@@ -139,7 +139,7 @@ def _clear(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path, out: Path) -> Iterator[None]:
+def locked(folder: Path, out: Path) -> Iterator[None]:
     """Hold the folder alone. The lock dies with the process, so a kill leaves nothing to clean."""
     if folder.is_symlink() or not folder.is_dir():
         raise InputError(f"{folder}: is in the way (a link or a file); remove it")

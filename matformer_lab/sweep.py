@@ -10,10 +10,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from matformer_lab.errors import InputError
+from matformer_lab.hub import with_weights
 from matformer_lab.jobs import DryRun, Job, Prepared, prepare, statuses_of
 from matformer_lab.provenance import as_run_yaml, device_name, now
 from matformer_lab.recipe import Recipe
@@ -43,6 +46,8 @@ def run_sweep(recipe: Recipe, out: Path, *, report: bool = True) -> Path:
     _check_out(out)
     prepared = prepare(recipe)
     store = Store(out / STORE)
+    if any(store.get(job.key) is None for job in prepared.jobs):
+        prepared = replace(prepared, parent=with_weights(prepared.parent))
     with _locked(out):
         for leftover in out.rglob(".*.tmp"):  # of an earlier sweep that was killed
             leftover.unlink()
@@ -63,14 +68,10 @@ def _compute(prepared: Prepared, store: Store) -> None:
     import torch
 
     from matformer_lab.elastic import ElasticParent
-    from matformer_lab.hub import with_weights
 
     recipe = prepared.recipe
-    elastic = ElasticParent.load(
-        with_weights(prepared.parent),
-        dtype=getattr(torch, recipe.dtype),
-        device=prepared.device,
-    )
+    dtype = getattr(torch, recipe.dtype)
+    elastic = ElasticParent.load(prepared.parent, dtype=dtype, device=prepared.device)
     with _progress(pending) as shown:
         for group in passes(pending):
             models = {job.key.slice: elastic.live(job.sized.plan.slice) for job in group}
@@ -131,7 +132,8 @@ def _progress(
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.description}"),
     )
-    visible = console.is_terminal or console.is_jupyter
+    # In a notebook, rich draws with ipywidgets and warns where they are not installed.
+    visible = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets"))
     with progress.Progress(*columns, console=console, transient=True, disable=not visible) as bar:
         row = bar.add_task("", total=sum(job.cost for job in pending), stored=0, count=len(pending))
         finished: list[Job] = []
@@ -189,7 +191,7 @@ def _write(prepared: Prepared, store: Store, out: Path) -> None:
 
 
 def _samples_path(job: Job) -> str:
-    return f"{job.sized.plan.slice.slug}/{job.key.task.replace('/', '-')}.parquet"
+    return f"{job.sized.plan.slice.slug}/{job.task.name}.parquet"
 
 
 def _samples(job: Job, store: Store) -> Any:

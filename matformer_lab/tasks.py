@@ -204,7 +204,7 @@ def _plotted_metric(entry: TaskEntry, tasks: Mapping[str, Any], groups: Mapping[
         metrics = list(tasks[entry.name].higher_is_better())
     if entry.metric is None:
         return str(metrics[0])
-    if entry.metric not in metrics:
+    if entry.metric.partition(",")[0] not in metrics:  # `exact_match,strict-match` names a filter
         raise InputError(
             f"tasks: {entry.name} has no metric {entry.metric!r}; it has {', '.join(metrics)}"
         )

@@ -14,7 +14,7 @@ from matformer_lab.gemma3n import is_multimodal, read_text_config
 from matformer_lab.headers import TensorInfo, strict_json
 from matformer_lab.manifest import MANIFEST_FILE, Manifest, digest_of, read_manifest
 from matformer_lab.parent import INDEX_FILE, Parent, read_config, read_layout
-from matformer_lab.plan import TensorPlan, make_plan
+from matformer_lab.plan import Plan, TensorPlan, make_plan
 from matformer_lab.progress import Advance, quiet
 from matformer_lab.slices import Slice
 from matformer_lab.tensor_bytes import Bytes, child_bytes, thread_scratch
@@ -53,13 +53,11 @@ def verify_checkpoint(
     """
     compared = Compared() if compared is None else compared
     config = read_config(folder)
-    slice_ = slice_ or claimed_slice(folder, config, parent)
+    plan = claimed_plan(folder, parent, slice_)
     try:
         layout = read_layout(folder)
     except InputError as error:
         return Verification(0, (str(error),))
-    text_only = not is_multimodal(config)
-    plan = make_plan(parent, slice_, text_only=text_only)
     expected = {tensor.name: tensor for tensor in plan.tensors}
     problems = [
         *config_differences(plan.config, config),
@@ -94,6 +92,13 @@ def is_family(folder: Path) -> bool:
     return not (folder / "config.json").exists() and any(folder.glob(f"*/{MANIFEST_FILE}"))
 
 
+def members_of(folder: Path) -> list[Path]:
+    """The checkpoints of a family; the folder itself if it is one checkpoint."""
+    if not is_family(folder):
+        return [folder]
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
 def verify_family(
     folder: Path, parent: Parent | None = None, *, advance: Advance = quiet
 ) -> Verification:
@@ -103,7 +108,7 @@ def verify_family(
     """
     compared, tensors = Compared(), 0
     problems: list[str] = []
-    for member in sorted(path.parent for path in folder.glob(f"*/{MANIFEST_FILE}")):
+    for member in members_of(folder):
         if parent is None:
             result = verify_alone(member, advance=advance, compared=compared)
         else:
@@ -193,6 +198,13 @@ def compare_checkpoints(folder: Path, other: Path, *, advance: Advance = quiet) 
 
     problems += _in_threads(compare, comparable)
     return Verification(len(comparable), tuple(problems))
+
+
+def claimed_plan(folder: Path, parent: Parent, slice_: Slice | None = None) -> Plan:
+    """What `folder` should be: the plan of `slice_`, or of the slice that it claims to be."""
+    config = read_config(folder)
+    slice_ = slice_ or claimed_slice(folder, config, parent)
+    return make_plan(parent, slice_, text_only=not is_multimodal(config))
 
 
 def claimed_slice(folder: Path, config: Mapping[str, Any], parent: Parent) -> Slice:

@@ -117,3 +117,27 @@ def open_page(
     page.requests()
     driver.get(path.resolve().as_uri())
     return page
+
+
+def screenshots(report: Path, folder: Path) -> None:
+    """The page on a desktop, on a phone, in the dark, ."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with browser() as driver:
+        for name, width, dark in (
+            ("desktop", 1280, False),
+            ("phone", 390, False),
+            ("dark", 1280, True),
+        ):
+            open_page(driver, report, width=width, dark=dark).screenshot(
+                folder / f"report-{name}.png"
+            )
+        page = open_page(driver, report, width=760)
+        page.media(media="print")
+        page.js("dispatchEvent(new Event('beforeprint'))")
+        page.screenshot(folder / "report-print.png")
+
+
+if __name__ == "__main__":  # python tests/chromium.py SWEEP/report.html docs/images
+    import sys
+
+    screenshots(Path(sys.argv[1]), Path(sys.argv[2]))

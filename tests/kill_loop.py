@@ -1,7 +1,9 @@
 """Kills writers of a checkpoint and looks at what they leave. A script, so that forks start clean.
 
     python tests/kill_loop.py random PARENT SCRATCH KILLS SEED     SIGKILL at random moments
-    python tests/kill_loop.py steps PARENT SCRATCH MAX_SHARD       SIGKILL at every file operation
+    python tests/kill_loop.py family PARENT SCRATCH KILLS SEED     the same, writing families
+    python tests/kill_loop.py steps PARENT SCRATCH MAX_SHARD STRIDE    SIGKILL at every STRIDE-th
+                                                                       file operation
 
 After every kill the final name must hold nothing or the whole checkpoint, byte for byte; running
 again must finish. Prints what happened as JSON; any violation is an AssertionError.
@@ -20,12 +22,14 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from matformer_lab.catalog import resolve_slice
+from matformer_lab.catalog import resolve_slices
 from matformer_lab.extract import write_checkpoint
+from matformer_lab.family import family_members, write_family
 from matformer_lab.parent import open_parent
 from matformer_lab.plan import make_plan
 
-SLICES = ("1/2", "3/4", "5/8")
+SLICES = [["1/2"], ["3/4"], ["5/8"]]
+FAMILIES = [["1/2", "1/4"], ["full", "1/2", "3/4"]]
 FILE_OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
 
@@ -37,10 +41,14 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def writer(parent: str, slice_: str, max_shard_bytes: int) -> Callable[[Path], object]:
+def writer(parent: str, slices: list[str], max_shard_bytes: int) -> Callable[[Path], Path]:
+    """Writes one slice, or several as a family."""
     opened = open_parent(parent)
-    plan = make_plan(opened, resolve_slice(slice_, opened.text))
-    return lambda out: write_checkpoint(plan, out, max_shard_bytes=max_shard_bytes)
+    plans = [make_plan(opened, slice_) for slice_ in resolve_slices(slices, opened.text)]
+    if len(plans) == 1:
+        return lambda out: write_checkpoint(plans[0], out, max_shard_bytes=max_shard_bytes)
+    members = family_members(plans, max_shard_bytes)
+    return lambda out: write_family(members, out)
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -73,14 +81,15 @@ def check_left_behind(out: Path, reference: dict[str, str]) -> bool:
     return True
 
 
-def random_kills(parent: str, scratch: Path, kills: int, seed: int) -> Counter[str]:
+def random_kills(
+    jobs: list[list[str]], parent: str, scratch: Path, kills: int, seed: int
+) -> Counter[str]:
     generator = random.Random(seed)
     seen: Counter[str] = Counter()
     while seen["kills"] < kills:
-        slice_, shard = generator.choice(SLICES), generator.choice((40_000, 10**9))
-        write = writer(parent, slice_, shard)
+        write = writer(parent, generator.choice(jobs), generator.choice((40_000, 10**9)))
         begun = time.monotonic()
-        reference = contents(Path(str(write(scratch / "reference"))))
+        reference = contents(write(scratch / "reference"))
         usual = time.monotonic() - begun
         shutil.rmtree(scratch / "reference")
         out = scratch / "runs" / "child"
@@ -114,17 +123,17 @@ def kill_at_step(step: int) -> None:
     sys.addaudithook(watch)
 
 
-def kill_at_every_step(parent: str, scratch: Path, max_shard_bytes: int) -> Counter[str]:
+def kill_at_steps(parent: str, scratch: Path, max_shard_bytes: int, stride: int) -> Counter[str]:
     seen: Counter[str] = Counter()
-    write = writer(parent, "1/2", max_shard_bytes)
-    reference = contents(Path(str(write(scratch / "reference"))))
+    write = writer(parent, ["1/2"], max_shard_bytes)
+    reference = contents(write(scratch / "reference"))
     out = scratch / "runs" / "child"
     was_killed = True
     while was_killed:
         out.parent.mkdir()
 
         def until_the_step() -> None:
-            kill_at_step(seen["kills"])
+            kill_at_step(seen["kills"] * stride)
             write(out)
 
         was_killed = killed(in_child(until_the_step))
@@ -139,8 +148,9 @@ def kill_at_every_step(parent: str, scratch: Path, max_shard_bytes: int) -> Coun
 
 if __name__ == "__main__":
     kind, parent_folder, scratch_folder, *numbers = sys.argv[1:]
-    if kind == "random":
-        result = random_kills(parent_folder, Path(scratch_folder), *map(int, numbers))
+    if kind in ("random", "family"):
+        jobs = SLICES if kind == "random" else FAMILIES
+        result = random_kills(jobs, parent_folder, Path(scratch_folder), *map(int, numbers))
     else:
-        result = kill_at_every_step(parent_folder, Path(scratch_folder), *map(int, numbers))
+        result = kill_at_steps(parent_folder, Path(scratch_folder), *map(int, numbers))
     print(json.dumps(result))

@@ -221,7 +221,7 @@ def write_sweep(
                 "matformer_lab": "0.1.0",
                 "python": "3.11.2",
                 "lm_eval": "0.4.13",
-                "torch": "2.13.0",
+                "torch": "2.13.0+cpu",
                 "transformers": "5.23.0",
             },
         },

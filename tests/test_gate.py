@@ -185,6 +185,34 @@ def test_a_negative_or_missing_allowance_is_refused(good: Path, baseline: Path) 
             run_gate(good, baseline, max_drop=wrong)
 
 
+@pytest.mark.parametrize("where", ["nowhere/baseline.yaml", "."])
+def test_a_target_that_cannot_be_written_is_bad_input(
+    good: Path, baseline: Path, tmp_path: Path, where: str
+) -> None:
+    with pytest.raises(InputError, match="cannot be written"):
+        run_gate(good, tmp_path / where, update=True)
+    with pytest.raises(InputError, match="cannot be written"):
+        run_gate(good, baseline, junit=tmp_path / where, markdown=tmp_path / "summary.md")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_drop_that_noise_could_explain_passes_and_is_named(
+    good: Path, baseline: Path, tmp_path: Path
+) -> None:
+    noisy = write_sweep(tmp_path / "noisy", slices=SOME, scale=0.1, noise=0.01)
+    result = run_gate(noisy, baseline)
+    largest = max(check.drop or 0 for check in result.checks)
+    assert largest > 0
+    strict = run_gate(noisy, baseline, max_drop=50 * largest)  # half of it, in points
+    undecided = [check for check in strict.checks if check.status == "undecided"]
+    assert strict.ok and undecided
+    for check in undecided:
+        assert check.drop is not None and check.low is not None
+        assert check.low <= largest / 2 < check.drop
+    assert f"{len(undecided)} lower, within noise" in strict.summary
+    assert gate.to_markdown(strict).count("lower, within noise |") == len(undecided)
+
+
 def test_nothing_is_written_when_the_input_is_bad(baseline: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"slices\.json: not found"):
         run_gate(tmp_path, baseline, markdown=tmp_path / "s.md", junit=tmp_path / "j.xml")

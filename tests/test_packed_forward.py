@@ -8,9 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextDecoderLayer
 
 from matformer_lab import packed_forward
-from matformer_lab.packed_forward import PackedForward
+from matformer_lab.errors import InputError
+from matformer_lab.packed_forward import PackedForward, check_transformers
 from matformer_lab.packing import Request, pack
 
 PICO: dict[str, Any] = {
@@ -126,6 +128,17 @@ def test_layers_that_reuse_keys_run_on_scored_tokens_only() -> None:
     for hook in hooks:
         hook.remove()
     assert seen == [31] * 5 + [1] * 3
+
+
+def test_older_transformers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_transformers()
+
+    def forward(self: Any, hidden_states: Any, past_key_values: Any = None) -> None:
+        """As in transformers 5.5, which hands K/V on in the cache."""
+
+    monkeypatch.setattr(Gemma3nTextDecoderLayer, "forward", forward)
+    with pytest.raises(InputError, match=r"transformers 5\.6 or newer"):
+        check_transformers()
 
 
 def test_bf16_is_no_further_from_fp32_than_transformers_is() -> None:

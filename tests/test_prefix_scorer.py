@@ -119,6 +119,13 @@ def test_edges_score_as_lm_eval_scores_them(edge: str) -> None:
     assert_same(prefix_scorer(max_length=32).loglikelihood(requests), theirs)
 
 
+def test_one_text_split_in_two_places() -> None:
+    requests = instances([("The cat", " sat on the mat"), ("The cat sat", " on the mat")])
+    assert_same(
+        prefix_scorer().loglikelihood(requests), hflm(logits_cache=False).loglikelihood(requests)
+    )
+
+
 def test_encodes_one_bos() -> None:
     scorer = prefix_scorer()
     assert check_bos(scorer) == 2

@@ -123,6 +123,21 @@ def test_layer_pictures_say_width_skip_and_attention(finished: Finished) -> None
         assert ("skipped" in said) == bool(member.slice.skipped)
 
 
+def test_comparison_as_a_table_answers_how_many_items(finished: Finished) -> None:
+    table = finished.comparison("e3.79b-layer", "e3.59b-layer").set_index("task")
+    assert list(table.index) == ["hellaswag", "boolq", "mmlu", "average"]
+    for panel in finished.panels:
+        row, found = table.loc[panel.name], panel.compare("e3.79b-layer", "e3.59b-layer")
+        assert row["difference"] == pytest.approx(100 * found.difference)
+        assert row["low"] < row["difference"] < row["high"]
+        assert row["separable"] == found.separable
+        assert row["items"] == panel.n
+        assert pd.isna(row["items_needed"]) == (found.difference == 0)
+    assert pd.isna(table.loc["average", "p_holm"]) and 0 <= table.loc["mmlu", "p_holm"] <= 1
+    with pytest.raises(InputError, match=r"no slice 'nobody'; it has e2b, "):
+        finished.comparison("e2b", "nobody")
+
+
 def test_numbers_are_short() -> None:
     cases = {
         1_905_495_648: "1.91 B",

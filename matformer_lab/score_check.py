@@ -1,0 +1,89 @@
+"""Stored scores against lm-eval's own backend, on a few items of each task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matformer_lab.errors import InputError
+from matformer_lab.hub import with_weights
+from matformer_lab.jobs import Job, prepare
+from matformer_lab.recipe import Recipe
+from matformer_lab.scoring import make_lm
+from matformer_lab.store import Store
+from matformer_lab.sweep import STORE
+
+if TYPE_CHECKING:
+    from matformer_lab.prefix_scorer import Difference
+    from matformer_lab.slice_scoring import Answer
+
+
+@dataclass(frozen=True)
+class ScoreCheck:
+    """What lm-eval's `HFLM` makes of some items of a stored score."""
+
+    slice: str
+    task: str
+    difference: Difference
+
+    def __str__(self) -> str:
+        found = self.difference
+        return (
+            f"{self.slice}  {self.task}: {found.items} items, {found.requests} requests; largest "
+            f"difference of a log-probability {found.largest:.1e}, {found.greedy_flips} greedy "
+            "flags differ"
+        )
+
+
+def check_scores(recipe: Recipe, out: Path, items: int) -> tuple[ScoreCheck, ...]:
+    """Score `items` items of every task again with lm-eval, on the recipe's first slice.
+
+    Tasks without log-likelihood requests are left out. Raises `InputError` where `out` does not
+    hold the recipe's scores.
+    """
+    import torch
+
+    from matformer_lab.elastic import ElasticParent
+    from matformer_lab.prefix_scorer import difference_from_lm_eval
+
+    prepared = prepare(recipe)
+    store = Store(out / STORE)
+    dtype = getattr(torch, recipe.dtype)
+    elastic = ElasticParent.load(with_weights(prepared.parent), dtype=dtype, device=prepared.device)
+    checks = []
+    for job in prepared.jobs:
+        if job.sized is not prepared.sized[0]:
+            continue
+        stored = _answers(job, store)
+        requests = [request for request in job.task.requests if _place(request) in stored]
+        if not requests:
+            continue
+        lm = make_lm(
+            elastic.live(job.sized.plan.slice),
+            prepared.tokenizer,
+            scorer="lm-eval",
+            batch_size=recipe.batch_size,
+        )
+        answers = [stored[_place(request)] for request in requests]
+        difference = difference_from_lm_eval(lm, requests, answers, items=items)
+        checks.append(ScoreCheck(job.sized.plan.slice.name, job.task.name, difference))
+    return tuple(checks)
+
+
+def _answers(job: Job, store: Store) -> dict[tuple[str, int, int], Answer]:
+    """The stored answers by task, document and number of the request."""
+    if store.get(job.key) is None:
+        raise InputError(
+            f"{store.folder.parent}: not every score of the recipe is here; sweep first"
+        )
+    return {
+        (item["subtask"], item["doc_id"], number): answer
+        for item in store.items(job.key).to_pylist()
+        if item.get("is_greedy")
+        for number, answer in enumerate(zip(item["logprobs"], item["is_greedy"], strict=True))
+    }
+
+
+def _place(request: Any) -> tuple[str, int, int]:
+    return request.task_name, request.doc_id, request.idx
