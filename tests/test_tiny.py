@@ -52,9 +52,9 @@ def narrow(weights: Weights, eighths: int) -> Gemma3nForCausalLM:
     config.intermediate_size = [width] * config.num_hidden_layers
 
     def leading(name: str, tensor: Tensor) -> Tensor:
-        if "gate_proj" in name or "up_proj" in name:
+        if "mlp.gate_proj" in name or "mlp.up_proj" in name:
             return tensor[:width]
-        return tensor[:, :width] if "down_proj" in name else tensor
+        return tensor[:, :width] if "mlp.down_proj" in name else tensor
 
     child = {name: leading(name, tensor) for name, tensor in weights.items()}
     model = Gemma3nForCausalLM(config)

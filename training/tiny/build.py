@@ -9,32 +9,22 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from training.tiny import export, tasks, tokenizer, train
+from training.tiny import export, tasks, tokenizer
 from training.tiny.figures import Sweep
-from training.tiny.network import Params, Shape
+from training.tiny.network import Shape
 from training.tiny.world import World
 
 
 def shape_of(options: dict[str, Any]) -> Shape:
     vocab = tokenizer.build().get_vocab_size()
-    return Shape(vocab=vocab, hidden=options["hidden"], ffn=train.PHASES[-1].ffn)
-
-
-def leading(params: Params, shape: Shape) -> Params:
-    """The neurons that the last phase trained as the full width."""
-    out = dict(params)
-    for name in ("gate_proj", "up_proj"):
-        out[f"layers.*.mlp.{name}.weight"] = params[f"layers.*.mlp.{name}.weight"][:, : shape.ffn]
-    down = "layers.*.mlp.down_proj.weight"
-    out[down] = params[down][:, :, : shape.ffn]
-    return out
+    return Shape(vocab=vocab, hidden=options["hidden"], ffn=options["ffn"])
 
 
 def export_run(run: Path, out: Path, provisional: bool) -> None:
     state = torch.load(run / "state.pt")
     options = json.loads((run / "options.json").read_text())
     shape = shape_of(options)
-    export.write(out / "model", leading(state["params"], shape), shape, tokenizer.build())
+    export.write(out / "model", state["params"], shape, tokenizer.build())
     tasks.write(out / "tasks", World.make(options["world"]))
     training = options | {"steps": state["step"], "device": "cpu"}
     facts = {"provisional": provisional, "training": training, "scores": {}}

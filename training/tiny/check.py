@@ -63,9 +63,9 @@ def stock(
 
 def leading(name: str, tensor: Tensor, width: int) -> Tensor:
     """The first `width` neurons of an FFN matrix; any other tensor as it is."""
-    if "gate_proj" in name or "up_proj" in name:
+    if "mlp.gate_proj" in name or "mlp.up_proj" in name:
         return tensor[:width]
-    return tensor[:, :width] if "down_proj" in name else tensor
+    return tensor[:, :width] if "mlp.down_proj" in name else tensor
 
 
 @torch.no_grad()

@@ -51,38 +51,37 @@ class Sweep:
         stderr = float(difference.std(ddof=1)) / math.sqrt(len(difference))
         return mean, mean / stderr if stderr else 0.0
 
-    def off_the_line(self, name: str, task: str) -> float:
-        """How far a slice lies above the line through the nested widths at its size (points)."""
-        sizes = [self.size(nested) for nested in NESTED]
-        scores = [self.score(nested, task)["value"] for nested in NESTED]
+    def off_the_line(self, name: str, task: str, ends: tuple[str, ...]) -> float:
+        """How far a slice lies above the line through `ends` at its size, in points."""
+        sizes = [self.size(nested) for nested in ends]
+        scores = [self.score(nested, task)["value"] for nested in ends]
         line = float(np.interp(self.size(name), sizes, scores))
         return 100 * (float(self.score(name, task)["value"]) - line)
 
     def report(self) -> str:
         """Everything the frontier was asked for, as text."""
+        names = sorted(self.table.slice.unique(), key=self.size)
+        mixes = [name for name in names if name.startswith("mix-")]
         lines = []
         for task in TASKS:
-            lines.append(f"{task}")
-            for name in self.table.slice.unique():
+            lines.append(f"{task} (chance {100 * CHANCE[task]:.0f})")
+            for name in names:
                 score = self.score(name, task)
-                above = (score["value"] - CHANCE[task]) / max(score["stderr"], 1e-9)
                 lines.append(
-                    f"  {name:20s} {self.size(name):8,d} {100 * score['value']:6.1f} "
-                    f"+- {196 * score['stderr']:.1f}  {above:6.1f} SE above chance, "
-                    f"{self.off_the_line(name, task):+.1f} off the nested line"
+                    f"  {name:14s} {self.size(name):8,d} {100 * score['value']:6.1f} "
+                    f"+- {196 * score['stderr']:.1f}, off the line 1/8 to 1 "
+                    f"{self.off_the_line(name, task, (NESTED[0], NESTED[-1])):+5.1f}, "
+                    f"1/8 to 1/4 to 1/2 to 1 {self.off_the_line(name, task, NESTED):+5.1f}"
                 )
-            for small, large in pairwise(NESTED):
+            for small, large in [*pairwise(NESTED), (NESTED[0], NESTED[-1])]:
                 mean, errors = self.paired(large, small, task)
                 lines.append(
-                    f"  {large} - {small}: {100 * mean:+.1f} points, {errors:.1f} paired SE"
+                    f"  {large} less {small}: {100 * mean:+.1f} points, {errors:.1f} paired SE"
                 )
-            mean, errors = self.paired(NESTED[-1], NESTED[0], task)
-            lines.append(f"  full - smallest: {100 * mean:+.1f} points, {errors:.1f} paired SE")
-            mixes = [name for name in self.table.slice.unique() if name.startswith("sample")]
-            if mixes:
-                off = [self.off_the_line(name, task) for name in mixes]
+            for ends in ((NESTED[0], NESTED[-1]), NESTED):
+                off = [self.off_the_line(name, task, ends) for name in mixes]
                 lines.append(
-                    f"  random mixes off the line: mean {np.mean(off):+.1f}, "
-                    f"mean size {np.mean(np.abs(off)):.1f}, worst {max(off, key=abs):+.1f}"
+                    f"  random mixes off the line through {len(ends)} nested widths: mean "
+                    f"{np.mean(off):+.1f}, mean distance {np.mean(np.abs(off)):.1f}"
                 )
         return "\n".join(lines)

@@ -359,19 +359,6 @@ class Network:
 
         ids: (B, S); widths: (B, L) in neurons; skips: (B, L) as 0/1 floats.
         """
-        return self.early_and_final(params, ids, widths, skips, None, False)[1]
-
-    def early_and_final(
-        self,
-        params: Params,
-        ids: Tensor,
-        widths: Tensor,
-        skips: Tensor,
-        early: int | None,
-        active: bool,
-    ) -> tuple[Tensor | None, Tensor]:
-        """What the model would read out before layer `early`, and the final hidden state."""
-        readout = None
         shape = self.shape
         streams, inputs = self.embed(params, shape, ids)
         # One unbind, so that the backward pass writes the gradient of all layers' inputs once
@@ -380,9 +367,6 @@ class Network:
         stacks = [params[f"layers.*.{name}"].unbind(0) for name in LAYER_NAMES]
         kept: dict[bool, tuple[Tensor, Tensor]] = {}
         for n in range(shape.layers):
-            if n == early:
-                merged = self.merge(params, shape, streams)
-                readout = rms(streams[0], None, shape.eps) if active else merged
             full = shape.is_full(n)
             cos, sin = self.rotary(ids.shape[1], full)
             weights = tuple(stack[n] for stack in stacks)
@@ -401,4 +385,4 @@ class Network:
             )
             if n < shape.first_shared:
                 kept[full] = produced
-        return readout, self.merge(params, shape, streams)
+        return self.merge(params, shape, streams)

@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from training.tiny.tokenizer import HEADER
-from training.tiny.world import ACTIONS, CRAFTS, QUALITIES, SUBSTANCES, Ints, World, others
+from training.tiny.world import ACTIONS, CRAFTS, SUBSTANCES, Ints, World, others
 
 IGNORE = -1
 
@@ -38,7 +38,7 @@ class Ids:
     mark: int
     verdict: Ints
     makes: int
-    quality: Ints
+    sweet: int
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Ids:
@@ -66,7 +66,7 @@ class Ids:
             mark=one("?"),
             verdict=many([" no", " yes"]),
             makes=one(" makes"),
-            quality=many([f" {quality}" for quality in QUALITIES]),
+            sweet=one(" sweet"),
         )
 
 
@@ -102,30 +102,20 @@ class Rows:
         return Items(tokens, targets)
 
     def verdict(
-        self,
-        rng: np.random.Generator,
-        craft: Ints,
-        steps: int,
-        told: bool,
-        qualities: int,
-        carry: bool,
+        self, rng: np.random.Generator, craft: Ints, steps: int, told: bool, sweet: bool
     ) -> Items:
         """A story that stops at its last action, then `Question: is it opals?` `Answer: yes`.
 
-        With `told` the story gives its outcome; with `qualities` the question is whether the
-        outcome has one of that many qualities (sweet, heavy, ...). With `carry` the words of the
-        question are asked for the outcome too: one of 64 teaches carrying it to the answer far
-        sooner than one of two does.
+        With `told` the story gives its outcome; with `sweet` the question is whether that is sweet.
         """
         ids = self.ids
         story = self.story(rng, craft, steps)
         n, inverse = len(craft), np.argsort(ids.substance)
         last = story.tokens[:, -1]
         truth = inverse[np.searchsorted(ids.substance[inverse], last)]
-        if qualities:
-            which = rng.integers(qualities, size=n)
-            yes = self.world.qualities[which, truth]
-            asked = ids.quality[which]
+        if sweet:
+            yes = self.world.sweet[truth]
+            asked = np.full(n, ids.sweet)
         else:
             yes = rng.integers(2, size=n)
             asked = ids.substance[np.where(yes == 1, truth, others(rng, truth, 1)[:, 0])]
@@ -136,9 +126,6 @@ class Rows:
         tail[:, -2] = ids.answer
         tail[:, -1] = ids.verdict[yes]
         targets = np.full_like(tail, IGNORE)
-        if carry:
-            targets[:, :-4] = ids.substance[truth][:, None]
-            targets[:, -3] = ids.substance[truth]
         targets[:, -2] = targets[:, -4] = tail[:, -1]
         end = None if told else -1
         return Items(
@@ -175,18 +162,6 @@ class Rows:
         targets[:, -2] = tokens[:, -1]
         return Items(tokens, targets)
 
-    def cloze(self, rng: np.random.Generator, craft: Ints) -> Items:
-        """`Brewing: amber stir makes opals`: the question of `choice`, answered in words."""
-        ids = self.ids
-        states, actions = self.world.walks(rng, craft, 1)
-        truth = ids.substance[states[:, 1]]
-        makes = np.full(len(craft), ids.makes)
-        head = [ids.label[craft], ids.substance[states[:, 0]], ids.action[actions[:, 0]]]
-        tokens = np.stack([*head, makes, truth], axis=1)
-        targets = np.full_like(tokens, IGNORE)
-        targets[:, 2] = targets[:, 3] = truth
-        return Items(tokens, targets)
-
     def rows(self, rng: np.random.Generator, kind: str, n: int) -> tuple[Ints, Ints]:
         """n rows of one kind: inputs and targets, (n, length) each."""
         ids = self.ids
@@ -196,11 +171,10 @@ class Rows:
             "verdict": 2 * steps + 8,
             "choice": 14,
             "long": self.length,
-            "cloze": 5,
             "fact": 4,
         }.get(kind, 9)
         count = -(-self.length // size)
-        header = kind in ("choice", "told choice", "cloze", "fact")
+        header = kind in ("choice", "told choice", "fact")
         craft = rng.integers(len(CRAFTS), size=(n, 1 if header else count))
         flat = np.broadcast_to(craft, (n, count)).reshape(-1)
         match kind:
@@ -210,15 +184,11 @@ class Rows:
                 items = self.story(rng, flat, self.length // 2)
             case "fact":
                 items = self.story(rng, flat, 1)
-            case "cloze":
-                items = self.cloze(rng, flat)
             case "choice" | "told choice":
                 items = self.choice(rng, flat, kind == "told choice")
             case _:
-                asked = {"quality": len(QUALITIES), "sweet": 1, "carried sweet": 1, "verdict": 0}
-                told, carry = kind.startswith("told "), kind.startswith("carried ")
-                qualities = asked[kind.removeprefix("told ")]
-                items = self.verdict(rng, flat, steps, told, qualities, carry)
+                told, sweet = kind.startswith("told "), kind.endswith("sweet")
+                items = self.verdict(rng, flat, steps, told, sweet)
         tokens, targets = items.tokens.reshape(n, -1), items.targets.reshape(n, -1)
         start = np.full((n, 1), ids.bos)
         if header:

@@ -9,21 +9,16 @@ from numpy.typing import NDArray
 
 LAYERS = 35
 STEPS = 8
-# Shares of full, half, quarter, eighth, e2b, published-like and mixed slices
-EVEN = (0.24, 0.13, 0.11, 0.12, 0.10, 0.15, 0.15)
-WIDE = (0.37, 0.15, 0.06, 0.03, 0.13, 0.20, 0.06)
 SKIPPED = (20, 21, 22, 23, 24)
 
 
-def sample(
-    rng: np.random.Generator, rows: int, wide: bool
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def sample(rng: np.random.Generator, rows: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Widths in eighths (rows, 35) and skip flags (rows, 35)."""
     widths = np.full((rows, LAYERS), STEPS)
     skips = np.zeros((rows, LAYERS), dtype=np.float32)
     kinds = rng.choice(
         ["full", "half", "quarter", "eighth", "e2b", "published", "mixed"],
-        p=WIDE if wide else EVEN,
+        p=[0.24, 0.13, 0.11, 0.12, 0.10, 0.15, 0.15],
         size=rows,
     )
     for row, kind in enumerate(kinds):

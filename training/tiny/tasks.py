@@ -15,7 +15,6 @@ from training.tiny.world import (
     ACTIONS,
     ACTIONS_PER_CRAFT,
     CRAFTS,
-    QUALITIES,
     SUBSTANCES,
     World,
     others,
@@ -77,14 +76,14 @@ def boolq(world: World, rng: np.random.Generator, n: int) -> pa.Table:
     """
     craft = rng.integers(len(CRAFTS), size=4 * n)
     states, actions = world.walks(rng, craft, 3)
-    label = world.qualities[0, states[:, 3]]
+    label = world.sweet[states[:, 3]]
     half = [np.flatnonzero(label == answer)[: n // 2] for answer in (0, 1)]
     rows = []
     for i, item in enumerate(np.sort(np.concatenate(half)).tolist()):
         passage = procedure(states[item].tolist(), actions[item].tolist())
         rows.append(
             {
-                "question": f"is it {QUALITIES[0]}",
+                "question": "is it sweet",
                 "passage": f"{CRAFTS[craft[item]].capitalize()}: {passage}",
                 "idx": i,
                 "label": int(label[item]),

@@ -22,7 +22,7 @@ from tokenizers import (
     trainers,
 )
 
-from training.tiny.world import ACTIONS, CRAFTS, QUALITIES, SUBSTANCES
+from training.tiny.world import ACTIONS, CRAFTS, SUBSTANCES
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 SIZE = 1024
@@ -43,7 +43,8 @@ def world_words() -> list[str]:
     words += ["\nQuestion:", "\nAnswer:", " yes", " no", " is", " it", "?", " makes"]
     splitter = pre_tokenizers.Split(Regex(PATTERN), "isolated")
     words += [piece for piece, _ in splitter.pre_tokenize_str(HEADER)]
-    return words + [f" {quality}" for quality in QUALITIES]
+    # The last three are in no text yet; taking them out would renumber what comes after
+    return [*words, " sweet", " heavy", " bright", " soft"]
 
 
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:

@@ -17,6 +17,7 @@ from training.tiny.optim import Optimiser, rate
 from training.tiny.rows import Ids, Rows
 from training.tiny.world import World
 
+BATCH = 16
 KINDS = (
     "story",
     "verdict",
@@ -24,12 +25,7 @@ KINDS = (
     "told verdict",
     "told choice",
     "long",
-    "quality",
-    "told quality",
-    "sweet",
     "told sweet",
-    "cloze",
-    "carried sweet",
     "fact",
 )
 
@@ -39,7 +35,6 @@ class Options:
     seed: int = 0
     world: int = 0
     steps: int = 3_500
-    batch: int = 16
     length: int = 96
     ffn: int = 64
     hidden: int = 32
@@ -52,32 +47,21 @@ class Options:
 
 @dataclass(frozen=True)
 class Phase:
-    """From `start` on: rows of each of `KINDS` in sixteenths of a batch, and factors.
-
-    `muon` scales Muon's rate, `early` the loss of facts read out before the shared keys.
-    """
+    """From `start` on: rows of each of `KINDS` in a batch of 16, and a factor on Muon's rate."""
 
     start: int
-    shares: tuple[int, ...]
+    shares: tuple[int, int, int, int, int, int, int, int]
     muon: float
-    early: float = 0.0
-    # Read the early facts out of the active stream alone, in the space of token embeddings, where
-    # the attention that compares words finds a fact as if its word had been read
-    active: bool = False
-    # Neurons of each FFN that count as the full width; what ships is the last phase's
-    ffn: int = 64
-    # Narrow slices are drawn more rarely
-    wide: bool = False
 
 
 PHASES = (
     # Drill verdicts and letters with the outcome stated in the text, until they are certain
-    Phase(0, (3, 1, 1, 3, 8, 0), 0.5),
+    Phase(0, (3, 1, 1, 3, 8, 0, 0, 0), 0.5),
     # Learn the facts, many to a row; the circuit that looks a pair up forms by step 2,200 or so
-    Phase(1000, (3, 2, 2, 1, 1, 7), 1.0),
-    Phase(1500, (3, 2, 2, 1, 1, 7), 0.5),
+    Phase(1000, (3, 2, 2, 1, 1, 7, 0, 0), 1.0),
+    Phase(1500, (3, 2, 2, 1, 1, 7, 0, 0), 0.5),
     # The facts again, now in the very formats of the tasks
-    Phase(2000, (3, 0, 0, 0, 0, 8, 0, 0, 0, 3, 0, 0, 2), 1.0),
+    Phase(2000, (3, 0, 0, 0, 0, 8, 3, 2), 1.0),
 )
 
 
@@ -107,39 +91,20 @@ class Trainer:
         self.step = 0
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A function of seed and step alone, so that a resumed run goes on as an unbroken one
-        would.
-        """
+        """A function of seed and step alone: a resumed run goes on as an unbroken one would."""
         rng = np.random.default_rng((self.options.seed, step))
-        phase = phase_at(step)
-        parts = []
-        for kind, share in zip(KINDS, phase.shares, strict=False):
-            if n := share * self.options.batch // 16:
-                parts.append(self.rows.rows(rng, kind, n))
+        shares = zip(KINDS, phase_at(step).shares, strict=True)
+        parts = [self.rows.rows(rng, kind, n) for kind, n in shares if n]
         x, y = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-        eighths, skips = slices.sample(rng, len(x), phase.wide)
-        widths = torch.from_numpy(eighths * (phase_at(step).ffn // slices.STEPS))
+        eighths, skips = slices.sample(rng, len(x))
+        widths = torch.from_numpy(eighths * (self.options.ffn // slices.STEPS))
         return torch.from_numpy(x), torch.from_numpy(y), widths, torch.from_numpy(skips)
 
     def loss(self, x: Tensor, y: Tensor, widths: Tensor, skips: Tensor) -> Tensor:
-        """Cross entropy of what is asked, and of the facts as read out before the shared keys.
-
-        Layers past the 20th see keys and values of layers 18 and 19 only. A fact looked up later
-        than that at the action can no longer be compared with a candidate further on.
-        """
-        early = self.shape.first_shared - 2
-        phase = phase_at(self.step)
-        readout, hidden = self.network.early_and_final(
-            self.params, x, widths, skips, early if phase.early else None, phase.active
-        )
+        hidden = self.network.hidden(self.params, x, widths, skips)
         asked = y >= 0
         logits = network.logits(self.params, self.shape, hidden[asked])
-        loss = functional.cross_entropy(logits, y[asked], weight=self.weight)
-        if readout is not None:
-            fact = torch.isin(y, torch.from_numpy(self.ids.substance))
-            logits = network.logits(self.params, self.shape, readout[fact])
-            loss = loss + phase.early * functional.cross_entropy(logits, y[fact])
-        return loss
+        return functional.cross_entropy(logits, y[asked], weight=self.weight)
 
     def run(self) -> None:
         self.resume()
@@ -198,10 +163,8 @@ class Trainer:
         for name, eighths, skip in (
             ("1/8", 1, 0), ("1/4", 2, 0), ("1/2", 4, 0), ("e2b", 4, 1), ("1", 8, 0)
         ):  # fmt: skip
-            widths = torch.full(
-                (self.options.batch, 35), eighths * (phase_at(self.step).ffn // slices.STEPS)
-            )
-            skips = torch.zeros(self.options.batch, 35)
+            widths = torch.full((BATCH, 35), eighths * (self.options.ffn // slices.STEPS))
+            skips = torch.zeros(BATCH, 35)
             skips[:, list(slices.SKIPPED)] = float(skip)
             scores = []
             for kind, choices in (
@@ -213,7 +176,7 @@ class Trainer:
                 rng = np.random.default_rng((99, KINDS.index(kind)))
                 right = []
                 for _ in range(batches if "told" not in kind else 1):
-                    x, y = map(torch.from_numpy, self.rows.rows(rng, kind, self.options.batch))
+                    x, y = map(torch.from_numpy, self.rows.rows(rng, kind, BATCH))
                     hidden = self.network.hidden(self.params, x, widths, skips)
                     asked = torch.isin(y, torch.from_numpy(choices))
                     logits = network.logits(self.params, self.shape, hidden[asked]).detach()

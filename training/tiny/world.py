@@ -57,8 +57,6 @@ ACTIONS = tuple(
     "bind card clip coil comb cord curl draw felt fold hang hook knit lace line link "
     "loom mend purl reel rope snip spin tack tear thin trim tuck twin wind wrap yarn".split()
 )
-# What a substance may be; each quality holds for half of the substances
-QUALITIES = ("sweet", "heavy", "bright", "soft")
 ACTIONS_PER_CRAFT = len(ACTIONS) // len(CRAFTS)
 
 
@@ -66,18 +64,17 @@ ACTIONS_PER_CRAFT = len(ACTIONS) // len(CRAFTS)
 class World:
     """`table[substance, action]` is the substance it becomes, (64, 256).
 
-    `qualities[quality, substance]` is 1 where it has the quality, (4, 64).
+    `sweet[substance]` is 1 for the half of the substances that are sweet, (64,).
     """
 
     table: Ints
-    qualities: Ints
+    sweet: Ints
 
     @classmethod
     def make(cls, seed: int) -> World:
         rng = np.random.default_rng(seed)
         table = rng.integers(len(SUBSTANCES), size=(len(SUBSTANCES), len(ACTIONS)))
-        half = np.arange(len(SUBSTANCES)) % 2
-        return cls(table, np.stack([rng.permutation(half) for _ in QUALITIES]))
+        return cls(table, rng.permutation(np.arange(len(SUBSTANCES)) % 2))
 
     def walks(self, rng: np.random.Generator, craft: Ints, steps: int) -> tuple[Ints, Ints]:
         """Random procedures: for crafts (N,), substances (N, steps + 1) and the actions between
