@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/matformer-lab sweep recipes/demo.yaml --out runs/demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
