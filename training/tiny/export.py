@@ -122,7 +122,10 @@ def dump(path: Path, value: object) -> None:
 def card(facts: dict[str, Any], shape: Shape, parameters: int) -> str:
     """The model card, from the figures that `tiny.json` holds."""
     state = (
-        "**Provisional weights**: trained briefly, to be replaced." if facts["provisional"] else ""
+        "**Provisional weights**: real training, but part of what they should show is missing "
+        "(`docs/tiny.md` in the repository)."
+        if facts["provisional"]
+        else ""
     )
     tasks = list(next(iter(facts["scores"].values())))
     rows = [f"| slice | {' | '.join(tasks)} |", "| --- |" + " --- |" * len(tasks)]
