@@ -61,6 +61,12 @@ def _anonymous_mb(pid: int) -> float:
     return sum(int(line.split()[1]) / 1000 for line in lines if line.startswith("RssAnon"))
 
 
+def settle() -> None:
+    """Let earlier writes and removals reach the disk, so that they are not timed with the next."""
+    os.sync()
+    time.sleep(1)
+
+
 def weights(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.safetensors"))
 
