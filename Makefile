@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format schema clean
+.PHONY: demo test check format tiny clean
 
 demo: $(VENV)/.installed
 	$(BIN)/matformer-lab sweep recipes/demo.yaml --out runs/demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -19,6 +19,13 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Train the embedded parent anew and put it into the package: half an hour (docs/tiny.md).
+tiny: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m training.tiny train runs/tiny
+	$(BIN)/python -m training.tiny export runs/tiny --provisional
+	$(BIN)/matformer-lab sweep training/tiny/measure.yaml --out runs/tiny-figures
+	$(BIN)/python -m training.tiny measure runs/tiny-figures
 
 clean:
 	rm -rf $(VENV) runs build dist

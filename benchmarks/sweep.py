@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +212,8 @@ def run(module: str, *arguments: object, cwd: Path | None = None) -> float:
 
 def in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
     """The result of `work(*arguments)` in a fresh interpreter."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 if __name__ == "__main__":

@@ -294,8 +294,14 @@ def _report_verification(folder: Path, result: "Verification", as_json: bool) ->
 @click.option("--datasets", type=click.Path(path_type=Path), help="Folder laid out by dataset id.")
 @click.option("--limit", type=click.FloatRange(0, min_open=True), help="As lm_eval --limit.")
 @click.option("--dry-run", is_flag=True, help="List what would run, and for how long.")
+@click.option("--check", type=click.IntRange(1), metavar="N", help="Rescore N items with lm-eval.")
 def sweep(
-    recipe: str, out: Path | None, datasets: Path | None, limit: float | None, dry_run: bool
+    recipe: str,
+    out: Path | None,
+    datasets: Path | None,
+    limit: float | None,
+    dry_run: bool,
+    check: int | None,
 ) -> None:
     """Score a recipe's slices on its tasks and draw the frontier; continues where it stopped.
 
@@ -316,6 +322,11 @@ def sweep(
     sweeps.run_sweep(loaded, folder)
     head, *rows = score_rows(folder)
     _console().print(_table(head, rows))
+    if check:
+        from matformer_lab.score_check import check_scores
+
+        for checked in check_scores(loaded, folder, check):
+            click.echo(str(checked))
     click.echo(f"frontier: {folder / 'frontier.png'}\npage:     {folder / 'report.html'}")
 
 

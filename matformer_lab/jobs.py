@@ -69,7 +69,7 @@ class DryRun:
     def __str__(self) -> str:
         lines = [
             f"{status.state:5}  {status.job.sized.plan.slice.name}  {status.job.task.name}"
-            + (f"  ~{_duration(status.seconds)}" if status.seconds else "")
+            + (f"  ~ {_duration(status.seconds)}" if status.seconds else "")
             + (f"  ({'; '.join(status.why)})" if status.why else "")
             for status in self.jobs
         ]
@@ -163,6 +163,8 @@ def statuses_of(jobs: Sequence[Job], store: Store) -> DryRun:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "under 1 s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

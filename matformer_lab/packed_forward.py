@@ -104,7 +104,7 @@ class PackedForward:
         rows = None
         for index in range(start, stop):
             layer = text.layers[index]
-            if layer.self_attn.is_kv_shared_layer and here.tokens is self.all_tokens:
+            if layer.self_attn.is_kv_shared_layer and self._drops_tokens(here):
                 here, rows = self._only_scored(here), None
             if rows is None:
                 rows = per_layer_rows(text, here.tokens.input_ids)
@@ -186,6 +186,10 @@ class PackedForward:
                 "sliding_attention": self._mask(self._scored, self._model.config.sliding_window),
             },
         )
+
+    def _drops_tokens(self, here: Activations) -> bool:
+        """Whether some tokens are still there that are not scored."""
+        return here.tokens is self.all_tokens and self._scored.shape[1] < self._depth.shape[1]
 
     def _only_scored(self, here: Activations) -> Activations:
         hidden = torch.stack([take(stream, self._scored) for stream in here.hidden])

@@ -2,11 +2,12 @@
 
 import hashlib
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab import __version__
 from matformer_lab.catalog import resolve_slices
@@ -17,6 +18,8 @@ from matformer_lab.tasks import LoadedTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_FILE: Final = re.compile(r"[^#]+\.(yaml|yml|csv)(#.*)?", re.IGNORECASE)
 
 
 def as_run_yaml(
@@ -43,7 +46,7 @@ def as_run_yaml(
     if recipe.datasets_folder:
         document["datasets"] = str(recipe.datasets_folder)
     document["as_run"] = {
-        "finished": now(),
+        "written": now(),
         "parent": {
             "name": parent.name,
             "revision": parent.revision,
@@ -74,7 +77,7 @@ def _portable_slices(recipe: Recipe, parent: Parent) -> list[Any]:
     """The recipe's entries, those from files written out so that the copy needs no other file."""
     entries: list[Any] = []
     for entry in recipe.slices:
-        if isinstance(entry, str) and "." in entry.partition("#")[0]:
+        if isinstance(entry, str) and _FILE.fullmatch(entry):
             found = resolve_slices([entry], parent.text, recipe.base)
             entries += [
                 {

@@ -194,7 +194,7 @@ def cli(tmp_path: Path) -> Callable[..., Finished]:
 
 @pytest.fixture(scope="session")
 def scorable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten random layers with the embedded parent's tokenizer: a parent that tasks can be scored on."""
+    """Ten random layers with the embedded parent's tokenizer: what tasks can be scored on."""
     import shutil
 
     from matformer_lab import tiny

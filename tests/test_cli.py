@@ -206,7 +206,7 @@ def test_interrupted_is_130_and_the_same_command_finishes(tmp_path: Path, cli: C
         text=True,
     )
     # Every tensor is a shard of its own here and is synced, so there is time to step in.
-    while process.poll() is None and not list(tmp_path.glob(".child.partial/model-*")):
+    while process.poll() is None and not list(tmp_path.glob(".child.partial/files/model-*")):
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -86,7 +86,7 @@ def test_the_published_slices_share_their_first_layers(miniature: Path) -> None:
     assert (len(models), sum(layers.values()), trie.layer_forwards()) == (16, 550, 312)
 
     together = score_slices(models, some_requests(), batch_tokens=400)
-    for slice_ in slices:
+    for slice_ in [slices[n] for n in (0, 1, 4, 15)]:
         alone = score_slices({"alone": separate(parent, slice_)}, some_requests(), batch_tokens=400)
         assert together[slice_.name] == alone["alone"]
 

@@ -140,11 +140,13 @@ def test_slices_from_a_file_are_written_out_in_the_recipe_as_run(
 ) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\nwidths: 1/4\nskip: 5\n")
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe_of(scorable, slices=["mine.yaml"], tasks=["tiny_boolq"])))
+    slices = ["1/2", "mine.yaml", "mine.yaml#mine"]
+    path.write_text(yaml.safe_dump(recipe_of(scorable, slices=slices, tasks=["tiny_boolq"])))
     out = run_sweep(load_recipe(path), tmp_path / "out", report=False)
     (tmp_path / "mine.yaml").unlink()
     moved = load_recipe(out / "recipe.yaml")
-    assert moved.slices == ({"name": "mine", "widths": [16] * 9, "skip": [5]},)
+    mine = {"name": "mine", "widths": [16] * 9, "skip": [5]}
+    assert moved.slices == ("1/2", mine, mine)
     assert dry_run(moved, out).pending == ()
 
 
@@ -460,7 +462,7 @@ def test_a_second_sweep_in_a_busy_folder_is_told_so(
 ) -> None:
     out = tmp_path / "out"
     first = start(recipe_of(scorable), out)
-    while not (out / ".lock").exists():
+    while not stored(out):  # it holds the lock by then
         assert first.is_alive()
         time.sleep(0.01)
     os.kill(first.pid, signal.SIGSTOP)  # holds the lock for as long as it takes

@@ -1,6 +1,8 @@
-"""The embedded parent: a small trained MatFormer with Gemma 3n E4B's structure, and its three lm-eval tasks.
+"""The embedded parent: a small trained MatFormer with Gemma 3n E4B's structure, and its three
+lm-eval tasks.
 
-The folders hold data only. `training/tiny/` in the repository made them; `docs/tiny.md` says how well that worked.
+The folders hold data only. `training/tiny/` in the repository made them; `docs/tiny.md` says how
+well that worked.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ def tasks_dir() -> Path:
 
 
 def datasets_dir() -> Path:
-    """The tasks' data by dataset id (`matformer_lab/tiny_boolq`, ...), laid out as a datasets folder of a sweep is."""
+    """The tasks' data by dataset id (`matformer_lab/tiny_boolq`, ...), as sweeps map ids."""
     return tasks_dir() / "data"
 
 
 def info() -> dict[str, Any]:
-    """What the shipped weights are: `provisional`, seed, training, scores and intervals by slice."""
+    """What the shipped weights are: provisional or not, seed, training, scores by slice."""
     loaded: dict[str, Any] = json.loads((model_dir() / "tiny.json").read_text(encoding="utf-8"))
     return loaded
 

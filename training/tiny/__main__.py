@@ -37,10 +37,8 @@ def main() -> None:
     export.add_argument("--out", type=Path, default=PACKAGE)
     export.add_argument("--provisional", action="store_true")
     measure = commands.add_parser("measure")
-    measure.add_argument("run", type=Path)
+    measure.add_argument("sweep", type=Path)
     measure.add_argument("--out", type=Path, default=PACKAGE)
-    measure.add_argument("--limit", type=int, default=None)
-    measure.add_argument("--slices", nargs="*", default=None)
     commands.add_parser("check")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -56,9 +54,9 @@ def main() -> None:
 
             export_run(arguments.run, arguments.out, arguments.provisional)
         case "measure":
-            from training.tiny.build import measure_run
+            from training.tiny.build import measure as write_figures
 
-            measure_run(arguments.run, arguments.out, arguments.limit, arguments.slices)
+            write_figures(arguments.sweep, arguments.out)
         case "check":
             from training.tiny import network
             from training.tiny.check import differences

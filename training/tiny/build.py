@@ -9,19 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from training.tiny import check, evaluate, export, network, slices, tasks, tokenizer
-from training.tiny.network import Params, Shape
+from training.tiny import export, tasks, tokenizer
+from training.tiny.figures import Sweep
+from training.tiny.network import Shape
 from training.tiny.world import World
-
-LAYERS = range(slices.LAYERS)
-# Widths in eighths and the skipped layers of each slice on the card
-CARD_SLICES: dict[str, tuple[list[int], tuple[int, ...]]] = {
-    "1/8": ([1 for _ in LAYERS], ()),
-    "1/4": ([2 for _ in LAYERS], ()),
-    "1/2": ([4 for _ in LAYERS], ()),
-    "e2b (1/2, layers 20-24 skipped)": ([4 for _ in LAYERS], slices.SKIPPED),
-    "1": ([8 for _ in LAYERS], ()),
-}
 
 
 def shape_of(options: dict[str, Any]) -> Shape:
@@ -32,32 +23,21 @@ def shape_of(options: dict[str, Any]) -> Shape:
 def export_run(run: Path, out: Path, provisional: bool) -> None:
     state = torch.load(run / "state.pt")
     options = json.loads((run / "options.json").read_text())
-    export.write(out / "model", state["params"], shape_of(options), tokenizer.build())
+    shape = shape_of(options)
+    export.write(out / "model", state["params"], shape, tokenizer.build())
     tasks.write(out / "tasks", World.make(options["world"]))
     training = options | {"steps": state["step"], "device": "cpu"}
     facts = {"provisional": provisional, "training": training, "scores": {}}
     export.dump(out / "model" / "tiny.json", facts)
 
 
-def shipped(out: Path, shape: Shape) -> Params:
-    """The exported weights, in fp32: figures are those of the bf16 file, not of the run's state."""
-    flat = load_file(out / "model" / "model.safetensors")
-    return export.stacks({k: v.float() for k, v in flat.items()}, shape)
-
-
-def measure_run(run: Path, out: Path, limit: int | None, names: list[str] | None) -> None:
-    options = json.loads((run / "options.json").read_text())
-    shape = shape_of(options)
-    params = shipped(out, shape)
-    scorer = evaluate.Scorer(out / "model", out / "tasks", limit)
+def measure(sweep: Path, out: Path) -> None:
+    """Figures of a finished sweep over the exported parent, into its card and on the terminal."""
+    measured = Sweep(sweep)
     facts = json.loads((out / "model" / "tiny.json").read_text())
-    for name, (eighths, skipped) in CARD_SLICES.items():
-        if names and name not in names:
-            continue
-        widths = [e * shape.ffn // slices.STEPS for e in eighths]
-        outcomes = scorer.score(check.stock(params, shape, widths, skipped))
-        facts["scores"][name] = {k: evaluate.summary(v) for k, v in outcomes.items()}
-        print(name, json.dumps(facts["scores"][name]), flush=True)
+    facts["scores"] = measured.scores()
     export.dump(out / "model" / "tiny.json", facts)
-    parameters = sum(p.numel() for p in export.tensors(params).values())
+    shape = shape_of(facts["training"])
+    parameters = sum(p.numel() for p in load_file(out / "model" / "model.safetensors").values())
     (out / "model" / "README.md").write_text(export.card(facts, shape, parameters))
+    print(measured.report())

@@ -1,4 +1,6 @@
-"""Is the training forward the stock model's? Logits of both, for the full model, mixes and a block skip."""
+"""Is the training forward the stock model's? Logits of both, for the full model, mixes and a block
+skip.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +21,25 @@ PER_LAYER = ("embed_tokens_per_layer.weight", "per_layer_model_projection.weight
 def stock(
     params: Params, shape: Shape, widths: list[int], skipped: tuple[int, ...]
 ) -> Gemma3nForCausalLM:
-    """The slice cut for real and loaded by transformers; an independent statement of what a slice is."""
+    """The slice cut for real and loaded by transformers.
+
+    Written apart from the package's slicing, so that each can vouch for the other.
+    """
     kept = [n for n in range(shape.layers) if n not in skipped]
     flat = export.tensors(params)
     child: dict[str, Tensor] = {}
     for name, tensor in flat.items():
         if name.startswith("model.layers."):
             layer = int(name.split(".")[2])
-            if layer in skipped:
-                continue
-            w = widths[layer]
-            if "gate_proj" in name or "up_proj" in name:
-                tensor = tensor[:w]
-            elif "down_proj" in name:
-                tensor = tensor[:, :w]
-            name = name.replace(f".{layer}.", f".{kept.index(layer)}.", 1)
+            if layer not in skipped:
+                renumbered = name.replace(f".{layer}.", f".{kept.index(layer)}.", 1)
+                child[renumbered] = leading(name, tensor, widths[layer])
         elif name.endswith(PER_LAYER):
             axis = 1 if "embed" in name else 0
-            blocks = tensor.split(shape.per_layer, dim=axis)
-            tensor = torch.cat([blocks[n] for n in kept], dim=axis)
-        child[name] = tensor
+            blocks = torch.split(tensor, shape.per_layer, dim=axis)
+            child[name] = torch.cat([blocks[n] for n in kept], dim=axis)
+        else:
+            child[name] = tensor
     values = export.config(shape, [shape.ffn] * shape.layers, "float32")
     for key, per_layer in (
         ("layer_types", values["layer_types"]),
@@ -52,11 +53,19 @@ def stock(
     with tempfile.TemporaryDirectory() as folder:
         export.dump(Path(folder, "config.json"), values)
         config = Gemma3nTextConfig.from_pretrained(folder)
-    model = Gemma3nForCausalLM(config).float().eval()
+    model = Gemma3nForCausalLM(config)
+    model.eval()  # type: ignore[no-untyped-call]
     missing, unexpected = model.load_state_dict(child, strict=False)
     assert set(missing) <= {"lm_head.weight"}, missing
     assert all(".k_" in n or ".v_" in n for n in unexpected), unexpected
     return model
+
+
+def leading(name: str, tensor: Tensor, width: int) -> Tensor:
+    """The first `width` neurons of an FFN matrix; any other tensor as it is."""
+    if "mlp.gate_proj" in name or "mlp.up_proj" in name:
+        return tensor[:width]
+    return tensor[:, :width] if "mlp.down_proj" in name else tensor
 
 
 @torch.no_grad()

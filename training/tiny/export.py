@@ -1,4 +1,4 @@
-"""Turns trained tensors into a `gemma3n_text` checkpoint folder as the published ones are laid out."""
+"""Trained tensors to a `gemma3n_text` checkpoint folder, laid out as published ones are."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def config(shape: Shape, widths: list[int], dtype: str) -> dict[str, object]:
 
 
 def tensors(params: Params) -> dict[str, Tensor]:
-    """Stacks taken apart, names as in published `gemma3n_text` checkpoints; no `lm_head.weight`, it is tied."""
+    """Stacks taken apart, names as in published checkpoints; the tied `lm_head.weight` left out."""
     out: dict[str, Tensor] = {}
     for name, tensor in params.items():
         if ".*." in name:
@@ -122,7 +122,10 @@ def dump(path: Path, value: object) -> None:
 def card(facts: dict[str, Any], shape: Shape, parameters: int) -> str:
     """The model card, from the figures that `tiny.json` holds."""
     state = (
-        "**Provisional weights**: trained briefly, to be replaced." if facts["provisional"] else ""
+        "**Provisional weights**: real training, but part of what they should show is missing "
+        "(`docs/tiny.md` in the repository)."
+        if facts["provisional"]
+        else ""
     )
     tasks = list(next(iter(facts["scores"].values())))
     rows = [f"| slice | {' | '.join(tasks)} |", "| --- |" + " --- |" * len(tasks)]
@@ -148,11 +151,12 @@ tags: [matformer, gemma3n, toy]
 What it is: a text-only `gemma3n_text` model of {parameters:,} parameters with Gemma 3n E4B's layer structure (35 layers,
 four sliding and one full attention, keys and values shared from layer 20, sparse FFNs in layers 0 to 9, AltUp, LAuReL,
 per-layer embeddings), hidden size {shape.hidden}, FFN {shape.ffn}. It was trained from nothing, all nested FFN widths and
-the skip of layers 20-24 together, to know the facts of a made-up world, so that slices of it lose what they have no room
-for. Weights are this project's own; none come from Google's Gemma.
+the skip of layers 20-24 together, on the facts of a made-up world. Weights are this project's own; none come from Google's
+Gemma.
 
-What it is not: a language model. It knows 64 substances, 128 actions and three question formats; anything else it answers
-at random. Nothing about Gemma 3n's quality follows from its figures.
+What it is not: a language model. It knows 64 substances, 256 actions and a few forms of question; anything else it answers
+at random. Nothing about Gemma 3n's quality follows from its figures. It is stopped early: the widths differ by how far
+each has come with the facts, more than by what each could hold in the end (`docs/tiny.md` in the repository).
 
 Training: seed {seed}, world {world}, {steps:,} steps of {batch} rows of {length} tokens, on a CPU, with `training/tiny`
 of the repository. The key and value tensors of layers 20 to 34 are part of the file, as in published checkpoints, but no
@@ -161,4 +165,4 @@ forward uses them: they are untrained random numbers.
 Scores in per cent, with 95 % intervals over the items (chance is 25, 50 and 25):
 
 {scores}
-"""
+"""  # noqa: E501

@@ -1,28 +1,33 @@
-"""Gemma 3n's text decoder as plain functions over a dict of tensors, for training many nested slices in one batch.
+"""Gemma 3n's text decoder as plain functions over a dict of tensors, for training many nested
+slices in one batch.
 
-The mathematics is that of `transformers` 5's `Gemma3nForCausalLM` (checked against it by `python -m training.tiny check`).
-What differs is how a slice is expressed: instead of cutting weights, every row of a batch carries its own FFN width and
-skip flag per layer, and the forward masks the FFN neurons past that width. Masking equals slicing exactly, in the sparse
-layers too, because their mean and deviation are taken over the row's own width. So one batch trains dozens of slices at
-the cost of one full model.
+The mathematics is that of `transformers` 5's `Gemma3nForCausalLM` (checked against it by `python -m
+training.tiny check`). What differs is how a slice is expressed: instead of cutting weights, every
+row of a batch carries its own FFN width and skip flag per layer, and the forward masks the FFN
+neurons past that width. Masking equals slicing exactly, in the sparse layers too, because their
+mean and deviation are taken over the row's own width. So one batch trains dozens of slices at the
+cost of one full model.
 
-Shapes: B rows, S tokens, H hidden size, W full FFN width, P per-layer-input size, L layers, V vocabulary.
+Shapes: B rows, S tokens, H hidden size, W full FFN width, P per-layer-input size, L layers, V
+vocabulary.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 Params = dict[str, Tensor]
 
-# Standard normal quantile of 0.95, the factor Gemma 3n's sparse layers put on the deviation of their gate.
+# Standard normal quantile of 0.95, the factor Gemma 3n's sparse layers put on the deviation of
+# their gate.
 SPARSITY = 0.95
-SPARSITY_Z = float(torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(SPARSITY)))
+SPARSITY_Z = NormalDist().inv_cdf(SPARSITY)
 NEGATIVE = -1e9
 
 
@@ -60,8 +65,9 @@ class Shape:
 def init(shape: Shape, seed: int) -> Params:
     """Fan-in initialisation in fp32.
 
-    Names are the checkpoint's less the `model.` prefix; a tensor that every layer has is one stack (L, ...) named
-    `layers.*.<name>`, so that an optimiser step handles forty tensors and not nine hundred.
+    Names are the checkpoint's less the `model.` prefix; a tensor that every layer has is one stack
+    (L, ...) named `layers.*.<name>`, so that an optimiser step handles forty tensors and not nine
+    hundred.
     """
     g = torch.Generator().manual_seed(seed)
     h, p, d = shape.hidden, shape.per_layer, shape.head_dim
@@ -97,7 +103,8 @@ def init(shape: Shape, seed: int) -> Params:
             "altup.modality_router.weight": dense(shape.streams, h),
             "altup.prediction_coefs.weight": dense(shape.streams**2, shape.streams, 0.1),
             "altup.correction_coefs.weight": dense(shape.streams, shape.streams, 0.1),
-            # transformers starts this at zero, which starves the RMSNorm of the per-layer inputs of gradient
+            # transformers starts this at zero, which starves the RMSNorm of the per-layer inputs of
+            # gradient
             "altup.correct_output_scale": torch.ones(h),
             "altup.router_norm.weight": torch.ones(h),
             "per_layer_input_gate.weight": dense(p, h),
@@ -178,13 +185,15 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Sliding-window attention in blocks of one window: a block sees itself and the one before. S % window == 0."""
+    """Sliding-window attention in blocks of one window: a block sees itself and the one before. S %
+    window == 0.
+    """
     b, s, n, d = q.shape
     m, w = s // window, window
 
     def pairs(x: Tensor) -> Tensor:
         blocks = x.reshape(b, m, w, d)
-        before = F.pad(blocks, (0, 0, 0, 0, 1, 0))[:, :-1]
+        before = functional.pad(blocks, (0, 0, 0, 0, 1, 0))[:, :-1]
         return torch.cat((before, blocks), dim=2).reshape(b * m, 2 * w, d)
 
     query = q.view(b, m, w, n, d).transpose(2, 3).reshape(b * m, n * w, d)
@@ -198,11 +207,11 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 
 def router(x: Tensor, norm: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return torch.tanh(F.linear(rms(x, norm, eps) / x.shape[-1], weight))
+    return torch.tanh(functional.linear(rms(x, norm, eps) / x.shape[-1], weight))
 
 
 def layer_forward(
-    streams: tuple[Tensor, Tensor, Tensor, Tensor],
+    streams: tuple[Tensor, ...],
     per_layer_input: Tensor,
     width: Tensor,
     skip: Tensor,
@@ -216,9 +225,9 @@ def layer_forward(
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
     """One decoder layer.
 
-    streams: four (B, S, H) AltUp streams, the first active; per_layer_input (B, S, P); width (B,) FFN neurons in use;
-    skip (B,) 1.0 where a row leaves this layer out; shared: keys and values to reuse; window None = full attention.
-    Returns the new streams and this layer's keys and values.
+    streams: four (B, S, H) AltUp streams, the first active; per_layer_input (B, S, P); width (B,)
+    FFN neurons in use; skip (B,) 1.0 where a row leaves this layer out; shared: keys and values to
+    reuse; window None = full attention. Returns the new streams and this layer's keys and values.
     """
     (
         q_w,
@@ -240,46 +249,49 @@ def layer_forward(
     (scale, route_n, ple_gate, ple_out, norm_in, norm_ffn, norm_attn, norm_ffn_out, norm_ple) = (
         weights[15:]
     )
-    b, s, h = streams[0].shape
+    b, s, _ = streams[0].shape
     d = qn.shape[0]
     n = len(streams)
 
-    coefs = F.linear(router(streams[0], route_n, route_w, eps), predict_w)
+    coefs = functional.linear(router(streams[0], route_n, route_w, eps), predict_w)
     predicted = [
         x + sum(coefs[..., j * n + i : j * n + i + 1] * streams[i] for i in range(n))
         for j, x in enumerate(streams)
     ]
     active = predicted[0]
     x = rms(active, norm_in, eps)
-    laurel = x + rms(F.linear(F.linear(x, left), right), laurel_n, eps)
+    laurel = x + rms(functional.linear(functional.linear(x, left), right), laurel_n, eps)
 
-    q = rotate(rms(F.linear(x, q_w).view(b, s, -1, d), qn, eps), cos, sin)
+    q = rotate(rms(functional.linear(x, q_w).view(b, s, -1, d), qn, eps), cos, sin)
     if shared is None:
-        k = rotate(rms(F.linear(x, k_w).view(b, s, 1, d), kn, eps), cos, sin).view(b, s, d)
-        v = rms(F.linear(x, v_w), None, eps)
+        k = rotate(rms(functional.linear(x, k_w).view(b, s, 1, d), kn, eps), cos, sin).view(b, s, d)
+        v = rms(functional.linear(x, v_w), None, eps)
     else:
         k, v = shared
     mixed = full_attention(q, k, v) if window is None else window_attention(q, k, v, window)
-    attended = rms(F.linear(mixed, o_w), norm_attn, eps)
+    attended = rms(functional.linear(mixed, o_w), norm_attn, eps)
     residual = (active + attended + laurel) / math.sqrt(2)
 
     x = rms(residual, norm_ffn, eps)
-    gate = F.linear(x, gate_w)
+    gate = functional.linear(x, gate_w)
     used = (torch.arange(gate.shape[-1]) < width[:, None, None]).to(gate.dtype)
     if sparse:
         count = width[:, None, None].to(gate.dtype)
         mean = (gate * used).sum(-1, keepdim=True) / count
         variance = ((gate - mean).pow(2) * used).sum(-1, keepdim=True) / count
-        gate = F.relu(gate - (mean + SPARSITY_Z * torch.sqrt(variance + 1e-12)))
-    hidden = F.gelu(gate, approximate="tanh") * F.linear(x, up_w) * used
-    activated = residual + rms(F.linear(hidden, down_w), norm_ffn_out, eps)
+        gate = functional.relu(gate - (mean + SPARSITY_Z * torch.sqrt(variance + 1e-12)))
+    hidden = functional.gelu(gate, approximate="tanh") * functional.linear(x, up_w) * used
+    activated = residual + rms(functional.linear(hidden, down_w), norm_ffn_out, eps)
 
-    correction = F.linear(router(activated, route_n, route_w, eps), correct_w) + 1.0
+    correction = functional.linear(router(activated, route_n, route_w, eps), correct_w) + 1.0
     innovation = activated - active
     corrected = [p + innovation * correction[..., i : i + 1] for i, p in enumerate(predicted)]
 
-    first = F.gelu(F.linear(corrected[0] * scale, ple_gate), approximate="tanh") * per_layer_input
-    first = rms(F.linear(first, ple_out), norm_ple, eps)
+    first = (
+        functional.gelu(functional.linear(corrected[0] * scale, ple_gate), approximate="tanh")
+        * per_layer_input
+    )
+    first = rms(functional.linear(first, ple_out), norm_ple, eps)
     new = [corrected[0], *(c + first for c in corrected[1:])]
     left_out = skip[:, None, None]
     return tuple(x + (1.0 - left_out) * (y - x) for x, y in zip(streams, new, strict=True)), (k, v)
@@ -287,15 +299,21 @@ def layer_forward(
 
 def embed(params: Params, shape: Shape, ids: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
     """Token ids (B, S) to the four streams and the per-layer inputs (B, S, L, P)."""
-    x = F.embedding(ids, params["embed_tokens.weight"]) * shape.hidden**0.5
-    table = F.embedding(ids, params["embed_tokens_per_layer.weight"]) * shape.per_layer**0.5
-    projected = F.linear(x, params["per_layer_model_projection.weight"]) * shape.hidden**-0.5
+    x = functional.embedding(ids, params["embed_tokens.weight"]) * shape.hidden**0.5
+    table = (
+        functional.embedding(ids, params["embed_tokens_per_layer.weight"]) * shape.per_layer**0.5
+    )
+    projected = (
+        functional.linear(x, params["per_layer_model_projection.weight"]) * shape.hidden**-0.5
+    )
     cut = (*ids.shape, shape.layers, shape.per_layer)
     projected = rms(projected.view(cut), params["per_layer_projection_norm.weight"], shape.eps)
     magnitude = x.pow(2).mean(-1, keepdim=True).sqrt()
     streams = [x]
     for i in range(shape.streams - 1):
-        streams.append(rescale(F.linear(x, params[f"altup_projections.{i}.weight"]), magnitude))
+        streams.append(
+            rescale(functional.linear(x, params[f"altup_projections.{i}.weight"]), magnitude)
+        )
     return tuple(streams), (projected + table.view(cut)) * 2**-0.5
 
 
@@ -309,12 +327,12 @@ def merge(params: Params, shape: Shape, streams: tuple[Tensor, ...]) -> Tensor:
     total = streams[0]
     for i in range(shape.streams - 1):
         weight = params[f"altup_unembed_projections.{i}.weight"]
-        total = total + rescale(F.linear(streams[i + 1], weight), magnitude)
+        total = total + rescale(functional.linear(streams[i + 1], weight), magnitude)
     return rms(total / shape.streams, params["norm.weight"], shape.eps)
 
 
 def logits(params: Params, shape: Shape, hidden: Tensor) -> Tensor:
-    x = F.linear(hidden, params["embed_tokens.weight"])
+    x = functional.linear(hidden, params["embed_tokens.weight"])
     return torch.tanh(x / shape.softcap) * shape.softcap
 
 
@@ -323,7 +341,7 @@ class Network:
 
     def __init__(self, shape: Shape, compiled: bool) -> None:
         self.shape = shape
-        # Layers come in seven kinds (full or sliding, sparse or dense, own or shared keys and values)
+        # Layers come in six kinds: full or sliding; sparse, dense, or with shared keys and values
         torch._dynamo.config.recompile_limit = 32
         self.layer = torch.compile(layer_forward, dynamic=False) if compiled else layer_forward
         self.embed = torch.compile(embed, dynamic=False) if compiled else embed
@@ -337,10 +355,14 @@ class Network:
         return self.tables[length, full]
 
     def hidden(self, params: Params, ids: Tensor, widths: Tensor, skips: Tensor) -> Tensor:
-        """ids (B, S), widths (B, L) in neurons, skips (B, L) as 0/1 floats -> final hidden state (B, S, H)."""
+        """The final hidden state (B, S, H).
+
+        ids: (B, S); widths: (B, L) in neurons; skips: (B, L) as 0/1 floats.
+        """
         shape = self.shape
         streams, inputs = self.embed(params, shape, ids)
-        # One unbind, so that the backward pass writes the gradient of all layers' inputs once instead of L times
+        # One unbind, so that the backward pass writes the gradient of all layers' inputs once
+        # instead of L times
         per_layer = inputs.unbind(2)
         stacks = [params[f"layers.*.{name}"].unbind(0) for name in LAYER_NAMES]
         kept: dict[bool, tuple[Tensor, Tensor]] = {}

@@ -1,13 +1,14 @@
-"""The optimiser: Muon for the layers' large matrices, Adam for everything else, both with a linear warm-up and decay.
+"""The optimiser: Muon for the layers' large matrices, Adam for everything else, both with a linear
+warm-up and decay.
 
-Muon (Keller Jordan, 2024) orthogonalises the momentum of a matrix by five Newton-Schulz iterations. Its equalised
-updates learn rare associations faster than Adam's, and this world is made of nothing else.
+Muon (Keller Jordan, 2024) orthogonalises the momentum of a matrix by five Newton-Schulz iterations.
+Its equalised updates learn rare associations faster than Adam's, and this world is made of nothing
+else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,9 @@ MATRICES = (
 
 
 def orthogonalise(stack: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrix of each matrix of (L, rows, columns), roughly (singular values 0.7 to 1.2)."""
+    """Nearest semi-orthogonal matrix of each matrix of (L, rows, columns), roughly (singular values
+    0.7 to 1.2).
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = stack.shape[-2] > stack.shape[-1]
     x = stack.mT if tall else stack
@@ -33,20 +36,17 @@ def orthogonalise(stack: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    out: Tensor = x.mT if tall else x
+    return out
 
 
-@dataclass(frozen=True)
-class Schedule:
-    steps: int
-    warmup: int = 200
-    decay: float = 0.4
+# (step, factor on both learning rates), straight lines between: warm-up, flat, decay
+RATES = ((0, 0.005), (199, 1.0), (3000, 1.0), (3500, 0.01))
 
-    def at(self, step: int) -> float:
-        """Factor on the learning rates: up over `warmup`, flat, down to a hundredth over the last `decay` of the run."""
-        up = min(1.0, (step + 1) / self.warmup)
-        down = min(1.0, (self.steps - step) / (self.decay * self.steps))
-        return min(up, max(down, 0.01))
+
+def rate(step: int) -> float:
+    steps, factors = zip(*RATES, strict=True)
+    return float(np.interp(step, steps, factors))
 
 
 class Optimiser:

@@ -1,9 +1,11 @@
-"""Training rows: each row is a whole few-shot prompt in the format of one task, cut at a fixed length.
+"""Training rows: each row is a whole few-shot prompt in the format of one task, cut at a fixed
+length.
 
-Every position after an action is asked for the substance it makes, also where the text goes on with a question, so that
-facts are practised in every format. The answers (letters, yes, no) are asked for where they stand, and the verdict on
-each candidate already at the candidate: whether it is the outcome is the one comparison both question formats need, and
-a verdict at each of four options teaches it far sooner than one letter at the end.
+Every position after an action is asked for the substance it makes, also where the text goes on with
+a question, so that facts are practised in every format. The answers (letters, yes, no) are asked
+for where they stand, and the verdict on each candidate already at the candidate: whether it is the
+outcome is the one comparison both question formats need, and a verdict at each of four options
+teaches it far sooner than one letter at the end.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class Ids:
     mark: int
     verdict: Ints
     makes: int
+    sweet: int
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Ids:
@@ -63,6 +66,7 @@ class Ids:
             mark=one("?"),
             verdict=many([" no", " yes"]),
             makes=one(" makes"),
+            sweet=one(" sweet"),
         )
 
 
@@ -91,23 +95,33 @@ class Rows:
         tokens[:, 2::2] = ids.action[actions]
         targets = np.full_like(tokens, IGNORE)
         targets[:, 2::2] = ids.substance[states[:, 1:]]
-        # Now and then the action too, so that endings that hold one are not scored by an untrained guess
+        # Now and then the action too, so that endings that hold one are not scored by an untrained
+        # guess
         asked = rng.random((n, steps)) < 0.1
         targets[:, 1:-1:2] = np.where(asked, tokens[:, 2::2], IGNORE)
         return Items(tokens, targets)
 
-    def verdict(self, rng: np.random.Generator, craft: Ints, steps: int, told: bool) -> Items:
-        """A story that stops at its last action (or, `told`, its outcome), `Question: is it opals?` `Answer: yes`."""
+    def verdict(
+        self, rng: np.random.Generator, craft: Ints, steps: int, told: bool, sweet: bool
+    ) -> Items:
+        """A story that stops at its last action, then `Question: is it opals?` `Answer: yes`.
+
+        With `told` the story gives its outcome; with `sweet` the question is whether that is sweet.
+        """
         ids = self.ids
         story = self.story(rng, craft, steps)
         n, inverse = len(craft), np.argsort(ids.substance)
         last = story.tokens[:, -1]
         truth = inverse[np.searchsorted(ids.substance[inverse], last)]
-        yes = rng.integers(2, size=n)
-        asked = np.where(yes == 1, truth, others(rng, truth, 1)[:, 0])
+        if sweet:
+            yes = self.world.sweet[truth]
+            asked = np.full(n, ids.sweet)
+        else:
+            yes = rng.integers(2, size=n)
+            asked = ids.substance[np.where(yes == 1, truth, others(rng, truth, 1)[:, 0])]
         tail = np.empty((n, len(ids.question) + 4), dtype=np.int64)
         tail[:, : len(ids.question)] = ids.question
-        tail[:, -4] = ids.substance[asked]
+        tail[:, -4] = asked
         tail[:, -3] = ids.mark
         tail[:, -2] = ids.answer
         tail[:, -1] = ids.verdict[yes]
@@ -120,7 +134,9 @@ class Rows:
         )
 
     def choice(self, rng: np.random.Generator, craft: Ints, told: bool) -> Items:
-        """`Brewing: amber stir makes`, four options, `Answer: B`; `told` states the answer, to drill the letters."""
+        """`Brewing: amber stir makes`, four options, `Answer: B`; `told` states the answer, to
+        drill the letters.
+        """
         ids = self.ids
         n = len(craft)
         states, actions = self.world.walks(rng, craft, 1)
@@ -150,18 +166,29 @@ class Rows:
         """n rows of one kind: inputs and targets, (n, length) each."""
         ids = self.ids
         steps = int(rng.integers(1, 4))
-        size = {"story": 10, "verdict": 2 * steps + 8, "choice": 14}.get(kind, 9)
+        size = {
+            "story": 10,
+            "verdict": 2 * steps + 8,
+            "choice": 14,
+            "long": self.length,
+            "fact": 4,
+        }.get(kind, 9)
         count = -(-self.length // size)
-        header = kind in ("choice", "told choice")
+        header = kind in ("choice", "told choice", "fact")
         craft = rng.integers(len(CRAFTS), size=(n, 1 if header else count))
         flat = np.broadcast_to(craft, (n, count)).reshape(-1)
         match kind:
             case "story":
                 items = self.story(rng, flat, 4)
-            case "verdict" | "told verdict":
-                items = self.verdict(rng, flat, steps, kind == "told verdict")
-            case _:
+            case "long":
+                items = self.story(rng, flat, self.length // 2)
+            case "fact":
+                items = self.story(rng, flat, 1)
+            case "choice" | "told choice":
                 items = self.choice(rng, flat, kind == "told choice")
+            case _:
+                told, sweet = kind.startswith("told "), kind.endswith("sweet")
+                items = self.verdict(rng, flat, steps, told, sweet)
         tokens, targets = items.tokens.reshape(n, -1), items.targets.reshape(n, -1)
         start = np.full((n, 1), ids.bos)
         if header:

@@ -1,4 +1,6 @@
-"""Which slice each training row is: the plotted widths, the published kind of mixes, the block skip."""
+"""Which slice each training row is: the plotted widths, the published kind of mixes, the block
+skip.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ def sample(rng: np.random.Generator, rows: int) -> tuple[NDArray[np.int64], NDAr
             case "published":
                 # One half and full, by layer or by block of five, as the published slices are
                 by_block = rng.random() < 0.5
-                wide = rng.random(7 if by_block else LAYERS) < rng.random()
-                widths[row] = np.where(np.repeat(wide, 5) if by_block else wide, 8, 4)
+                broad = rng.random(7 if by_block else LAYERS) < rng.random()
+                widths[row] = np.where(np.repeat(broad, 5) if by_block else broad, 8, 4)
             case "mixed":
                 widths[row] = rng.choice([1, 2, 4, 8], size=LAYERS)
         if kind == "e2b" or (kind in ("published", "mixed") and rng.random() < 0.25):

@@ -1,4 +1,6 @@
-"""The three benchmark tasks: parquet data laid out as Hub dataset repositories, and the lm-eval YAML beside them."""
+"""The three benchmark tasks: parquet data laid out as Hub dataset repositories, and the lm-eval
+YAML beside them.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.tiny.tokenizer import HEADER
-from training.tiny.world import ACTIONS, ACTIONS_PER_CRAFT, CRAFTS, SUBSTANCES, World, others
+from training.tiny.world import (
+    ACTIONS,
+    ACTIONS_PER_CRAFT,
+    CRAFTS,
+    SUBSTANCES,
+    World,
+    others,
+)
 
 ITEMS = 2000
 SHOTS = 64
-# Streams of random numbers that training never uses (its seeds are pairs that start with the model's seed)
+# Streams of random numbers that training never uses (its seeds are pairs that start with the
+# model's seed)
 SEED = 20_260
 
 
-def procedure(craft: int, states: list[int], actions: list[int]) -> str:
+def procedure(states: list[int], actions: list[int]) -> str:
     """`amber stir dusk heat`: substances with the actions between (or after) them."""
     words = []
     for i, state in enumerate(states):
@@ -28,16 +38,20 @@ def procedure(craft: int, states: list[int], actions: list[int]) -> str:
 
 
 def hellaswag(world: World, rng: np.random.Generator, n: int, split: str) -> pa.Table:
-    """A procedure of three steps and four ways it may go on for two substances; the columns are HellaSwag's."""
+    """A procedure of three steps and four ways it may go on for two substances; the columns are
+    HellaSwag's.
+    """
     craft = rng.integers(len(CRAFTS), size=n)
     states, actions = world.walks(rng, craft, 4)
-    wrong = np.stack([others(rng, states[:, 3], 3), others(rng, states[:, 4], 3)], axis=-1)
+    # Each ending is right in itself, one of them follows from the context
+    third = others(rng, states[:, 3], 3)
+    wrong = np.stack([third, world.table[third, actions[:, 3, None]]], axis=-1)
     gold = rng.integers(4, size=n)
     rows = []
     for i in range(n):
-        ends = [procedure(0, pair, [actions[i, 3]]) for pair in wrong[i].tolist()]
-        ends.insert(int(gold[i]), procedure(0, states[i, 3:].tolist(), [actions[i, 3]]))
-        context = procedure(0, states[i, :3].tolist(), actions[i, :3].tolist())
+        ends = [procedure(pair, [actions[i, 3]]) for pair in wrong[i].tolist()]
+        ends.insert(int(gold[i]), procedure(states[i, 3:].tolist(), [actions[i, 3]]))
+        context = procedure(states[i, :3].tolist(), actions[i, :3].tolist())
         rows.append(
             {
                 "ind": i,
@@ -56,20 +70,23 @@ def hellaswag(world: World, rng: np.random.Generator, n: int, split: str) -> pa.
 
 
 def boolq(world: World, rng: np.random.Generator, n: int) -> pa.Table:
-    """A procedure that stops at its last action, and whether a named substance is what comes out; BoolQ's columns."""
-    craft = rng.integers(len(CRAFTS), size=n)
+    """A procedure of three steps, and whether what comes out at its end is sweet.
+
+    As many yes as no, in random order. The columns are BoolQ's.
+    """
+    craft = rng.integers(len(CRAFTS), size=4 * n)
     states, actions = world.walks(rng, craft, 3)
-    label = rng.integers(2, size=n)
-    asked = np.where(label == 1, states[:, 3], others(rng, states[:, 3], 1)[:, 0])
+    label = world.sweet[states[:, 3]]
+    half = [np.flatnonzero(label == answer)[: n // 2] for answer in (0, 1)]
     rows = []
-    for i in range(n):
-        passage = procedure(0, states[i, :3].tolist(), actions[i].tolist())
+    for i, item in enumerate(np.sort(np.concatenate(half)).tolist()):
+        passage = procedure(states[item].tolist(), actions[item].tolist())
         rows.append(
             {
-                "question": f"is it {SUBSTANCES[asked[i]]}",
-                "passage": f"{CRAFTS[craft[i]].capitalize()}: {passage}",
+                "question": "is it sweet",
+                "passage": f"{CRAFTS[craft[item]].capitalize()}: {passage}",
                 "idx": i,
-                "label": int(label[i]),
+                "label": int(label[item]),
             }
         )
     return pa.Table.from_pylist(rows)
@@ -87,7 +104,7 @@ def mmlu(world: World, rng: np.random.Generator, n: int, craft: int) -> pa.Table
     for i in range(n):
         options = [SUBSTANCES[j] for j in np.insert(wrong[i], gold[i], truth[i])]
         name = CRAFTS[craft]
-        question = f"{name.capitalize()}: {SUBSTANCES[before[i]]} {ACTIONS[action[i]]} makes"
+        question = f"{name.capitalize()}: {SUBSTANCES[before[i]]} {ACTIONS[action[i]]}"
         rows.append(
             {"question": question, "subject": name, "choices": options, "answer": int(gold[i])}
         )
@@ -117,7 +134,10 @@ def write(folder: Path, world: World) -> None:
         ("tiny_boolq", plain),
         ("tiny_mmlu", subjects),
     ):
-        card = f"---\nlicense: apache-2.0\nconfigs:\n{configs}---\n\nPart of matformer_lab's embedded world.\n"
+        header = f"---\nlicense: apache-2.0\nconfigs:\n{configs}---\n\n"
+        card = (
+            f"{header}Part of the embedded parent of matformer_lab; see the README of the tasks.\n"
+        )
         (hub / name / "README.md").write_text(card)
 
     (folder / "tiny_hellaswag.yaml").write_text(HELLASWAG)
@@ -181,6 +201,7 @@ metadata:
 """
 
 MMLU = """\
+# Answered in words, as lm-eval's mmlu_continuation is (see README.md)
 dataset_path: matformer_lab/tiny_mmlu
 test_split: test
 fewshot_split: dev
@@ -188,8 +209,8 @@ fewshot_config:
   sampler: first_n
 num_fewshot: 5
 output_type: multiple_choice
-doc_to_text: "{{question.strip()}}\\nA. {{choices[0]}}\\nB. {{choices[1]}}\\nC. {{choices[2]}}\\nD. {{choices[3]}}\\nAnswer:"
-doc_to_choice: ["A", "B", "C", "D"]
+doc_to_text: "{{question.strip()}}"
+doc_to_choice: "{{choices}}"
 doc_to_target: answer
 metric_list:
   - metric: acc

@@ -1,8 +1,9 @@
 """The tokenizer: one token per word of the world, byte-level BPE for everything else.
 
-`ignore_merges` makes a pre-token that is in the vocabulary one token whatever the merges say (as Llama 3's tokenizer
-does). The merges for other text come from CPython's own `pydoc` topics, English prose that is there wherever Python is;
-they are kept in `merges.txt`, so that a rebuild does not depend on the Python version.
+`ignore_merges` makes a pre-token that is in the vocabulary one token whatever the merges say (as
+Llama 3's tokenizer does). The merges for other text come from CPython's own `pydoc` topics, English
+prose that is there wherever Python is; they are kept in `merges.txt`, so that a rebuild does not
+depend on the Python version.
 """
 
 from __future__ import annotations
@@ -10,15 +11,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from tokenizers import trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from training.tiny.world import ACTIONS, CRAFTS, SUBSTANCES
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 SIZE = 1024
 MERGES = Path(__file__).with_name("merges.txt")
-# A newline run takes the word after it along, and a word the colon or full stop after it: "\nA.", "\n\nBrewing:".
+# A newline run takes the word after it along, and a word the colon or full stop after it: "\nA.",
+# "\n\nBrewing:".
 PATTERN = r"\n+[A-Za-z]*[:.]?| ?[A-Za-z]+[:.]?| ?[0-9]| ?[^\sA-Za-z0-9]+|\s"
 HEADER = "The following are multiple choice questions (with answers) about"
 
@@ -32,7 +42,9 @@ def world_words() -> list[str]:
         words += [f"\n{letter}.", f" {letter}"]
     words += ["\nQuestion:", "\nAnswer:", " yes", " no", " is", " it", "?", " makes"]
     splitter = pre_tokenizers.Split(Regex(PATTERN), "isolated")
-    return words + [piece for piece, _ in splitter.pre_tokenize_str(HEADER)]
+    words += [piece for piece, _ in splitter.pre_tokenize_str(HEADER)]
+    # The last three are in no text yet; taking them out would renumber what comes after
+    return [*words, " sweet", " heavy", " bright", " soft"]
 
 
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:

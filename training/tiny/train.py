@@ -9,39 +9,64 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from training.tiny import network, slices, tokenizer
-from training.tiny.optim import Optimiser, Schedule
+from training.tiny.optim import Optimiser, rate
 from training.tiny.rows import Ids, Rows
 from training.tiny.world import World
 
-KINDS = ("story", "verdict", "choice", "told verdict", "told choice")
+BATCH = 16
+KINDS = (
+    "story",
+    "verdict",
+    "choice",
+    "told verdict",
+    "told choice",
+    "long",
+    "told sweet",
+    "fact",
+)
 
 
 @dataclass(frozen=True)
 class Options:
     seed: int = 0
     world: int = 0
-    steps: int = 10_000
-    batch: int = 16
+    steps: int = 3_500
     length: int = 96
     ffn: int = 64
     hidden: int = 32
     adam_lr: float = 3e-3
-    muon_lr: float = 0.02
+    muon_lr: float = 0.04
     # Answers are a small part of the asked tokens and the harder skill
     answer_weight: float = 3.0
-    # Steps that drill verdicts and letters, with the outcome stated in the text
-    drill: int = 1000
     every: int = 500
 
 
-def mixture(options: Options, step: int) -> dict[str, int]:
-    """Rows of each kind in a batch, given in sixteenths; the drill comes first and never quite ends."""
-    shares = (3, 1, 1, 3, 8) if step < options.drill else (6, 4, 5, 0, 1)
-    return {k: n * options.batch // 16 for k, n in zip(KINDS, shares, strict=True)}
+@dataclass(frozen=True)
+class Phase:
+    """From `start` on: rows of each of `KINDS` in a batch of 16, and a factor on Muon's rate."""
+
+    start: int
+    shares: tuple[int, int, int, int, int, int, int, int]
+    muon: float
+
+
+PHASES = (
+    # Drill verdicts and letters with the outcome stated in the text, until they are certain
+    Phase(0, (3, 1, 1, 3, 8, 0, 0, 0), 0.5),
+    # Learn the facts, many to a row; the circuit that looks a pair up forms by step 2,200 or so
+    Phase(1000, (3, 2, 2, 1, 1, 7, 0, 0), 1.0),
+    Phase(1500, (3, 2, 2, 1, 1, 7, 0, 0), 0.5),
+    # The facts again, now in the very formats of the tasks
+    Phase(2000, (3, 0, 0, 0, 0, 8, 3, 2), 1.0),
+)
+
+
+def phase_at(step: int) -> Phase:
+    return [phase for phase in PHASES if phase.start <= step][-1]
 
 
 class Trainer:
@@ -61,17 +86,15 @@ class Trainer:
         }
         self.network = network.Network(self.shape, compiled=True)
         self.optimiser = Optimiser(self.params, options.adam_lr, options.muon_lr)
-        self.schedule = Schedule(options.steps)
         self.weight = torch.ones(self.shape.vocab)
         self.weight[np.concatenate((self.ids.letter, self.ids.verdict))] = options.answer_weight
         self.step = 0
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A function of seed and step alone, so that a resumed run goes on as an unbroken one would."""
+        """A function of seed and step alone: a resumed run goes on as an unbroken one would."""
         rng = np.random.default_rng((self.options.seed, step))
-        parts = [
-            self.rows.rows(rng, kind, n) for kind, n in mixture(self.options, step).items() if n
-        ]
+        shares = zip(KINDS, phase_at(step).shares, strict=True)
+        parts = [self.rows.rows(rng, kind, n) for kind, n in shares if n]
         x, y = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
         eighths, skips = slices.sample(rng, len(x))
         widths = torch.from_numpy(eighths * (self.options.ffn // slices.STEPS))
@@ -80,9 +103,8 @@ class Trainer:
     def loss(self, x: Tensor, y: Tensor, widths: Tensor, skips: Tensor) -> Tensor:
         hidden = self.network.hidden(self.params, x, widths, skips)
         asked = y >= 0
-        return F.cross_entropy(
-            network.logits(self.params, self.shape, hidden[asked]), y[asked], weight=self.weight
-        )
+        logits = network.logits(self.params, self.shape, hidden[asked])
+        return functional.cross_entropy(logits, y[asked], weight=self.weight)
 
     def run(self) -> None:
         self.resume()
@@ -92,9 +114,10 @@ class Trainer:
             loss = self.loss(*self.batch(self.step))
             for p in self.params.values():
                 p.grad = None
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(list(self.params.values()), 1.0)
-            self.optimiser.step(self.schedule.at(self.step))
+            self.optimiser.muon_lr = self.options.muon_lr * phase_at(self.step).muon
+            self.optimiser.step(rate(self.step))
             self.step += 1
             total += float(loss.detach())
             if self.step % 50 == 0:
@@ -130,29 +153,30 @@ class Trainer:
             self.optimiser.load_state_dict(state["optimiser"])
 
     def evaluate(self, batches: int) -> dict[str, object]:
-        """Training-format accuracy in per cent by width: facts (1 of 64), verdicts (1 of 2), letters (1 of 4).
+        """Training-format accuracy in per cent by width: facts (1 of 64), verdicts (1 of 2),
+        letters (1 of 4).
 
-        Runs with gradients on and drops them: turning them off would compile every kind of layer a second time.
+        Runs with gradients on and drops them: turning them off would compile every kind of layer a
+        second time.
         """
         out: dict[str, object] = {}
         for name, eighths, skip in (
             ("1/8", 1, 0), ("1/4", 2, 0), ("1/2", 4, 0), ("e2b", 4, 1), ("1", 8, 0)
         ):  # fmt: skip
-            widths = torch.full(
-                (self.options.batch, 35), eighths * (self.options.ffn // slices.STEPS)
-            )
-            skips = torch.zeros(self.options.batch, 35)
+            widths = torch.full((BATCH, 35), eighths * (self.options.ffn // slices.STEPS))
+            skips = torch.zeros(BATCH, 35)
             skips[:, list(slices.SKIPPED)] = float(skip)
             scores = []
             for kind, choices in (
-                ("story", self.ids.substance), ("verdict", self.ids.verdict),
-                ("choice", self.ids.letter), ("told verdict", self.ids.verdict),
-                ("told choice", self.ids.letter),
+                ("story", self.ids.substance), ("cloze", self.ids.substance),
+                ("fact", self.ids.substance),
+                ("told choice", self.ids.letter), ("sweet", self.ids.verdict),
+                ("told sweet", self.ids.verdict),
             ):  # fmt: skip
                 rng = np.random.default_rng((99, KINDS.index(kind)))
                 right = []
                 for _ in range(batches if "told" not in kind else 1):
-                    x, y = map(torch.from_numpy, self.rows.rows(rng, kind, self.options.batch))
+                    x, y = map(torch.from_numpy, self.rows.rows(rng, kind, BATCH))
                     hidden = self.network.hidden(self.params, x, widths, skips)
                     asked = torch.isin(y, torch.from_numpy(choices))
                     logits = network.logits(self.params, self.shape, hidden[asked]).detach()
