@@ -177,7 +177,8 @@ def slice_command(
     max_shard_bytes = parse_size(max_shard_size)
     opened = open_parent(parent)
     sliced = resolve_slices(slice_refs, opened.text)
-    check_target(opened.folder, out)
+    if opened.folder is None:
+        check_target(None, out)  # before anything is fetched
     plans = [make_plan(opened, slice_, text_only=text_only) for slice_ in sliced]
     if opened.folder is None:
         opened = _fetched(opened, plans)

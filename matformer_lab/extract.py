@@ -21,7 +21,7 @@ from matformer_lab.plan import Plan
 from matformer_lab.progress import Advance, quiet
 from matformer_lab.shard_writer import THREADS, Digests, write_shards
 from matformer_lab.shards import Shard, index_json, split
-from matformer_lab.staging import Staging, check_space, check_target, staging
+from matformer_lab.staging import Staging, check_space, check_target, published_before, staging
 from matformer_lab.untrusted import read_small
 
 DEFAULT_MAX_SHARD_BYTES: Final = 5 * 10**9
@@ -51,17 +51,20 @@ def write_checkpoint(
     cannot be used, the disk is full, or the parent changes meanwhile.
     """
     source = plan.parent.local
+    watch = ParentWatch(plan.parent)
+    job = {
+        **watch.job,
+        "slice": [plan.slice.name, plan.slice.digest],
+        "base_model": base_model,
+        "text_only": plan.text_only,
+        "max_shard_bytes": max_shard_bytes,
+    }
+    if published_before(out, job):
+        return out
     check_target(source, out)
     shards = split(plan.tensors, max_shard_bytes)
     side = read_side_files(plan)
     check_space(out, sum(shard.nbytes for shard in shards))
-    watch = ParentWatch(plan.parent)
-    job = {
-        **watch.job,
-        "slice": plan.slice.digest,
-        "text_only": plan.text_only,
-        "max_shard_bytes": max_shard_bytes,
-    }
     with staging(out, source, job) as place:
         work = place.subfolder("work")
         keep_only(place.files, {shard.file for shard in shards})

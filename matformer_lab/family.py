@@ -29,7 +29,7 @@ from matformer_lab.plan import Plan, TensorPlan
 from matformer_lab.progress import Advance, quiet
 from matformer_lab.shard_writer import THREADS, write_shards
 from matformer_lab.shards import Shard, shard_name, split
-from matformer_lab.staging import Staging, check_space, check_target, staging
+from matformer_lab.staging import Staging, check_space, check_target, published_before, staging
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,15 @@ def write_family(
     and every member gets copies. Raises `InputError` as `write_checkpoint` does.
     """
     parent = members[0].plan.parent
+    pieces = distinct_pieces(members)
+    watch = ParentWatch(parent)
+    family = {member.name: [piece.file for piece in member.pieces] for member in members}
+    job = {**watch.job, "base_model": base_model, "family": family}
+    if published_before(out, job):
+        return out
     check_target(parent.local, out)
     side = read_side_files(members[0].plan)
-    pieces = distinct_pieces(members)
     check_space(out, _bytes_of(pieces))
-    watch = ParentWatch(parent)
-    job = {**watch.job, "text_only": members[0].plan.text_only, "family": True}
     with staging(out, parent.local, job) as place:
         if not _has_links(place):
             copies = sum(_bytes_of(member.pieces) for member in members)

@@ -56,6 +56,24 @@ class Staging:
         self.folder.rmdir()
 
 
+def published_before(out: Path, job: Mapping[str, Any]) -> bool:
+    """Whether a run of this job was killed between naming `out` and tidying up. Tidies up."""
+    place = _place_of(out)
+    known = place.folder / _JOB_FILE
+    with disk_errors(out):
+        if not (place.target.is_dir() and any(place.target.iterdir()) and known.is_file()):
+            return False
+        with locked(place.folder, out):
+            if (place.folder / "files").exists() or known.read_bytes() != _encoded(job):
+                return False
+            place.discard()
+    return True
+
+
+def _encoded(job: Mapping[str, Any]) -> bytes:
+    return json.dumps(job).encode()
+
+
 def check_target(parent_folder: Path | None, out: Path) -> None:
     """`out` must be new (or an empty folder), and not inside the parent (None: still remote)."""
     try:
@@ -80,7 +98,7 @@ def check_space(out: Path, needed: int) -> None:
         free = shutil.disk_usage(place).free
     except OSError:
         return
-    free += sum(_allocated(path) for path in _staging_path(out).rglob("*"))
+    free += sum(_allocated(path) for path in _place_of(out).folder.rglob("*"))
     if free < needed:
         raise InputError(
             f"{out}: needs {needed / 1e9:,.2f} GB, the disk has {free / 1e9:,.2f} GB free"
@@ -96,16 +114,18 @@ def _allocated(path: Path) -> int:
     return blocks * 512
 
 
-def _staging_path(out: Path) -> Path:
-    target = out.resolve()
-    return target.parent / f".{target.name}.partial"
+def _place_of(out: Path) -> Staging:
+    try:
+        target = out.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise InputError(f"{out}: cannot be written ({one_line(error)})") from None
+    return Staging(out, target.parent / f".{target.name}.partial", target)
 
 
 @contextmanager
 def staging(out: Path, parent_folder: Path, job: Mapping[str, Any]) -> Iterator[Staging]:
     """The place of work for `out`, locked, and cleared if what it holds is another job's."""
-    place = Staging(out, _staging_path(out), out.resolve())
-    encoded = json.dumps(job).encode()
+    place = _place_of(out)
     with disk_errors(out):
         place.target.parent.mkdir(parents=True, exist_ok=True)
         place.folder.mkdir(exist_ok=True)
@@ -114,9 +134,9 @@ def staging(out: Path, parent_folder: Path, job: Mapping[str, Any]) -> Iterator[
             known = place.folder / _JOB_FILE
             if not known.exists():
                 _check_ours(place.folder)
-            if not known.exists() or known.read_bytes() != encoded:
+            if not known.exists() or known.read_bytes() != _encoded(job):
                 _clear(place.folder)
-                write_atomic(known, encoded)
+                write_atomic(known, _encoded(job))
             yield place
 
 
