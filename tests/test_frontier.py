@@ -189,9 +189,11 @@ def test_slices_that_never_differ_have_no_part_in_the_width() -> None:
 
 
 def test_the_same_seed_gives_the_same_study_and_another_seed_nearly() -> None:
-    table = world(np.random.default_rng(5), [0, 0.3, 0.6], 300)
+    # Many unlike pairs: with few, the quantile takes few values and two seeds may share one
+    table = world(np.random.default_rng(5), [0, 0.1, 0.25, 0.45, 0.7, 1.0], 311)
     one, two, other = panel_of(table), panel_of(table), panel_of(table, seed=1)
-    assert one.critical == two.critical and one.critical != other.critical
+    assert one.critical == two.critical
+    assert one.critical != pytest.approx(other.critical, rel=1e-9)
     assert one.critical == pytest.approx(other.critical, rel=0.1)
 
 
