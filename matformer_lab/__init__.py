@@ -17,9 +17,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from matformer_lab.catalog import resolve_slice, resolve_slices
+    from matformer_lab.compare import compare_sweeps
+    from matformer_lab.editor import SliceEditor
     from matformer_lab.elastic import ElasticParent
     from matformer_lab.errors import InputError
     from matformer_lab.extract import write_checkpoint
+    from matformer_lab.family import write_family
+    from matformer_lab.finished import Finished, read_finished
     from matformer_lab.parent import Parent, open_parent
     from matformer_lab.plan import Plan, make_plan
     from matformer_lab.recipe import Recipe, load_recipe, parse_recipe
@@ -32,45 +36,55 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ElasticParent": "elastic",
+    "Finished": "finished",
     "InputError": "errors",
     "Parent": "parent",
     "Plan": "plan",
     "Recipe": "recipe",
     "Sizes": "sizes",
     "Slice": "slices",
+    "SliceEditor": "editor",
+    "compare_sweeps": "compare",
     "load_recipe": "recipe",
     "load_results": "results",
     "make_plan": "plan",
     "open_parent": "parent",
     "parse_recipe": "recipe",
+    "read_finished": "finished",
     "resolve_slice": "catalog",
     "resolve_slices": "catalog",
     "run_sweep": "sweep",
     "sizes_of": "sizes",
     "verify_checkpoint": "verify",
     "write_checkpoint": "extract",
+    "write_family": "family",
     "write_report": "report",
 }
 
 __all__ = [
     "ElasticParent",
+    "Finished",
     "InputError",
     "Parent",
     "Plan",
     "Recipe",
     "Sizes",
     "Slice",
+    "SliceEditor",
+    "compare_sweeps",
     "load_recipe",
     "load_results",
     "make_plan",
     "open_parent",
     "parse_recipe",
+    "read_finished",
     "resolve_slice",
     "resolve_slices",
     "run_sweep",
     "sizes_of",
     "verify_checkpoint",
     "write_checkpoint",
+    "write_family",
     "write_report",
 ]
 

@@ -195,6 +195,49 @@ class Finished:
         }
         return {task: points for task, points in apart.items() if len(points) > _FEW}
 
+    def scores(self) -> pd.DataFrame:
+        """A row for each slice and panel, from small to large: score and its own interval in
+        points, verdict, and by which slice it is dominated, if it is.
+        """
+        import pandas as pd
+
+        rows = []
+        for panel in self.panels:
+            standing = frontier.rank(panel, self.effective)
+            for i, name in enumerate(panel.slices):
+                rows.append(
+                    {
+                        "slice": name,
+                        "effective_params": int(self.effective[name]),
+                        "task": panel.name,
+                        "score": 100 * float(panel.values[i]),
+                        "low": 100 * float(panel.intervals[i, 0]),
+                        "high": 100 * float(panel.intervals[i, 1]),
+                        "verdict": standing.verdicts[i],
+                        "dominated_by": standing.dominated_by[i],
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        """Slices by panels for a notebook: each score with its interval and verdict."""
+        from matformer_lab.tables import html_table
+
+        cells = {
+            (row.slice, row.task): f"{row.score:.1f} [{row.low:.1f}, {row.high:.1f}] {row.verdict}"
+            for row in self.scores().itertuples()
+        }
+        head = ["slice", "effective", *(self.title(panel.name) for panel in self.panels)]
+        table = [
+            [
+                member.name,
+                f"{member.effective:,}",
+                *(cells.get((member.name, panel.name), "") for panel in self.panels),
+            ]
+            for member in self.members
+        ]
+        return html_table(head, table)
+
     def comparison(self, a: str, b: str) -> pd.DataFrame:
         """Slice `a` against `b`, a row for each panel that has both: difference and simultaneous
         interval in points, discordant items, p-value, and the items needed to separate the two.

@@ -71,7 +71,8 @@ def plan_html(plan: Plan) -> str:
         html_table(LAYER_HEAD, layer_rows(plan)),
         html_table(RUNTIME_HEAD, runtime_rows(plan)),
     ]
-    return f"<div>{title}{''.join(tables)}</div>"
+    row = "display:flex;flex-wrap:wrap;gap:1em 2em;align-items:flex-start"
+    return f"<div>{title}<div style='{row}'>{''.join(tables)}</div></div>"
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
