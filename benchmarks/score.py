@@ -1,11 +1,12 @@
 """One model scored by this package and by lm-eval's HFLM: time, tokens, and how far they differ.
 
-    python benchmarks/score.py --datasets DIR [--tasks hellaswag mmlu boolq] [--items 24]
+    python benchmarks/score.py --datasets DIR [--tasks hellaswag mmlu boolq unrelated] [--items 24]
 
 Both score the same live model on the same requests, taking turns; every time is the median over
 `--repeats`, encoding included. HFLM batches 8 requests and we `--batch-tokens` tokens, of which
 HFLM's batches of long prompts hold as many or more (its largest is printed). With `--dtype
-bfloat16` both are also compared with fp32 on the same rounded weights.
+bfloat16` both are also compared with fp32 on the same rounded weights. `unrelated` is the worst
+case for sharing: BoolQ's passages, each with its own question as the one continuation.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from random_parent import write_random_parent
 from transformers import AutoTokenizer, Gemma3nForCausalLM
 
@@ -28,9 +30,10 @@ from matformer_lab.recipe import TaskEntry
 from matformer_lab.scoring import make_lm
 from matformer_lab.slice_scoring import Answer, attention_cost
 from matformer_lab.slices import Slice
-from matformer_lab.tasks import load_tasks, quiet_lm_eval
+from matformer_lab.tasks import LoadedTask, load_tasks, quiet_lm_eval
 
 NUM_FEWSHOT = {"hellaswag": 10, "boolq": 0, "mmlu": 5}
+UNRELATED = "unrelated"
 BATCH_SIZE = 8
 
 
@@ -52,20 +55,46 @@ def main() -> None:
             f"HFLM batch {BATCH_SIZE}, ours {arguments.batch_tokens} tokens"
         )
         for name in arguments.tasks:
-            entry = TaskEntry(name=name, num_fewshot=NUM_FEWSHOT[name])
-            limit = None if name == "mmlu" else arguments.items
-            (task,) = load_tasks([entry], limit=limit, seed=1234, datasets=arguments.datasets)
-            subjects = list(task.subtasks)[: arguments.mmlu_subjects]
-            requests = [each for each in task.requests if each.task_name in subjects]
+            if name == UNRELATED:
+                requests = unrelated(load("boolq", arguments.items, arguments).requests)
+            elif name == "mmlu":
+                task = load(name, arguments.mmlu_items, arguments)
+                subjects = list(task.subtasks)[: arguments.mmlu_subjects]
+                requests = [each for each in task.requests if each.task_name in subjects]
+            else:
+                requests = load(name, arguments.items, arguments).requests
             compare(name, requests, model, truth, tokenizer, arguments)
+
+
+def load(name: str, limit: int | None, arguments: argparse.Namespace) -> LoadedTask:
+    entry = TaskEntry(name=name, num_fewshot=NUM_FEWSHOT[name])
+    (task,) = load_tasks([entry], limit=limit, seed=1234, datasets=arguments.datasets)
+    return task
+
+
+def unrelated(requests: Sequence[Any]) -> list[Instance]:
+    """One request a BoolQ item: its passage, and its question to continue it."""
+    docs = {request.doc_id: request.doc for request in requests}
+    return [
+        Instance(
+            request_type="loglikelihood",
+            doc=doc,
+            arguments=(doc["passage"], f" {doc['question']}?"),
+            idx=0,
+            metadata=(UNRELATED, number, 1),
+        )
+        for number, doc in docs.items()
+    ]
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    names = [*NUM_FEWSHOT, UNRELATED]
     parser.add_argument("--datasets", type=Path, required=True, help="local dataset folders")
-    parser.add_argument("--tasks", nargs="+", choices=NUM_FEWSHOT, default=list(NUM_FEWSHOT))
+    parser.add_argument("--tasks", nargs="+", choices=names, default=names)
     parser.add_argument("--items", type=int, default=16, help="of HellaSwag and BoolQ")
-    parser.add_argument("--mmlu-subjects", type=int, default=57, help="whole ones, of MMLU's 57")
+    parser.add_argument("--mmlu-subjects", type=int, default=57, help="of MMLU's 57")
+    parser.add_argument("--mmlu-items", type=int, help="of each subject; all of them by default")
     parser.add_argument("--hidden-size", type=int, default=128, help="E4B has 2048")
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -106,7 +135,7 @@ def compare(
     ratios = [b.wall / a.wall for a, b in zip(our_times, their_times, strict=True)]
     cpu_ratios = [b.cpu / a.cpu for a, b in zip(our_times, their_times, strict=True)]
     our_tokens = sum(batch.input_ids.size for batch in batches)
-    print(f"\n{name}: {len(requests)} requests, {NUM_FEWSHOT[name]}-shot")
+    print(f"\n{name}: {len(requests)} requests, {NUM_FEWSHOT.get(name, 0)}-shot")
     print(
         f"  tokens with padding: HFLM {sum(their_batches)} (largest batch {max(their_batches)}), "
         f"ours {our_tokens} (largest {max(batch.input_ids.size for batch in batches)}), "

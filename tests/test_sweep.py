@@ -28,7 +28,8 @@ from matformer_lab.results import load_results, load_samples
 from matformer_lab.sizes import sizes_of
 from matformer_lab.sweep import STORE, dry_run, passes, run_sweep
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "shared" / "benchmarks"
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT.parent / "shared" / "benchmarks"
 
 
 def recipe_of(parent: Path, **changes: Any) -> dict[str, Any]:
@@ -408,6 +409,39 @@ def test_a_sweep_killed_at_random_moments_finishes_as_if_undisturbed(
     assert seen.items() <= stored(out).items()
     assert (out / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
     assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_the_published_slices_killed_ten_times_equal_an_undisturbed_run(tmp_path: Path) -> None:
+    """The demo's job through the command line: 16 slices of `tiny`, its three tasks."""
+    recipe = tmp_path / "recipe.yaml"
+    demo = yaml.safe_load((ROOT / "recipes/demo.yaml").read_text())
+    recipe.write_text(yaml.safe_dump(demo | {"slices": ["published"], "limit": 60}))
+
+    def sweep(out: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "matformer_lab", "sweep", str(recipe), "--out", str(out)]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    assert sweep(tmp_path / "undisturbed").wait() == 0
+    out = tmp_path / "out"
+    generator = random.Random(6)
+    seen: dict[str, int] = {}
+    for kill in range(10):
+        process = sweep(out)
+        goal = max(len(seen), min(5 * kill, 47))
+        while process.poll() is None and len(stored(out)) < goal:
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 2 if goal > len(seen) else 8))
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        seen = check_killed(out, seen)
+        assert not (out / "results.parquet").exists()
+        print(f"kill {kill + 1}: {len(seen)} of 48 scores stored")
+    assert sweep(out).wait() == 0
+    assert seen.items() <= stored(out).items()  # nothing was scored again
+    for name in ("results.csv", "slices.json"):
+        assert (out / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
 @pytest.mark.slow
