@@ -1,15 +1,19 @@
 """The gate: fails on damage, passes on noise, and says so in three formats."""
 
+import shutil
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import Finished
+from safetensors.torch import load_file, save_file
 from synthetic import SLICES, Made, write_sweep
 
-from matformer_lab import gate
+from matformer_lab import gate, tiny
 from matformer_lab.errors import InputError
 from matformer_lab.gate import GateResult, run_gate
 
@@ -282,3 +286,54 @@ def test_encoding_is_lossless() -> None:
         np.testing.assert_array_equal(
             gate._decode(gate._encode(graded, "numbers"), numbers, "x"), graded
         )
+
+
+# --- the real thing: sweeps of the embedded parent ---
+
+
+def damage_upper_half(model: Path) -> None:
+    """Turn the outputs of all FFN neurons past the half around: slices of half width stay whole."""
+    weights = load_file(model / "model.safetensors")
+    for name, down in weights.items():
+        if name.endswith("mlp.down_proj.weight"):
+            half = down.shape[1] // 2
+            down[:, half:] *= -8
+            weights[name] = down
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_damaged_parent_fails_for_the_slices_it_damages_and_another_dtype_passes(
+    cli: Callable[..., Finished], tmp_path: Path
+) -> None:
+    def sweep(out: str, **changes: str) -> None:
+        recipe = {
+            "parent": str(tmp_path / "model"),
+            "slices": ["e4b", "e2b", "1/2"],
+            "tasks": ["tiny_hellaswag", "tiny_mmlu"],
+            "dtype": "float32",
+            "limit": 50,
+        }
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | changes))
+        done = cli("sweep", "recipe.yaml", "--out", out)
+        assert done.code == 0, done.err
+
+    shutil.copytree(tiny.model_dir(), tmp_path / "model")
+    sweep("good")
+    assert cli("gate", "good", "--baseline", "baseline.yaml", "--update").code == 0
+
+    sweep("rounded", dtype="bfloat16")  # noise: rounding flips an answer here and there
+    passed = cli("gate", "rounded", "--baseline", "baseline.yaml")
+    assert passed.code == 0 and passed.out.startswith("gate passed"), passed
+
+    damage_upper_half(tmp_path / "model")
+    sweep("damaged")
+    files = ("--markdown", "gate.md", "--junit", "gate.xml")
+    failed = cli("gate", "damaged", "--baseline", "baseline.yaml", *files)
+    assert failed.code == 1 and failed.out.startswith("gate failed: "), failed
+    suite = ET.parse(tmp_path / "gate.xml").getroot()
+    broken = {
+        case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None
+    }
+    assert broken and all("e4b" in str(name) for name in broken), broken
+    summary = (tmp_path / "gate.md").read_text()
+    assert "parent's weights are not those of the baseline" in summary
