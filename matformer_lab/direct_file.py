@@ -4,6 +4,11 @@ Putting gigabytes of new pages into the page cache costs more than the disk does
 throws out the parent that is being read, and has to reach the disk anyway before a checkpoint may
 get its name. So whole blocks are written directly (Linux `O_DIRECT`); what is not block-aligned,
 and everything on systems and filesystems without direct writes, goes the ordinary way.
+
+Why not `copy_file_range` or reflinks: every byte is read anyway, for the manifest's digests, so
+only the write could be saved. A reflink needs source and destination at the same place within a
+block. A safetensors file's data starts at any multiple of 8, so a child would have to take its
+header's padding from the parent's, tensor by tensor, and lose its aligned writes everywhere else.
 """
 
 import errno
