@@ -1,8 +1,8 @@
-"""The model card (README.md) of a written checkpoint."""
+"""The model card of a written checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -10,7 +10,8 @@ from matformer_lab import __version__
 from matformer_lab.plan import Plan
 from matformer_lab.tables import LAYER_HEAD, RUNTIME_HEAD, layer_rows, runtime_rows, size_rows
 
-TAGS = ["matformer", "mix-n-match", "gemma3n", "matformer-lab"]
+CARD_FILE: Final = "README.md"
+TAGS: Final = ["matformer", "mix-n-match", "gemma3n", "matformer-lab"]
 
 
 def model_card(plan: Plan, base_model: str | None = None) -> str:
@@ -75,7 +76,7 @@ def parent_card_metadata(folder: Path | None) -> dict[str, Any]:
     if folder is None:
         return {}
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8")[: 1 << 20]
+        text = (folder / CARD_FILE).read_text(encoding="utf-8")[: 1 << 20]
         front = text.split("---\n", 2)[1] if text.startswith("---\n") else ""
         metadata = yaml.safe_load(front)
     except (OSError, ValueError, IndexError, yaml.YAMLError):

@@ -121,7 +121,39 @@ def test_the_command_line(miniature: Path, tmp_path: Path, cli: Cli) -> None:
     assert cli("verify", "family").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["family"]
     again = cli("slice", miniature, *several, "--out", "family")
-    assert again.code == 2 and "not empty" in again.err
+    assert again.code == 2 and "already exists and has all of these slices" in again.err
+
+
+def test_a_slice_added_later_shares_what_is_there(
+    family: Path, miniature: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """The family grown one by one is the one written at once: same bytes, same room."""
+    first, *later = SOME
+    out = tmp_path / "family"
+    assert cli("slice", miniature, "--slice", first, "--slice", later[0], "--out", out).code == 0
+    for name in later[1:]:
+        done = cli("slice", miniature, "--slice", first, "--slice", name, "--out", out)
+        assert (done.code, done.out, done.err) == (0, f"{out}: added {name}\n", "")
+    assert contents(out) == contents(family)
+    assert disk_of(out) == disk_of(family)
+    assert cli("verify", out, "--parent", miniature).code == 0
+
+
+def test_what_a_family_does_not_take(miniature: Path, pico: Path, tmp_path: Path, cli: Cli) -> None:
+    out = write_family(family_members(plans_of(miniature, "e2b", "1/4")), tmp_path / "family")
+    before = contents(out)
+    (tmp_path / "s.yaml").write_text("{name: e2b, widths: 1/2}")
+    for parent, slice_, words in (
+        (miniature, "e2b", "already exists and has all of these slices"),
+        (miniature, "s.yaml", "e2b: is there already and holds something else"),
+        (pico, "1/2", "its slices are of another parent"),
+    ):
+        done = cli("slice", parent, "--slice", slice_, "--out", out)
+        assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
+    (out / "notes.txt").write_text("mine")
+    assert "not empty" in cli("slice", miniature, "--slice", "1/2", "--out", out).err
+    (out / "notes.txt").unlink()
+    assert contents(out) == before and len(list(out.iterdir())) == 2
 
 
 def test_verify_names_the_member_and_the_tensor(miniature: Path, tmp_path: Path, cli: Cli) -> None:
