@@ -56,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # The reader (head, less) has gone; there is no one to tell.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}")
 
 
 def _fail(message: str) -> NoReturn:
@@ -82,7 +85,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column, name in enumerate(head):
-        number = bool(rows) and all(row[column].replace(",", "")[:1].isdigit() for row in rows)
+        cells = [row[column] for row in rows]
+        number = bool(cells) and all(c[:1].isdigit() or c == "none" for c in cells)
         table.add_column(name, justify="right" if number else "left")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

@@ -41,7 +41,7 @@ from matformer_lab.staging import (
     staging,
 )
 from matformer_lab.untrusted import open_regular
-from matformer_lab.verify import claimed_plan, is_family, members_of
+from matformer_lab.verify import claimed_plan, members_of
 
 
 @dataclass(frozen=True)
@@ -171,10 +171,11 @@ def write_family(
 
 def can_be_added_to(folder: Path) -> bool:
     """Whether `folder` is a family, and holds nothing besides its members."""
-    if not is_family(folder):
+    try:
+        seen = [path for path in folder.iterdir() if path.name[0] != "."]
+        return bool(seen) and all((path / MANIFEST_FILE).is_file() for path in seen)
+    except OSError:  # not a folder, or none that can be read
         return False
-    seen = [path for path in folder.iterdir() if path.name[0] != "."]
-    return all((path / MANIFEST_FILE).is_file() for path in seen)
 
 
 def add_to_family(
@@ -196,36 +197,39 @@ def add_to_family(
         manifest = read_manifest(folder)
         if manifest and manifest.parent.fingerprint != parent.fingerprint:
             raise InputError(f"{family}: its slices are of another parent; give a new folder")
-    new = tuple(member for member in members if not _is_there(member, family))
-    if not new:
-        raise InputError(f"{family}: already exists and has all of these slices")
-    side = read_side_files(new[0].plan)
-    for member in new:
+    for member in members:
+        _is_there(member, family)  # raises before anything is written
+    added = []
+    for member in members:
         out = family / member.name
         watch = ParentWatch(parent)
         addresses = [piece.file for piece in member.pieces]
         job = {**watch.job, "base_model": base_model, "added": addresses}
         if published_before(out, job):
-            continue
-        check_target(parent.local, out)
-        held = held_pieces(family, parent)
-        missing = [piece for piece in member.pieces if piece.file not in held]
-        check_space(out, _bytes_of(missing))
-        with staging(out, parent.local, job) as place:
-            pool, work = place.subfolder("pool"), place.subfolder("work")
-            keep_only(pool, {piece.file for piece in missing})
-            digests = write_shards(
-                parent.local, missing, pool, work, advance=advance, threads=threads
-            )
-            watch.check(place)
-            paths = {piece.file: pool / piece.file for piece in missing}
-            for file, (path, known) in held.items():
-                paths[file], digests[file] = path, known
-            keep_only(place.files, set())
-            _assemble(member, place.files, paths, digests, side, base_model)
-            advance(_bytes_of(member.pieces) - _bytes_of(missing))
-            place.publish()
-    return new
+            added.append(member)
+        elif not _is_there(member, family):
+            side = read_side_files(member.plan)
+            held = held_pieces(family, parent)
+            missing = [piece for piece in member.pieces if piece.file not in held]
+            check_space(out, _bytes_of(missing))
+            with staging(out, parent.local, job) as place:
+                pool, work = place.subfolder("pool"), place.subfolder("work")
+                keep_only(pool, {piece.file for piece in missing})
+                digests = write_shards(
+                    parent.local, missing, pool, work, advance=advance, threads=threads
+                )
+                watch.check(place)
+                paths = {piece.file: pool / piece.file for piece in missing}
+                for file, (path, known) in held.items():
+                    paths[file], digests[file] = path, known
+                keep_only(place.files, set())
+                _assemble(member, place.files, paths, digests, side, base_model)
+                advance(_bytes_of(member.pieces) - _bytes_of(missing))
+                place.publish()
+            added.append(member)
+    if not added:
+        raise InputError(f"{family}: already exists and has all of these slices")
+    return tuple(added)
 
 
 def _is_there(member: Member, family: Path) -> bool:

@@ -211,7 +211,9 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
 
 def test_too_little_space_is_seen_before_writing(pico: Path, tmp_path: Path, cli: Cli) -> None:
     with mounted(tmp_path / "small", "size=64k") as disk:
-        refused(cli("slice", pico, "--slice", "1/2", "--out", disk / "child"), "the disk has 65.5 kB")
+        refused(
+            cli("slice", pico, "--slice", "1/2", "--out", disk / "child"), "the disk has 65.5 kB"
+        )
         assert not list(disk.iterdir())
 
 
