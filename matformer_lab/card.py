@@ -76,7 +76,7 @@ matformer-lab verify DIR --parent PARENT
 
 
 def parent_card_metadata(folder: Path | None) -> dict[str, Any]:
-    """Texts, and lists of them, in the YAML metadata of the parent's own card, as far as readable."""
+    """Texts, and lists of texts, in the metadata of the parent's own card, if it can be read."""
     if folder is None:
         return {}
     try:
