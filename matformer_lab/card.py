@@ -1,16 +1,21 @@
-"""The model card (README.md) of a written checkpoint."""
+"""The model card of a written checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from matformer_lab import __version__
+from matformer_lab.errors import InputError
+from matformer_lab.parent import path_inside
 from matformer_lab.plan import Plan
 from matformer_lab.tables import LAYER_HEAD, RUNTIME_HEAD, layer_rows, runtime_rows, size_rows
+from matformer_lab.untrusted import read_small
 
-TAGS = ["matformer", "mix-n-match", "gemma3n", "matformer-lab"]
+CARD_FILE: Final = "README.md"
+_MAX_CARD_BYTES: Final = 1 << 20
+TAGS: Final = ["matformer", "mix-n-match", "gemma3n", "matformer-lab"]
 
 
 def model_card(plan: Plan, base_model: str | None = None) -> str:
@@ -71,16 +76,23 @@ matformer-lab verify DIR --parent PARENT
 
 
 def parent_card_metadata(folder: Path | None) -> dict[str, Any]:
-    """The YAML metadata of the parent's own card; empty when there is none that can be read."""
+    """Texts, and lists of texts, in the metadata of the parent's own card, if it can be read."""
     if folder is None:
         return {}
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8")[: 1 << 20]
+        text = read_small(path_inside(folder, CARD_FILE, str(folder)), _MAX_CARD_BYTES).decode()
         front = text.split("---\n", 2)[1] if text.startswith("---\n") else ""
         metadata = yaml.safe_load(front)
-    except (OSError, ValueError, IndexError, yaml.YAMLError):
+    except (InputError, ValueError, IndexError, RecursionError, yaml.YAMLError):
         return {}
-    return metadata if isinstance(metadata, dict) else {}
+    if not isinstance(metadata, dict):
+        return {}
+    return {key: value for key, value in metadata.items() if _is_text(value)}
+
+
+def _is_text(value: object) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return all(isinstance(item, str) for item in items)
 
 
 def _loading(plan: Plan) -> str:

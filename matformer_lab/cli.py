@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from matformer_lab.plan import Plan
     from matformer_lab.verify import Verification
 
-PARENT_HELP = "PARENT is a checkpoint folder, a Hub id (org/name, org/name@revision) or `tiny`."
 SLICE_HELP = (
     "a built-in name (see `slices`), a width for every layer (1/2), FILE.yaml, FILE.csv#ROW"
 )
@@ -57,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # The reader (head, less) has gone; there is no one to tell.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}")
 
 
 def _fail(message: str) -> NoReturn:
@@ -83,7 +85,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column, name in enumerate(head):
-        number = bool(rows) and all(row[column].replace(",", "")[:1].isdigit() for row in rows)
+        cells = [row[column] for row in rows]
+        number = bool(cells) and all(c[:1].isdigit() or c == "none" for c in cells)
         table.add_column(name, justify="right" if number else "left")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
@@ -94,21 +97,24 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None
 @click.option("--parent", "parent_ref", metavar="PARENT", help="Count for this parent, not E4B.")
 @json_option
 def slices(parent_ref: str | None, as_json: bool) -> None:
-    """List the built-in slices with their sizes and published scores."""
+    """List the built-in slices with their sizes and published scores.
+
+    "published as" and MMLU are Google's labels; --json has the names of Google's rows too.
+    """
     from matformer_lab.builtin_slices import builtin_slices
 
     found = builtin_slices(parent_ref)
     if as_json:
         _print_json([entry.as_json() for entry in found])
         return
-    head = ("slice", "layers", "effective", "text", "published as", "MMLU (published)")
+    head = ("slice", "layers", "effective", "text", "published as", "MMLU")
     rows = [
         (
             entry.name,
             str(entry.num_hidden_layers),
             f"{entry.effective:,}",
             f"{entry.text:,}",
-            entry.published.row,
+            f"{entry.published.effective_params_b:.2f}B",
             f"{entry.published.mmlu:.1f} %",
         )
         for entry in found
@@ -116,14 +122,17 @@ def slices(parent_ref: str | None, as_json: bool) -> None:
     _console().print(_table(head, rows))
 
 
-@cli.command()
+@cli.command(short_help="Say what a slice would be: sizes, layers, runtimes.")
 @click.argument("parent")
 @slice_option
 @click.option("--text-only", is_flag=True, help="Plan a gemma3n_text checkpoint without towers.")
-@click.option("--context", type=click.IntRange(1), help="Tokens in the K/V cache.")
+@click.option("--context", type=click.IntRange(1), help="Tokens in the K/V cache [most].")
 @json_option
 def plan(parent: str, slice_ref: str, text_only: bool, context: int | None, as_json: bool) -> None:
-    """Say what a slice would be, without reading weights: sizes, layers, runtimes."""
+    """Say what a slice would be, without reading weights: sizes, layers, runtimes.
+
+    PARENT is a checkpoint folder, a Hub id (org/name, org/name@revision) or `tiny`.
+    """
     from matformer_lab.catalog import resolve_slice
     from matformer_lab.parent import open_parent
     from matformer_lab.plan import make_plan
@@ -142,7 +151,7 @@ def plan(parent: str, slice_ref: str, text_only: bool, context: int | None, as_j
     console.print(_table(RUNTIME_HEAD, runtime_rows(planned)))
 
 
-@cli.command("slice")
+@cli.command("slice", short_help="Write the checkpoint of one slice, or of several.")
 @click.argument("parent")
 @click.option(
     "--slice",
@@ -152,9 +161,13 @@ def plan(parent: str, slice_ref: str, text_only: bool, context: int | None, as_j
     metavar="SLICE",
     help=SLICE_HELP + ". Give it again, or `published`, for a family that shares files.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option(
+    "--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder to write."
+)
 @click.option("--text-only", is_flag=True, help="Drop the towers; write a gemma3n_text checkpoint.")
-@click.option("--max-shard-size", default="5GB", show_default=True, help="Largest shard file.")
+@click.option(
+    "--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest file."
+)
 @click.option("--base-model", metavar="REPO_ID", help="The parent's Hub id, for the model card.")
 def slice_command(
     parent: str,
@@ -164,10 +177,21 @@ def slice_command(
     max_shard_size: str,
     base_model: str | None,
 ) -> None:
-    """Write the checkpoint of one slice, or a folder of several that share what they can."""
+    """Write the checkpoint of one slice, or a folder of several that share what they can.
+
+    PARENT is a checkpoint folder, a Hub id (org/name, org/name@revision) or `tiny`. DIR is new, or
+    a folder of several slices to which this one is added.
+    """
     from matformer_lab.catalog import resolve_slices
     from matformer_lab.extract import write_checkpoint
-    from matformer_lab.family import distinct_pieces, family_members, write_family
+    from matformer_lab.family import (
+        add_to_family,
+        can_be_added_to,
+        distinct_pieces,
+        family_members,
+        write_family,
+    )
+    from matformer_lab.hub import looks_like_repo_id
     from matformer_lab.parent import open_parent
     from matformer_lab.plan import make_plan
     from matformer_lab.progress import bytes_bar
@@ -175,14 +199,23 @@ def slice_command(
     from matformer_lab.staging import check_target
 
     max_shard_bytes = parse_size(max_shard_size)
+    if base_model and not looks_like_repo_id(base_model):
+        raise InputError(f"--base-model {base_model!r}: write the parent's Hub id, org/name")
     opened = open_parent(parent)
     sliced = resolve_slices(slice_refs, opened.text)
-    if opened.folder is None:
+    adding = can_be_added_to(out)
+    if opened.folder is None and not adding:
         check_target(None, out)  # before anything is fetched
     plans = [make_plan(opened, slice_, text_only=text_only) for slice_ in sliced]
     if opened.folder is None:
         opened = _fetched(opened, plans)
         plans = [make_plan(opened, slice_, text_only=text_only) for slice_ in sliced]
+    if adding:
+        members = family_members(plans, max_shard_bytes)
+        with bytes_bar(f"add to {out}", sum(plan.nbytes for plan in plans)) as advance:
+            added = add_to_family(members, out, base_model=base_model, advance=advance)
+        click.echo(f"{out}: added {', '.join(member.name for member in added)}")
+        return
     if len(plans) == 1:
         plan = plans[0]
         with bytes_bar(f"{plan.slice.name} -> {out}", plan.nbytes) as advance:
@@ -212,11 +245,16 @@ def _warn(message: str) -> None:
     click.echo(f"warning: {message}", err=True)
 
 
-@cli.command()
+@cli.command(short_help="Check that DIR is exactly the slice it claims to be.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--parent", "parent_ref", metavar="PARENT", help="Recompute every tensor from it.")
 @click.option("--slice", "slice_ref", metavar="SLICE", help="Expect this slice: " + SLICE_HELP)
-@click.option("--against", type=click.Path(path_type=Path), help="Compare with this checkpoint.")
+@click.option(
+    "--against",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Compare with this checkpoint.",
+)
 @json_option
 def verify(
     folder: Path, parent_ref: str | None, slice_ref: str | None, against: Path | None, as_json: bool
@@ -238,6 +276,9 @@ def verify(
         verify_family,
     )
 
+    for given in (folder, against):
+        if given and not given.is_dir():
+            raise InputError(f"{given}: no such folder")
     if against and (parent_ref or slice_ref):
         raise InputError("--against compares two checkpoints; give it without --parent and --slice")
     if slice_ref and not parent_ref:
@@ -282,13 +323,12 @@ def _report_verification(folder: Path, result: "Verification", as_json: bool) ->
         for problem in shown:
             click.echo(problem)
         more = len(result.problems) - len(shown)
-        click.echo(
-            f"not ok: {len(result.problems)} problems" + (f", {more} not shown" * bool(more))
-        )
+        count = f"{len(result.problems)} problem" + "s" * (len(result.problems) > 1)
+        click.echo(f"not ok: {count}" + f", {more} not shown" * bool(more))
     sys.exit(0 if result.ok else 1)
 
 
-@cli.command()
+@cli.command(short_help="Score slices on tasks and draw the frontier.")
 @click.argument("recipe")
 @click.option("--out", type=click.Path(path_type=Path), help="Sweep folder [runs/RECIPE's name].")
 @click.option("--datasets", type=click.Path(path_type=Path), help="Folder laid out by dataset id.")
@@ -338,7 +378,7 @@ def _recipe_path(recipe: str) -> Path:
     return shipped if not path.exists() and path.name == recipe and shipped.exists() else path
 
 
-@cli.command()
+@cli.command(short_help="Rebuild a finished sweep's picture and page.")
 @click.argument(
     "folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
@@ -360,7 +400,7 @@ def report(folders: tuple[Path, ...], separate: tuple[str, str] | None) -> None:
             _console().print(_table(list(table.columns), [[str(c) for c in row] for row in cells]))
 
 
-@cli.command()
+@cli.command(short_help="Fail (exit 1) when a slice got worse.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--baseline", required=True, type=click.Path(path_type=Path), help="Baseline file.")
 @click.option("--max-drop", default=1.0, show_default=True, help="Points a slice may lose.")

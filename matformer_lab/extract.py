@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from matformer_lab import __version__
 from matformer_lab.atomic import write_atomic
-from matformer_lab.card import model_card
+from matformer_lab.card import CARD_FILE, model_card
 from matformer_lab.errors import InputError
 from matformer_lab.manifest import (
     MANIFEST_FILE,
@@ -144,7 +144,7 @@ def write_rest(
     """Write everything but the weights into `folder`."""
     files = dict(side)
     files["config.json"] = (json.dumps(plan.config, indent=2, ensure_ascii=False) + "\n").encode()
-    files["README.md"] = model_card(plan, base_model).encode()
+    files[CARD_FILE] = model_card(plan, base_model).encode()
     if len(shards) > 1:
         files[INDEX_FILE] = index_json(shards)
     manifest = Manifest(
@@ -159,7 +159,8 @@ def write_rest(
         ),
         text_only=plan.text_only,
         tensors=dict(sorted(digests.items())),
-        files={name: digest_of(data) for name, data in sorted(files.items())},
+        # Not the card, which people edit.
+        files={n: digest_of(data) for n, data in sorted(files.items()) if n != CARD_FILE},
     )
     files[MANIFEST_FILE] = (manifest.model_dump_json(indent=2) + "\n").encode()
     for name, data in files.items():

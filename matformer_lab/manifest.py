@@ -1,5 +1,6 @@
 """matformer_lab.json: what a written checkpoint is made of, carried inside it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -17,6 +18,14 @@ MANIFEST_FILE: Final = "matformer_lab.json"
 def digest_of(data: bytes) -> str:
     """blake3 (hex), the one digest of manifests: as strong as sha256 and several times faster."""
     return blake3(data).hexdigest()
+
+
+def tensor_digest(dtype: str, shape: Sequence[int]) -> blake3:
+    """The beginning of a tensor's digest, to be fed its bytes.
+
+    It counts dtype and shape, since the same bytes mean something else under others.
+    """
+    return blake3(f"{dtype} {list(shape)}\n".encode())
 
 
 class ManifestSlice(BaseModel):
@@ -42,7 +51,8 @@ class ManifestParent(BaseModel):
 class Manifest(BaseModel):
     """Everything needed to say what a checkpoint is, and to check it without its parent.
 
-    `tensors`: digest (hex) of each tensor's bytes; `files`: of each other file that was written.
+    `tensors`: `tensor_digest` (hex) of each tensor; `files`: of each other file
+    that was written, but for the card.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -23,7 +23,8 @@ TINY: Final = "tiny"
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
 
-_TEXT_DTYPES = ("BF16", "F16", "F32")
+_GOOGLES: Final = ("gemma-3n-E4B", "gemma-3n-E4B-it")
+_TEXT_DTYPES: Final = ("BF16", "F16", "F32")
 _SAMPLE_BYTES = 4096
 _SAMPLES_PER_FILE = 64
 
@@ -62,9 +63,11 @@ class Parent:
 
     @property
     def base_model(self) -> str | None:
-        """The parent's Hub id, when its reference or its place in a Hub cache tells it."""
+        """The parent's Hub id, when its reference, its place in a Hub cache or its name tells."""
         if self.folder is None or self.revision is not None:
             return self.name
+        if self.name in _GOOGLES:
+            return f"google/{self.name}"
         home = self.folder.resolve()
         cached = home.parent.parent.name if home.parent.name == "snapshots" else ""
         return cached.removeprefix("models--").replace("--", "/", 1) or None

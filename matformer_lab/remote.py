@@ -28,7 +28,7 @@ from matformer_lab.hub import (
 from matformer_lab.parent import Parent, open_folder
 from matformer_lab.plan import Plan
 from matformer_lab.progress import Advance, quiet
-from matformer_lab.staging import locked
+from matformer_lab.staging import in_units, locked
 
 Span = tuple[int, int]
 """Bytes of a file from start to before stop."""
@@ -171,7 +171,7 @@ def _fetch_all(root: str, folder: Path, needs: Needs, advance: Advance) -> None:
     free = shutil.disk_usage(folder).free
     if free < left:
         raise InputError(
-            f"{folder}: needs {left / 1e9:,.2f} GB more, {free / 1e9:,.2f} GB are free"
+            f"{folder}: needs {in_units(left)} more, the disk has {in_units(free)} free"
         )
     advance(needs.nbytes - left)
     files = HfFileSystem()

@@ -11,10 +11,9 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final
 
-from blake3 import blake3
-
 from matformer_lab.atomic import write_atomic
 from matformer_lab.direct_file import DirectFile
+from matformer_lab.manifest import tensor_digest
 from matformer_lab.plan import TensorPlan
 from matformer_lab.progress import Advance, quiet
 from matformer_lab.shards import Shard
@@ -24,7 +23,7 @@ THREADS: Final = 4
 """Tensors in work at once: while one waits for the disk another is read, cut and digested."""
 
 Digests = dict[str, str]
-"""blake3 (hex) of each tensor's bytes, by tensor name."""
+"""`tensor_digest` (hex) of each tensor, by tensor name."""
 
 
 def write_shards(
@@ -98,7 +97,7 @@ class _Writing:
 
     def write(self, tensor: TensorPlan, offset: int) -> None:
         file = self._opened()
-        digest = blake3()
+        digest = tensor_digest(tensor.dtype, tensor.shape)
         for piece in child_bytes(self._source, tensor, thread_scratch()):
             if self._stop.is_set():
                 raise _StoppedError

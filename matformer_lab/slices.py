@@ -351,7 +351,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = get_close_matches(str(first["loc"][-1]), list(model.model_fields), n=1)
+        near = get_close_matches(str(first["loc"][-1]), list(model.model_fields), n=1, cutoff=0.0)
         return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     message = first["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message

@@ -61,7 +61,12 @@ def published_before(out: Path, job: Mapping[str, Any]) -> bool:
     place = _place_of(out)
     known = place.folder / _JOB_FILE
     with disk_errors(out):
-        if not (place.target.is_dir() and any(place.target.iterdir()) and known.is_file()):
+        if not (place.target.is_dir() and any(place.target.iterdir()) and place.folder.is_dir()):
+            return False
+        if not any(place.folder.iterdir()):  # killed before its very last step
+            place.folder.rmdir()
+            return False
+        if not known.is_file():
             return False
         with locked(place.folder, out):
             if (place.folder / "files").exists() or known.read_bytes() != _encoded(job):
@@ -96,13 +101,19 @@ def check_space(out: Path, needed: int) -> None:
     try:
         place = next(folder for folder in out.resolve().parents if folder.is_dir())
         free = shutil.disk_usage(place).free
+        free += sum(_allocated(path) for path in _place_of(out).folder.rglob("*"))
     except OSError:
-        return
-    free += sum(_allocated(path) for path in _place_of(out).folder.rglob("*"))
+        return  # writing will say what is wrong
     if free < needed:
-        raise InputError(
-            f"{out}: needs {needed / 1e9:,.2f} GB, the disk has {free / 1e9:,.2f} GB free"
-        )
+        raise InputError(f"{out}: needs {in_units(needed)}, the disk has {in_units(free)} free")
+
+
+def in_units(nbytes: int) -> str:
+    """`10.9 GB`: bytes as people say them."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if nbytes >= size:
+            return f"{nbytes / size:,.1f} {unit}"
+    return f"{nbytes} bytes"
 
 
 def _allocated(path: Path) -> int:

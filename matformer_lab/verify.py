@@ -1,18 +1,23 @@
 """Is this checkpoint exactly that slice? Recomputed from the parent, byte for byte."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from blake3 import blake3
 
 from matformer_lab.errors import InputError
 from matformer_lab.gemma3n import is_multimodal, read_text_config
 from matformer_lab.headers import TensorInfo, strict_json
-from matformer_lab.manifest import MANIFEST_FILE, Manifest, digest_of, read_manifest
+from matformer_lab.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    digest_of,
+    read_manifest,
+    tensor_digest,
+)
 from matformer_lab.parent import INDEX_FILE, Parent, read_config, read_layout
 from matformer_lab.plan import Plan, TensorPlan, make_plan
 from matformer_lab.progress import Advance, quiet
@@ -23,6 +28,8 @@ from matformer_lab.untrusted import open_regular, read_exactly, read_small
 _T = TypeVar("_T")
 _THREADS: Final = 4
 _ABSENT: Final = object()
+_COMPARED_ITSELF: Final = ("config.json", INDEX_FILE)
+"""Files of which a digest would only say again that they differ."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,9 @@ def verify_checkpoint(
     """Check `folder` against the slice of `parent` that it claims to be.
 
     The claim is `slice_` if given, else the folder's manifest, else (nothing skipped) the widths in
-    its config.json. `compared` remembers what was compared before, for members of a family that
-    share files. Raises `InputError` when there is no folder or no claim.
+    its config.json. Tokenizer and other files are compared with the manifest's
+    digests, if there is one. `compared` remembers what was compared before, for members of a family
+    that share files. Raises `InputError` when there is no folder or no claim.
     """
     compared = Compared() if compared is None else compared
     config = read_config(folder)
@@ -58,9 +66,11 @@ def verify_checkpoint(
         layout = read_layout(folder)
     except InputError as error:
         return Verification(0, (str(error),))
+    manifest = read_manifest(folder)
     expected = {tensor.name: tensor for tensor in plan.tensors}
     problems = [
         *config_differences(plan.config, config),
+        *(_side_file_problems(folder, manifest, _COMPARED_ITSELF) if manifest else ()),
         *_file_problems(folder, layout),
         *_name_problems(expected.keys(), layout.keys()),
     ]
@@ -109,10 +119,13 @@ def verify_family(
     compared, tensors = Compared(), 0
     problems: list[str] = []
     for member in members_of(folder):
-        if parent is None:
-            result = verify_alone(member, advance=advance, compared=compared)
-        else:
-            result = verify_checkpoint(member, parent, advance=advance, compared=compared)
+        try:
+            if parent is None:
+                result = verify_alone(member, advance=advance, compared=compared)
+            else:
+                result = verify_checkpoint(member, parent, advance=advance, compared=compared)
+        except InputError as error:
+            result = Verification(0, (str(error),))
         tensors += result.tensors
         problems += (f"{member.name}: {problem}" for problem in result.problems)
     return Verification(tensors, tuple(problems))
@@ -167,12 +180,12 @@ def verify_alone(
 
 
 def _wrong_digest(folder: Path, tensor: TensorPlan, expected: str, advance: Advance) -> str | None:
-    digest = blake3()
+    digest = tensor_digest(tensor.dtype, tensor.shape)
     for piece in child_bytes(folder, tensor, thread_scratch()):
         digest.update(piece)
         advance(len(piece))
     good = digest.hexdigest() == expected
-    return None if good else f"tensor {tensor.name}: its bytes do not match the manifest's digest"
+    return None if good else f"tensor {tensor.name}: does not match the manifest's digest"
 
 
 def compare_checkpoints(folder: Path, other: Path, *, advance: Advance = quiet) -> Verification:
@@ -269,8 +282,10 @@ def _file_problems(folder: Path, layout: Mapping[str, TensorInfo]) -> Iterable[s
             yield f"{INDEX_FILE}: total_size is {told}, the tensors have {true}"
 
 
-def _side_file_problems(folder: Path, manifest: Manifest) -> Iterable[str]:
+def _side_file_problems(folder: Path, manifest: Manifest, but: Sequence[str] = ()) -> Iterable[str]:
     for name, digest in manifest.files.items():
+        if name in but:
+            continue
         path = folder / name
         if Path(name).name != name or not path.is_file():
             yield f"{name}: missing"

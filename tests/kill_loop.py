@@ -4,6 +4,7 @@
     python tests/kill_loop.py family PARENT SCRATCH KILLS SEED     the same, writing families
     python tests/kill_loop.py steps PARENT SCRATCH MAX_SHARD STRIDE    SIGKILL at every STRIDE-th
                                                                        file operation
+    python tests/kill_loop.py added PARENT SCRATCH MAX_SHARD STRIDE    the same, adding to a family
 
 After every kill the final name must hold nothing or the whole checkpoint, byte for byte; running
 again must finish. Prints what happened as JSON; any violation is an AssertionError.
@@ -24,7 +25,7 @@ from blake3 import blake3
 
 from matformer_lab.catalog import resolve_slices
 from matformer_lab.extract import write_checkpoint
-from matformer_lab.family import family_members, write_family
+from matformer_lab.family import add_to_family, family_members, write_family
 from matformer_lab.parent import open_parent
 from matformer_lab.plan import make_plan
 
@@ -71,9 +72,17 @@ def killed(pid: int) -> bool:
     return code != 0
 
 
-def check_left_behind(out: Path, reference: dict[str, str]) -> bool:
+def adder(parent: str, slice_: str, max_shard_bytes: int) -> Callable[[Path], Path]:
+    """Adds one slice to the family that the folder given lies in."""
+    opened = open_parent(parent)
+    plans = [make_plan(opened, found) for found in resolve_slices([slice_], opened.text)]
+    members = family_members(plans, max_shard_bytes)
+    return lambda out: out.parent / add_to_family(members, out.parent)[0].name
+
+
+def check_left_behind(out: Path, reference: dict[str, str], others: frozenset[str]) -> bool:
     """Whether `out` is complete; anything else but absent is a violation."""
-    beside = {path.name for path in out.parent.iterdir()}
+    beside = {path.name for path in out.parent.iterdir()} - others
     assert beside <= {out.name, f".{out.name}.partial"}, beside
     if not out.exists():
         return False
@@ -103,7 +112,7 @@ def random_kills(
                 os.kill(pid, signal.SIGKILL)
             seen["kills"] += killed(pid)
             seen["resumed"] += tries > 1
-            check_left_behind(out, reference)
+            check_left_behind(out, reference, frozenset())
         seen["finished"] += 1
         shutil.rmtree(out.parent)
     return seen
@@ -123,14 +132,19 @@ def kill_at_step(step: int) -> None:
     sys.addaudithook(watch)
 
 
-def kill_at_steps(parent: str, scratch: Path, max_shard_bytes: int, stride: int) -> Counter[str]:
+def kill_at_steps(
+    write: Callable[[Path], Path], name: str, family: Path, scratch: Path, stride: int
+) -> Counter[str]:
+    """`write` makes the folder `name` beside what is in `family`."""
     seen: Counter[str] = Counter()
-    write = writer(parent, ["1/2"], max_shard_bytes)
-    reference = contents(write(scratch / "reference"))
-    out = scratch / "runs" / "child"
+    others = frozenset(path.name for path in family.iterdir())
+    out = scratch / "runs" / name
+    shutil.copytree(family, out.parent)
+    reference = contents(write(out))
+    shutil.rmtree(out.parent)
     was_killed = True
     while was_killed:
-        out.parent.mkdir()
+        shutil.copytree(family, out.parent)
 
         def until_the_step() -> None:
             kill_at_step(seen["kills"] * stride)
@@ -138,22 +152,30 @@ def kill_at_steps(parent: str, scratch: Path, max_shard_bytes: int, stride: int)
 
         was_killed = killed(in_child(until_the_step))
         seen["kills"] += was_killed
-        partial = out.with_name(".child.partial")
+        partial = out.with_name(f".{name}.partial")
         # A run killed after its work was done, while it tidied up, is finished by the next too.
-        if not check_left_behind(out, reference) or (partial / "job.json").exists():
+        if not check_left_behind(out, reference, others) or (partial / "job.json").exists():
             assert not killed(in_child(lambda: write(out)))
-            assert check_left_behind(out, reference)
+            assert check_left_behind(out, reference, others)
             assert not partial.exists()
-        assert was_killed or {p.name for p in out.parent.iterdir()} == {"child"}
+        assert was_killed or {p.name for p in out.parent.iterdir()} == {name, *others}
         shutil.rmtree(out.parent)
     return seen
 
 
 if __name__ == "__main__":
-    kind, parent_folder, scratch_folder, *numbers = sys.argv[1:]
+    kind, parent_folder, scratch_folder, *arguments = sys.argv[1:]
+    scratch, numbers = Path(scratch_folder), [int(argument) for argument in arguments]
     if kind in ("random", "family"):
         jobs = SLICES if kind == "random" else FAMILIES
-        result = random_kills(jobs, parent_folder, Path(scratch_folder), *map(int, numbers))
+        result = random_kills(jobs, parent_folder, scratch, *numbers)
     else:
-        result = kill_at_steps(parent_folder, Path(scratch_folder), *map(int, numbers))
+        shard, stride = numbers
+        (scratch / "before").mkdir()
+        if kind == "steps":
+            write, name = writer(parent_folder, ["1/2"], shard), "child"
+        else:
+            writer(parent_folder, ["1/4", "3/4"], shard)(scratch / "before")
+            write, name = adder(parent_folder, "1/2", shard), "uniform-1-2"
+        result = kill_at_steps(write, name, scratch / "before", scratch, stride)
     print(json.dumps(result))

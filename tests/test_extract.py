@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+import yaml
 from conftest import E4B_IN_MINIATURE, PICO, Finished, write_parent
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -187,8 +190,6 @@ def test_the_same_inputs_give_the_same_bytes(pico_full: Path, tmp_path: Path) ->
 
 
 def test_the_card_says_what_it_is(miniature: Path, tmp_path: Path, cli: Cli) -> None:
-    import yaml
-
     out = tmp_path / "c"
     base = ["--base-model", "google/gemma-3n-E4B"]
     assert cli("slice", miniature, "--slice", "e2b", "--out", out, *base).code == 0
@@ -210,6 +211,26 @@ def test_the_parents_licence_is_kept(tmp_path: Path) -> None:
     out = write_checkpoint(make_plan(parent, resolve_slice("1/2", parent.text)), tmp_path / "c")
     card = (out / "README.md").read_text()
     assert "license: apache-2.0" in card and "base_model: a/b" in card
+
+
+@pytest.mark.parametrize(
+    "front", ["license: [" * 20_000, "license: &a [*a, *a]", "license: 2001-99-99", "- x", "\x00"]
+)
+def test_a_parents_card_that_makes_no_sense(front: str, pico: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pico, tmp_path / "gemma-3n-E4B"))
+    (folder / "README.md").write_text(f"---\n{front}\n---\n")
+    parent = open_parent(str(folder))
+    out = write_checkpoint(make_plan(parent, resolve_slice("1/2", parent.text)), tmp_path / "c")
+    metadata = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
+    assert metadata["base_model"] == "google/gemma-3n-E4B"  # known by the folder's name
+    assert metadata["license"] == "gemma"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+def test_a_parents_card_that_is_a_pipe(pico: Path, tmp_path: Path, cli: Cli) -> None:
+    shutil.copytree(pico, tmp_path / "p")
+    os.mkfifo(tmp_path / "p" / "README.md")
+    assert cli("slice", "p", "--slice", "1/2", "--out", "c", timeout=60).code == 0
 
 
 CONFIGS = {"pico": PICO, "35 layers": E4B_IN_MINIATURE}

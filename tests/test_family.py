@@ -13,7 +13,7 @@ from kill_loop import contents
 from matformer_lab.catalog import resolve_slices
 from matformer_lab.errors import InputError
 from matformer_lab.extract import write_checkpoint
-from matformer_lab.family import distinct_pieces, family_members, write_family
+from matformer_lab.family import add_to_family, distinct_pieces, family_members, write_family
 from matformer_lab.parent import open_parent
 from matformer_lab.plan import Plan, make_plan
 from matformer_lab.slices import Slice
@@ -121,7 +121,44 @@ def test_the_command_line(miniature: Path, tmp_path: Path, cli: Cli) -> None:
     assert cli("verify", "family").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["family"]
     again = cli("slice", miniature, *several, "--out", "family")
-    assert again.code == 2 and "not empty" in again.err
+    assert again.code == 2 and "already exists and has all of these slices" in again.err
+
+
+def test_a_slice_added_later_shares_what_is_there(
+    family: Path, miniature: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """The family grown one by one is the one written at once: same bytes, same room."""
+    first, *later = SOME
+    out = tmp_path / "family"
+    assert cli("slice", miniature, "--slice", first, "--slice", later[0], "--out", out).code == 0
+    for name in later[1:]:
+        done = cli("slice", miniature, "--slice", first, "--slice", name, "--out", out)
+        assert (done.code, done.out, done.err) == (0, f"{out}: added {name}\n", "")
+    assert contents(out) == contents(family)
+    assert disk_of(out) == disk_of(family)
+    assert cli("verify", out, "--parent", miniature).code == 0
+
+
+def test_what_a_family_does_not_take(miniature: Path, pico: Path, tmp_path: Path, cli: Cli) -> None:
+    out = write_family(family_members(plans_of(miniature, "e2b", "1/4")), tmp_path / "family")
+    before = contents(out)
+    in_the_way = out / ".uniform-1-2.partial" / "mine"
+    in_the_way.parent.mkdir()
+    in_the_way.touch()
+    for parent, slice_, words in (
+        (miniature, "e2b", "already exists and has all of these slices"),
+        (miniature, {"name": "e2b", "widths": "1/2"}, "is there already and holds something else"),
+        (miniature, "1/2", "in the way"),
+        (pico, "1/2", "its slices are of another parent"),
+    ):
+        with pytest.raises(InputError, match=words):
+            add_to_family(family_members(plans_of(parent, slice_)), out)
+    shutil.rmtree(in_the_way.parent)
+    assert contents(out) == before
+    (out / "notes.txt").write_text("mine")  # so it is not a family alone
+    done = cli("slice", miniature, "--slice", "1/2", "--out", out)
+    assert done.code == 2 and "not empty" in done.err and done.err.count("\n") == 1
+    assert {path.name for path in out.iterdir()} == {"e2b", "uniform-1-4", "notes.txt"}
 
 
 def test_verify_names_the_member_and_the_tensor(miniature: Path, tmp_path: Path, cli: Cli) -> None:
@@ -166,7 +203,7 @@ def test_without_hard_links_members_get_copies(
     said: list[str] = []
     members = family_members(plans_of(pico_full, "1/2", "1/4"))
     out = write_family(members, tmp_path / "family", warn=said.append)
-    assert len(said) == 1 and "no hard links" in said[0] and "GB instead of" in said[0]
+    assert len(said) == 1 and "no hard links" in said[0] and "kB instead of" in said[0]
     assert {path.stat().st_nlink for path in out.rglob("*.safetensors")} == {1}
     assert verify_family(out, open_parent(str(pico_full))).ok
 
@@ -193,3 +230,10 @@ def test_kills_leave_nothing_or_the_whole_family(pico_full: Path) -> None:
 
     seen = kill_loop("family", pico_full, 60, 7)
     assert seen["kills"] >= 60 and seen["finished"] > 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
+def test_kills_while_a_slice_is_added(pico_full: Path) -> None:
+    from test_unbreakable import kill_loop
+
+    assert kill_loop("added", pico_full, 10**9, 15)["kills"] > 3

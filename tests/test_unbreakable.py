@@ -137,6 +137,17 @@ def test_an_interrupt_says_how_to_go_on(pico_full: Path, tmp_path: Path) -> None
     assert not (tmp_path / "child").exists()
 
 
+def test_what_a_kill_at_the_very_last_step_leaves_is_tidied(
+    pico: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """The checkpoint is whole and named; of the place of work only the empty folder is left."""
+    command = ("slice", pico, "--slice", "1/2", "--out", "child")
+    assert cli(*command).code == 0
+    (tmp_path / ".child.partial").mkdir()
+    refused(cli(*command), "already exists")
+    assert [path.name for path in tmp_path.iterdir()] == ["child"]
+
+
 def test_a_half_written_shard_is_not_believed(pico_full: Path, tmp_path: Path) -> None:
     """Finished shards whose file was touched, cut short or replaced since are written again."""
     plan = half(pico_full)
@@ -200,7 +211,9 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
 
 def test_too_little_space_is_seen_before_writing(pico: Path, tmp_path: Path, cli: Cli) -> None:
     with mounted(tmp_path / "small", "size=64k") as disk:
-        refused(cli("slice", pico, "--slice", "1/2", "--out", disk / "child"), "the disk has 0.00")
+        refused(
+            cli("slice", pico, "--slice", "1/2", "--out", disk / "child"), "the disk has 65.5 kB"
+        )
         assert not list(disk.iterdir())
 
 

@@ -62,7 +62,7 @@ def test_one_changed_element_is_named(miniature: Path, child: Path, cli: Cli) ->
     assert result["ok"] is False
     assert result["problems"] == [f"tensor {name}: differs from the parent's, first at [3, 5]"]
     alone = verify_alone(child)
-    assert alone.problems == (f"tensor {name}: its bytes do not match the manifest's digest",)
+    assert alone.problems == (f"tensor {name}: does not match the manifest's digest",)
 
 
 def test_a_right_shaped_wrong_slice(miniature: Path, child: Path) -> None:
@@ -159,6 +159,33 @@ def test_a_missing_and_a_truncated_shard(miniature: Path, tmp_path: Path, cli: C
     shard.unlink()
     done = cli("verify", child, "--parent", miniature)
     assert done.code == 1 and "is missing" in done.out
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"F32","shape":[32,32]', b'"I32","shape":[32,32]'),
+        (b'"shape":[32,4]', b'"shape":[4,32]'),
+    ],
+)
+def test_the_same_bytes_under_another_header_without_a_parent(
+    child: Path, old: bytes, new: bytes
+) -> None:
+    data = (child / FILE).read_bytes()
+    assert old in data
+    (child / FILE).write_bytes(data.replace(old, new, 1))
+    assert any("does not match the manifest's digest" in p for p in verify_alone(child).problems)
+
+
+def test_a_tokenizer_that_changed_and_a_card_that_may(
+    miniature: Path, child: Path, cli: Cli
+) -> None:
+    (child / "README.md").write_text("my own words")
+    assert cli("verify", child).code == 0
+    (child / "tokenizer.json").write_text("{}")
+    for arguments in ([], ["--parent", miniature]):
+        done = cli("verify", child, *arguments)
+        assert done.code == 1 and "tokenizer.json: does not match" in done.out
 
 
 def test_a_stray_weight_file(miniature: Path, child: Path) -> None:
