@@ -12,7 +12,9 @@ the driver's, so scores of differing nodes cannot mix.
 import contextlib
 import io
 import json
+import logging
 import os
+import platform
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +38,8 @@ TRIES: Final = 4
 
 _CONNECT_SECONDS: Final = 10.0
 _LOOK_AT_CLUSTER_SECONDS: Final = 30.0
+
+_log = logging.getLogger(__name__)
 
 Warn = Callable[[str], None]
 
@@ -83,14 +87,14 @@ def ray_cluster(
     if not connected_before:
         _connect(ray)
     executor = RayExecutor(ray, cpus_per_worker, warn)
-    try:
-        # Ray's own notes on dead nodes go to stdout, with pages of its log.
-        with contextlib.redirect_stdout(io.StringIO()):
+    # Ray's own notes on dead nodes go to stdout, with pages of its log, and some come at the end.
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
             yield executor
-    finally:
-        executor.cancel()
-        if not connected_before:
-            ray.shutdown()
+        finally:
+            executor.cancel()
+            if not connected_before:
+                ray.shutdown()
 
 
 def _connect(ray: Any) -> None:
@@ -111,7 +115,7 @@ def _connect(ray: Any) -> None:
                 f"no Ray cluster answers at RAY_ADDRESS {address} ({one_line(error)}); {hint}"
             ) from None
     try:
-        ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+        ray.init(address="auto", log_to_driver=False, logging_level="CRITICAL")
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"no Ray cluster to connect to ({one_line(error)}); {hint}") from None
 
@@ -185,9 +189,9 @@ class RayExecutor:
                 else:
                     self._running[start(running.jobs)] = replace(running, tries=running.tries + 1)
             except exceptions.RayTaskError as error:
-                raise _explained(error, running.jobs) from error
+                raise InputError(one_line(error.cause)) from error
             except exceptions.RayError as error:
-                raise InputError(f"Ray: {_first_line(error)}") from error
+                raise InputError(f"Ray: {_first_sentence(error)}") from error
             else:
                 running.jobs = tuple(job for job in running.jobs if job.key != scored.key)
                 yield scored
@@ -209,20 +213,10 @@ class RayExecutor:
         remote = self._ray.remote(
             num_cpus=cpus, num_gpus=int(gpu), max_retries=0, name="matformer-lab pass"
         )(score_on_worker)
-        recipe = {**portable(prepared.recipe, prepared.parent), "device": prepared.device}
         sweep = os.urandom(8).hex()
 
         def start(group: Sequence[Job]) -> Any:
-            name = group[0].task.name
-            task = [entry for entry in recipe["tasks"] if entry["name"] == name]
-            work = Work(
-                sweep=sweep,
-                recipe=json.dumps({**recipe, "tasks": task}),
-                keys=tuple(job.key for job in group),
-                versions=dict(library_versions()),
-                threads=cpus,
-            )
-            return remote.remote(work)
+            return remote.remote(work_of(prepared, group, sweep=sweep, threads=cpus))
 
         return start
 
@@ -258,36 +252,56 @@ class RayExecutor:
         return sum(map(on, self._nodes()))
 
 
+def work_of(prepared: Prepared, group: Sequence[Job], *, sweep: str, threads: int) -> Work:
+    """What a worker needs to know to score `group`, the jobs of one task."""
+    recipe = portable(prepared.recipe, prepared.parent)
+    tasks = [task for task in recipe["tasks"] if task["name"] == group[0].task.name]
+    return Work(
+        sweep=sweep,
+        recipe=json.dumps({**recipe, "tasks": tasks, "device": prepared.device}),
+        keys=tuple(job.key for job in group),
+        versions=dict(library_versions()),
+        threads=threads,
+    )
+
+
 def _described(jobs: Sequence[Job]) -> str:
     return f"{', '.join(job.sized.plan.slice.name for job in jobs)} on {jobs[0].task.name}"
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _first_sentence(error: BaseException) -> str:
+    """What a Ray error begins with; much advice follows."""
+    return one_line(error).partition(". ")[0]
 
 
 def _died(running: _Running, error: Exception) -> str:
     left = TRIES - running.tries
     what = f"{left} more tries" if left else "no more tries"
-    return f"lost the worker of {_described(running.jobs)} ({_first_line(error)}); {what}"
-
-
-def _explained(error: Any, jobs: Sequence[Job]) -> InputError:
-    """A worker's exception as one line; its traceback stays in `__cause__` and in Ray's logs."""
-    cause = error.cause
-    if isinstance(cause, InputError):
-        return InputError(f"worker on {error.ip}: {cause}")
-    return InputError(
-        f"worker on {error.ip}, scoring {_described(jobs)}: {type(cause).__name__}: "
-        f"{one_line(cause)} (the traceback is in Ray's log of that worker)"
-    )
+    return f"lost the worker of {_described(running.jobs)} ({_first_sentence(error)}); {what}"
 
 
 # --- on a worker -------------------------------------------------------------------------------
 
 
 def score_on_worker(work: Work) -> Iterator[Scored]:
-    """A Ray task: score one pass, giving each score when it is there."""
+    """A Ray task: score one pass, giving each score when it is there.
+
+    Whatever goes wrong is raised as an `InputError` that names the node; the traceback of what is
+    nobody's input at fault stays in Ray's log of the worker.
+    """
+    try:
+        yield from _scored(work)
+    except InputError as error:
+        raise InputError(f"worker on {platform.node()}: {error}") from None
+    except Exception as error:
+        _log.exception("scoring failed")
+        raise InputError(
+            f"worker on {platform.node()}, scoring {work.keys[0].task}: {type(error).__name__}: "
+            f"{one_line(error)} (traceback in Ray's log of that worker)"
+        ) from error
+
+
+def _scored(work: Work) -> Iterator[Scored]:
     _check_versions(work.versions)
     prepared = _opened(work.sweep, work.recipe)
     jobs = {(job.key.slice, job.key.task): job for job in prepared.jobs}
