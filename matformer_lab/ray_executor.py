@@ -151,7 +151,7 @@ class RayExecutor:
 
         A pass whose worker dies is started again for what had not come back. Raises `InputError`
         for what a worker refuses or fails at, and at the end for passes that had `TRIES` workers
-        die.
+        die. How far a running pass is stays unknown here, so `report` is not called.
         """
         exceptions = self._ray.exceptions
         # A worker was killed, its node died, or what it had sent was lost with its node.
@@ -171,7 +171,6 @@ class RayExecutor:
             )
         start = self._starter(prepared, gpu, cpus)
         for group in sorted(passes(pending, workers), key=pass_cost, reverse=True):
-            report(group, 0.0)
             self._running[start(group)] = _Running(group, 1)
         failed: list[tuple[Job, ...]] = []
         while self._running:
