@@ -1,5 +1,6 @@
 """Sweeps on a real Ray cluster: two nodes of one CPU each, on this machine."""
 
+import contextlib
 import os
 import pickle
 import platform
@@ -56,6 +57,14 @@ def local(scorable: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_sweep(parse_recipe(recipe_of(scorable)), out, report=False)
 
 
+def patiently(start: Callable[[], Any]) -> Any:
+    """Ray gives a node 30 s to start, which a busy machine may not keep the first time."""
+    for _ in range(2):
+        with contextlib.suppress(Exception):
+            return start()
+    return start()
+
+
 @dataclass
 class TwoNodes:
     cluster: Any
@@ -70,7 +79,7 @@ class TwoNodes:
         self.cluster.remove_node(self.second, allow_graceful=False)
 
     def add_second(self) -> None:
-        self.second = self.cluster.add_node(**NODE)
+        self.second = patiently(lambda: self.cluster.add_node(**NODE))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +87,7 @@ def nodes() -> Iterator[TwoNodes]:
     pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=NODE))
     try:
         both = TwoNodes(cluster)
         both.add_second()
