@@ -6,7 +6,8 @@ Exit codes: 0 done, 1 a check said no, 2 bad input, 130 interrupted.
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,6 +19,7 @@ from matformer_lab.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from matformer_lab.executor import Executor
     from matformer_lab.parent import Parent
     from matformer_lab.plan import Plan
     from matformer_lab.verify import Verification
@@ -335,6 +337,19 @@ def _report_verification(folder: Path, result: "Verification", as_json: bool) ->
 @click.option("--limit", type=click.FloatRange(0, min_open=True), help="As lm_eval --limit.")
 @click.option("--dry-run", is_flag=True, help="List what would run, and for how long.")
 @click.option("--check", type=click.IntRange(1), metavar="N", help="Rescore N items with lm-eval.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Score here, or on the Ray cluster of RAY_ADDRESS (or of this machine).",
+)
+@click.option(
+    "--cpus-per-worker",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With ray [1 beside a GPU; else all of the smallest node].",
+)
 def sweep(
     recipe: str,
     out: Path | None,
@@ -342,6 +357,8 @@ def sweep(
     limit: float | None,
     dry_run: bool,
     check: int | None,
+    executor: str,
+    cpus_per_worker: int | None,
 ) -> None:
     """Score a recipe's slices on its tasks and draw the frontier; continues where it stopped.
 
@@ -356,10 +373,16 @@ def sweep(
     overrides = {key: value for key, value in given.items() if value is not None}
     loaded = load_recipe(path, overrides)
     folder = out or Path("runs") / path.stem
+    if check and executor == "ray":
+        raise InputError("--check scores on this machine; leave it out with --executor ray")
+    with _executor(executor, cpus_per_worker) as chosen:
+        if dry_run:
+            plan = sweeps.dry_run(loaded, folder, executor=chosen)
+        else:
+            sweeps.run_sweep(loaded, folder, executor=chosen)
     if dry_run:
-        click.echo(str(sweeps.dry_run(loaded, folder)))
+        click.echo(str(plan))
         return
-    sweeps.run_sweep(loaded, folder)
     head, *rows = score_rows(folder)
     _console().print(_table(head, rows))
     if check:
@@ -368,6 +391,21 @@ def sweep(
         for checked in check_scores(loaded, folder, check):
             click.echo(str(checked))
     click.echo(f"frontier: {folder / 'frontier.png'}\npage:     {folder / 'report.html'}")
+
+
+@contextmanager
+def _executor(name: str, cpus_per_worker: int | None) -> Iterator["Executor"]:
+    if name == "ray":
+        from matformer_lab.ray_executor import ray_cluster
+
+        with ray_cluster(cpus_per_worker, warn=_warn) as cluster:
+            yield cluster
+        return
+    if cpus_per_worker:
+        raise InputError("--cpus-per-worker goes with --executor ray")
+    from matformer_lab.executor import LocalExecutor
+
+    yield LocalExecutor()
 
 
 def _recipe_path(recipe: str) -> Path:

@@ -121,8 +121,11 @@ class Prepared:
         )
 
 
-def prepare(recipe: Recipe) -> Prepared:
-    """Open the parent, resolve slices, load tasks. Raises `InputError`; writes nothing."""
+def prepare(recipe: Recipe, *, device: str | None = None) -> Prepared:
+    """Open the parent, resolve slices, load tasks. Raises `InputError`; writes nothing.
+
+    `device`: where the scores are computed, if not on this machine's own.
+    """
     parent = open_parent(recipe.parent_ref)
     try:
         slices = resolve_slices(recipe.slices, parent.text, recipe.base)
@@ -131,7 +134,7 @@ def prepare(recipe: Recipe) -> Prepared:
     sized = tuple(
         SizedPlan(plan, sizes_of(plan)) for plan in (make_plan(parent, s) for s in slices)
     )
-    device = resolve_device(recipe.device)
+    device = device or resolve_device(recipe.device)
     tokenizer = load_tokenizer(parent)
     tasks = load_tasks(
         recipe.tasks, limit=recipe.limit, seed=recipe.seed, datasets=recipe.datasets_folder

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab import __version__
 from matformer_lab.catalog import resolve_slices
-from matformer_lab.parent import Parent
+from matformer_lab.parent import TINY, Parent
 from matformer_lab.recipe import Recipe
 from matformer_lab.slices import Slice
 from matformer_lab.tasks import LoadedTask
@@ -31,20 +32,16 @@ def as_run_yaml(
     tokenizer: "PreTrainedTokenizerBase",
     tokenizer_sha256: str,
     device: str,
+    device_names: Sequence[str],
 ) -> str:
     """The recipe as it ran, with what is needed to run it again; itself a valid recipe."""
     import yaml
 
-    document = recipe.model_dump(mode="json", exclude={"as_run"})
-    if parent.revision:
-        document["parent"] = f"{parent.name}@{parent.revision}"
-    document["slices"] = _portable_slices(recipe, parent)
+    document = portable(recipe, parent)
     document["tasks"] = [
         {"name": task.name, "num_fewshot": task.num_fewshot, "metric": task.metric}
         for task in tasks
     ]
-    if recipe.datasets_folder:
-        document["datasets"] = str(recipe.datasets_folder)
     document["as_run"] = {
         "written": now(),
         "parent": {
@@ -57,7 +54,7 @@ def as_run_yaml(
             "add_bos_token": True,
             "bos_token_id": tokenizer.bos_token_id,
         },
-        "device": {"kind": device, "name": device_name(device)},
+        "device": {"kind": device, "name": ", ".join(device_names)},
         "versions": library_versions(),
         "tasks": {
             task.name: {
@@ -71,6 +68,19 @@ def as_run_yaml(
         "slices": {one.name: one.digest for one in slices},
     }
     return yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=100)
+
+
+def portable(recipe: Recipe, parent: Parent) -> dict[str, Any]:
+    """The recipe's keys, with nothing left that depends on where the recipe lies."""
+    document = recipe.model_dump(mode="json", exclude={"as_run"})
+    if parent.revision:
+        document["parent"] = f"{parent.name}@{parent.revision}"
+    elif parent.ref != TINY:
+        document["parent"] = str(Path(parent.ref).absolute())
+    document["slices"] = _portable_slices(recipe, parent)
+    if recipe.datasets_folder:
+        document["datasets"] = str(recipe.datasets_folder)
+    return document
 
 
 def _portable_slices(recipe: Recipe, parent: Parent) -> list[Any]:

@@ -2,58 +2,54 @@
 
 recipe -> slices, plans, loaded tasks -> jobs, each with its key      (jobs)
 store  -> which of them are done, new, or stale                       (store)
-run    -> the rest, one task on some slices at a time, each stored when finished
+run    -> the rest, here or on a cluster, each stored when finished      (executor)
 write  -> tables and report from the store alone                      (results)
 """
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from matformer_lab.errors import InputError
-from matformer_lab.gemma3n import TextConfig
-from matformer_lab.hub import with_weights
+from matformer_lab.executor import Executor, LocalExecutor
 from matformer_lab.jobs import DryRun, Job, Prepared, prepare, statuses_of
-from matformer_lab.provenance import as_run_yaml, device_name, now
+from matformer_lab.progress import SweepBar
+from matformer_lab.provenance import as_run_yaml
 from matformer_lab.recipe import Recipe
 from matformer_lab.results import RESULTS_PARQUET, result_rows, slices_document, write_tables
-from matformer_lab.scoring import score_together
-from matformer_lab.store import Run, Store
+from matformer_lab.store import Store
 
 STORE: Final = "store"
 _LOCK: Final = ".lock"
 
-# Slices that share layers are scored in one pass, and a pass that is killed is lost. All 16
-# published slices in one would save a little more work, and risk twice as much.
-SLICES_PER_PASS: Final = 8
-_SMALL_HIDDEN_SIZE: Final = 256
 
-
-def dry_run(recipe: Recipe, out: Path) -> DryRun:
+def dry_run(recipe: Recipe, out: Path, *, executor: Executor | None = None) -> DryRun:
     """What `run_sweep` would compute, and for how long. Writes nothing."""
-    return statuses_of(prepare(recipe).jobs, Store(out / STORE))
+    device = (executor or LocalExecutor()).device(recipe)
+    return statuses_of(prepare(recipe, device=device).jobs, Store(out / STORE))
 
 
-def run_sweep(recipe: Recipe, out: Path, *, report: bool = True) -> Path:
+def run_sweep(
+    recipe: Recipe, out: Path, *, executor: Executor | None = None, report: bool = True
+) -> Path:
     """Run a sweep into the folder `out`, continuing what it already holds; returns `out`.
 
+    `executor`: where the scores are computed; None: here.
     Raises `InputError` before anything is written if the input is at fault. On KeyboardInterrupt
     (and after any kill) the folder keeps every finished score and the same call continues.
     """
     _check_out(out)
-    prepared = prepare(recipe)
+    executor = executor or LocalExecutor()
+    prepared = prepare(recipe, device=executor.device(recipe))
     store = Store(out / STORE)
     if any(store.get(job.key) is None for job in prepared.jobs):
-        prepared = replace(prepared, parent=with_weights(prepared.parent))
+        prepared = executor.fetched(prepared)
     with _locked(out):
         for leftover in out.rglob(".*.tmp"):  # of an earlier sweep that was killed
             leftover.unlink()
-        _compute(prepared, store)
+        _compute(prepared, store, executor)
         _write(prepared, store, out)
         if report:
             from matformer_lab.report import write_report
@@ -62,117 +58,15 @@ def run_sweep(recipe: Recipe, out: Path, *, report: bool = True) -> Path:
     return out
 
 
-def _compute(prepared: Prepared, store: Store) -> None:
+def _compute(prepared: Prepared, store: Store, executor: Executor) -> None:
     """Score every job that the store does not hold, and store each as it finishes."""
     pending = [job for job in prepared.jobs if store.get(job.key) is None]
     if not pending:
         return
-    import torch
-
-    from matformer_lab.elastic import ElasticParent
-
-    recipe = prepared.recipe
-    dtype = getattr(torch, recipe.dtype)
-    elastic = ElasticParent.load(prepared.parent, dtype=dtype, device=prepared.device)
-    with _threads_for(prepared.parent.text), _progress(pending) as shown:
-        for group in passes(pending):
-            models = {job.key.slice: elastic.live(job.sized.plan.slice) for job in group}
-            by_slice = {job.key.slice: job for job in group}
-            scored = score_together(
-                models,
-                prepared.tokenizer,
-                group[0].task,
-                scorer=recipe.scorer,
-                batch_size=recipe.batch_size,
-                progress=shown(group),
-            )
-            for digest, result, seconds in scored:
-                job = by_slice[digest]
-                run = Run(
-                    seconds=seconds,
-                    prompt_chars=job.task.prompt_chars,
-                    effective_params=job.sized.sizes.effective,
-                    batch_size=recipe.batch_size,
-                    device_name=device_name(prepared.device),
-                    finished=now(),
-                )
-                store.put(job.key, result, run)
-
-
-def passes(pending: Sequence[Job]) -> Iterator[tuple[Job, ...]]:
-    """Jobs in the order of their tasks, in groups of one task and of slices with common layers."""
-    for task in dict.fromkeys(job.task.name for job in pending):
-        jobs = {job.key.slice: job for job in pending if job.task.name == task}
-        # Sorted by (parent layer, width), slices that share their first layers are neighbours.
-        ordered = sorted(
-            jobs.values(),
-            key=lambda job: list(
-                zip(job.sized.plan.kept, job.sized.plan.slice.widths, strict=True)
-            ),
-        )
-        for start in range(0, len(ordered), SLICES_PER_PASS):
-            yield tuple(ordered[start : start + SLICES_PER_PASS])
-
-
-@contextmanager
-def _threads_for(text: TextConfig) -> Iterator[None]:
-    """One CPU thread for a model too small to share out.
-
-    The embedded parent's matrices (32 x 64) take less time than waking a second thread: on two
-    busy cores the demo needed 36 s of CPU with one thread and 89 to 122 s with two.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    if text.hidden_size < _SMALL_HIDDEN_SIZE:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _progress(
-    pending: Sequence[Job],
-) -> Iterator[Callable[[Sequence[Job]], Callable[[float], None]]]:
-    """A bar on a terminal or in a notebook, nothing elsewhere.
-
-    Yields a function that takes the jobs of a pass and returns that pass's `progress`.
-    """
-    from rich import progress
-    from rich.console import Console
-
-    console = Console(file=sys.stderr)
-    columns = (
-        progress.TextColumn("{task.fields[stored]}/{task.fields[count]} scores"),
-        progress.BarColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("left"),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.description}"),
-    )
-    # In a notebook, rich draws with ipywidgets and warns where they are not installed.
-    visible = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets"))
-    with progress.Progress(*columns, console=console, transient=True, disable=not visible) as bar:
-        row = bar.add_task("", total=sum(job.cost for job in pending), stored=0, count=len(pending))
-        finished: list[Job] = []
-
-        def begin(group: Sequence[Job]) -> Callable[[float], None]:
-            before = sum(job.cost for job in finished)
-            slices = ", ".join(job.sized.plan.slice.name for job in group[:2])
-            more = f" +{len(group) - 2}" if len(group) > 2 else ""
-            bar.update(
-                row,
-                completed=before,
-                stored=len(finished),
-                description=f"{group[0].task.name} · {slices}{more}",
-            )
-            finished.extend(group)
-            cost = sum(job.cost for job in group)
-            return lambda share: bar.update(row, completed=before + share * cost)
-
-        yield begin
+    with SweepBar(pending) as bar:
+        for scored in executor.scores(prepared, pending, bar.report):
+            store.put(scored.key, scored.score, scored.run)
+            bar.stored(scored.key)
 
 
 # --- output ------------------------------------------------------------------------------------
@@ -188,9 +82,11 @@ def _write(prepared: Prepared, store: Store, out: Path) -> None:
         "seed": prepared.recipe.seed,
     }
     order = {one.plan.slice.name: position for position, one in enumerate(prepared.sized)}
+    device_names: set[str] = set()
     for job in prepared.jobs:
         entry = store.get(job.key)
         assert entry is not None, "computed or found before"
+        device_names.add(entry.run.device_name)
         rows += result_rows(job.sized, entry.rows, job.task.metric, settings)
     rows.sort(key=lambda row: order[row["slice"]])  # stable: tasks keep the recipe's order
     write_tables(
@@ -205,6 +101,7 @@ def _write(prepared: Prepared, store: Store, out: Path) -> None:
             tokenizer=prepared.tokenizer,
             tokenizer_sha256=prepared.tokenizer_sha256,
             device=prepared.device,
+            device_names=sorted(device_names),
         ),
         samples=((_samples_path(job), _samples(job, store)) for job in prepared.jobs),
     )

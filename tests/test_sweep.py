@@ -20,13 +20,12 @@ from matformer_lab import tiny
 from matformer_lab.catalog import resolve_slices
 from matformer_lab.errors import InputError
 from matformer_lab.extract import write_checkpoint
-from matformer_lab.jobs import prepare
 from matformer_lab.parent import open_parent
 from matformer_lab.plan import make_plan
 from matformer_lab.recipe import load_recipe, parse_recipe
 from matformer_lab.results import load_results, load_samples
 from matformer_lab.sizes import sizes_of
-from matformer_lab.sweep import STORE, dry_run, passes, run_sweep
+from matformer_lab.sweep import STORE, dry_run, run_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT.parent / "shared" / "benchmarks"
@@ -270,22 +269,6 @@ def test_a_dry_run_writes_nothing_and_estimates_after_something_ran(
     assert plan.seconds is not None and plan.seconds > 0
     assert len(plan.pending) == 5
     assert "5 of 6 scores to compute" in str(plan)
-
-
-def test_passes_hold_one_task_and_neighbours(scorable: Path) -> None:
-    widths = [{"name": f"s{n}", "widths": {"0-4": a, "5-9": b}} for n, (a, b) in enumerate(
-        [(8, 8), (64, 8), (8, 16), (64, 16), (8, 32), (64, 32), (8, 64), (64, 64), (8, 1), (64, 1)]
-    )]  # fmt: skip
-    jobs = prepare(parse_recipe(recipe_of(scorable, slices=widths))).jobs
-    groups = list(passes(jobs))
-    assert sorted(job.key.digest for group in groups for job in group) == sorted(
-        job.key.digest for job in jobs
-    )
-    assert all(len({job.task.name for job in group}) == 1 for group in groups)
-    assert [len(group) for group in groups] == [8, 2, 8, 2]
-    # Slices with the same first layers stand side by side: one change of width in the ten.
-    first = [job.sized.plan.slice.widths[0] for group in groups[:2] for job in group]
-    assert first == sorted(first)
 
 
 # --- bad input ---------------------------------------------------------------------------------

@@ -1,0 +1,125 @@
+"""Where a sweep's scores are computed: in this process, or (`ray_executor`) on a cluster.
+
+An executor computes and hands over. What is still to do, and the store, are the sweep's affair.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from matformer_lab.gemma3n import TextConfig
+from matformer_lab.hub import with_weights
+from matformer_lab.jobs import Job, Prepared
+from matformer_lab.passes import passes
+from matformer_lab.provenance import device_name, now
+from matformer_lab.recipe import Recipe
+from matformer_lab.scoring import Score, resolve_device, score_together
+from matformer_lab.store import Key, Run
+
+if TYPE_CHECKING:
+    from matformer_lab.elastic import ElasticParent
+
+_SMALL_HIDDEN_SIZE: Final = 256
+
+Report = Callable[[Sequence[Job], float], None]
+"""Called with the jobs of a pass and the share of it that is done, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished score, ready for the store."""
+
+    key: Key
+    score: Score
+    run: Run
+
+
+class Executor(Protocol):
+    """Computes scores somewhere."""
+
+    def device(self, recipe: Recipe) -> str:
+        """The recipe's `device` with `auto` resolved for where the scores are computed."""
+
+    def fetched(self, prepared: Prepared) -> Prepared:
+        """`prepared` with whatever weights this process needs on its disk."""
+
+    def scores(
+        self, prepared: Prepared, pending: Sequence[Job], report: Report
+    ) -> Iterator[Scored]:
+        """A score for each of the jobs, as they finish. Raises `InputError`."""
+
+
+class LocalExecutor:
+    """This process, one pass after the other."""
+
+    def device(self, recipe: Recipe) -> str:
+        return resolve_device(recipe.device)
+
+    def fetched(self, prepared: Prepared) -> Prepared:
+        return replace(prepared, parent=with_weights(prepared.parent))
+
+    def scores(
+        self, prepared: Prepared, pending: Sequence[Job], report: Report
+    ) -> Iterator[Scored]:
+        elastic = load_elastic(prepared)
+        for group in passes(pending):
+            yield from score_pass(prepared, elastic, group, report)
+
+
+def load_elastic(prepared: Prepared) -> "ElasticParent":
+    """The parent's weights, as the recipe wants them."""
+    import torch
+
+    from matformer_lab.elastic import ElasticParent
+
+    dtype = getattr(torch, prepared.recipe.dtype)
+    return ElasticParent.load(prepared.parent, dtype=dtype, device=prepared.device)
+
+
+def score_pass(
+    prepared: Prepared, elastic: "ElasticParent", group: Sequence[Job], report: Report
+) -> Iterator[Scored]:
+    """Score the slices of `group` on their one task."""
+    recipe = prepared.recipe
+    by_slice = {job.key.slice: job for job in group}
+    models = {digest: elastic.live(job.sized.plan.slice) for digest, job in by_slice.items()}
+    report(group, 0.0)
+    with _threads_for(prepared.parent.text):
+        scored = score_together(
+            models,
+            prepared.tokenizer,
+            group[0].task,
+            scorer=recipe.scorer,
+            batch_size=recipe.batch_size,
+            progress=lambda share: report(group, share),
+        )
+        for digest, score, seconds in scored:
+            job = by_slice[digest]
+            run = Run(
+                seconds=seconds,
+                prompt_chars=job.task.prompt_chars,
+                effective_params=job.sized.sizes.effective,
+                batch_size=recipe.batch_size,
+                device_name=device_name(prepared.device),
+                finished=now(),
+            )
+            yield Scored(job.key, score, run)
+
+
+@contextmanager
+def _threads_for(text: TextConfig) -> Iterator[None]:
+    """One CPU thread for a model too small to share out.
+
+    The embedded parent's matrices (32 x 64) take less time than waking a second thread: on two
+    busy cores the demo needed 36 s of CPU with one thread and 89 to 122 s with two.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if text.hidden_size < _SMALL_HIDDEN_SIZE:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
