@@ -82,8 +82,8 @@ class KeptPerLayerProjection(nn.Linear):
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A host tensor on `device`; to a GPU from pinned memory, without waiting for its work."""
-    if torch.device(device).type == "cuda":
+    """A tensor on `device`; from the host to a GPU by pinned memory, not waiting for its work."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
