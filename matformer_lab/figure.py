@@ -17,7 +17,8 @@ import numpy as np
 
 from matformer_lab.atomic import write_atomic
 from matformer_lab.finished import TITLES, Finished
-from matformer_lab.frontier import Bools, Floats, Panel, Ranking, rank
+from matformer_lab.frontier import Bools, Panel, Ranking, rank
+from matformer_lab.paired import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,8 +14,9 @@ from matplotlib.text import Text
 from synthetic import LAYERS, SLICES, Made, write_sweep
 
 from matformer_lab.figure import draw, place_labels, save_figure, size_unit
-from matformer_lab.finished import Finished, read_finished
+from matformer_lab.finished import Finished
 from matformer_lab.frontier import pareto
+from matformer_lab.read_sweep import read_finished
 
 
 @pytest.fixture(scope="module")
