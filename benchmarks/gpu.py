@@ -68,6 +68,7 @@ def parse() -> argparse.Namespace:
         "--scratch", type=Path, help="where 15.7 GB may lie for the time of the run"
     )
     parser.add_argument("--tokenizer", help="Gemma's, where it is at hand")
+    parser.add_argument("--tasks", nargs="+", choices=list(NUM_FEWSHOT), default=list(NUM_FEWSHOT))
     parser.add_argument("--items", type=int, default=64, help="of HellaSwag and BoolQ")
     parser.add_argument("--mmlu-items", type=int, default=2, help="of each of the 57 subjects")
     parser.add_argument("--repeats", type=int, default=3)
@@ -90,14 +91,15 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     off = ElasticParent.load(parent, dtype=torch.bfloat16, device=device)
     planned = sizes_of(make_plan(parent, full)).accelerator_bytes
     print(f"plan: {gb(planned)} on the device; after loading: {gb(memory(device))}")
-    on = replace(off, weights={**off.weights, TABLE: off.weights[TABLE].to(device)})
+    on_device = off.weights[TABLE].to(device)
+    on = replace(off, weights={**off.weights, TABLE: on_device})
     models = {each.name: off.live(each) for each in slices}
     model, with_table = models["e4b"], on.live(full)
     del on
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer or folder)
     budget = affordable_tokens(model)
 
-    for task in NUM_FEWSHOT:
+    for task in arguments.tasks:
         limit = arguments.mmlu_items if task == "mmlu" else arguments.items
         instances = load(task, limit, arguments).requests
         items = len({(each.task_name, each.doc_id) for each in instances})
@@ -135,7 +137,10 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         print(f"  16 slices: {sweep:.2f} s, {sweep / host:.1f} times the one")
         minutes = sweep * ITEMS[task] / items / 60
         print(f"  all {ITEMS[task]:,} items: {minutes:.1f} min (extrapolated)")
-        print(f"  peak device memory: {gb(memory(device, peak=True))}")
+        peak = memory(device, peak=True) - (on_device.nbytes if device == "cuda" else 0)
+        print(
+            f"  peak device memory: {gb(peak)} with activations, {peak / planned:.2f} of the plan"
+        )
 
 
 def spread(requests: Sequence[Request], vocab_size: int, used: int) -> list[Request]:

@@ -191,12 +191,15 @@ def _encoded_once(task: LoadedTask, requests: Sequence[Any], lm: Any) -> "list[R
     """`requests` of `task` encoded, which takes a minute for HellaSwag, once for all passes.
 
     Only the latest task's are kept: a sweep goes through one task after the other. Tasks are equal
-    where their prompts are.
+    where their prompts are. Raises `InputError` for an answer longer than the model can read.
     """
     key = task, lm.tokenizer, lm.max_length
     if key not in _latest_encoded:
         _latest_encoded.clear()
-        _latest_encoded[key] = lm.encode(requests)
+        try:
+            _latest_encoded[key] = lm.encode(requests)
+        except ValueError as error:
+            raise InputError(f"tasks: {task.name} cannot be scored: {error}") from None
     return _latest_encoded[key]
 
 

@@ -244,3 +244,14 @@ def test_requests_are_encoded_once_for_all_passes_over_slices(
             list(score_together(models, tokenizer, task, scorer="prefix"))
     # What the evaluator asks for is known by then: it has nothing left to encode.
     assert [count for count in encoded if count] == [len(task.requests) for task in tasks[:2]]
+
+
+def test_an_answer_longer_than_the_model_reads_is_an_error_that_names_the_task(
+    elastic: ElasticParent, tasks: tuple[LoadedTask, ...]
+) -> None:
+    (slice_,) = resolve_slices(["1/2"], elastic.parent.text)
+    model = elastic.live(slice_)
+    model.config.max_position_embeddings = 2
+    tokenizer = load_tokenizer(elastic.parent)
+    with pytest.raises(InputError, match=r"tiny_hellaswag cannot be scored: .* of 1 to 2 tokens"):
+        list(score_together({"half": model}, tokenizer, tasks[0], scorer="prefix"))
