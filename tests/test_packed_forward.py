@@ -83,7 +83,7 @@ REQUESTS = st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=12).map(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     REQUESTS,
     st.sampled_from([1, 30, 400]),

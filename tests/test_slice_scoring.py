@@ -59,9 +59,7 @@ def slices_of_pico(draw: st.DrawFn) -> list[Slice]:
     return found
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(slices=slices_of_pico(), batch_tokens=st.sampled_from([20, 400]))
 def test_bit_identical_to_separate_models(
     pico: Path, slices: list[Slice], batch_tokens: int
