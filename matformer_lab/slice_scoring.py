@@ -156,6 +156,7 @@ def _answers(count: int, reads: Sequence[tuple[np.ndarray, Tensor, Tensor]]) -> 
     logprob = np.zeros(count)
     is_greedy = np.ones(count, dtype=bool)
     for owner, logprobs, greedy in reads:
-        np.add.at(logprob, owner, logprobs.double().cpu().numpy())
+        # Doubles on the host: not every accelerator has them.
+        np.add.at(logprob, owner, logprobs.cpu().double().numpy())
         np.logical_and.at(is_greedy, owner, greedy.cpu().numpy())
     return list(zip(logprob.tolist(), is_greedy.tolist(), strict=True))
