@@ -586,7 +586,11 @@ def test_print_is_light_without_controls_and_whole(
     assert page.js("return getComputedStyle(document.querySelector('.controls')).display") == "none"
     page.js("window.dispatchEvent(new Event('beforeprint'))")
     assert page.js("return [...document.querySelectorAll('details')].every((d) => d.open)")
+    drawn_for = "return document.querySelector('#chart svg').viewBox.baseVal.width"
+    assert page.js(drawn_for) < 700  # paper is narrower than this window
     page.pdf(tmp_path / "page.pdf")
+    page.js("window.dispatchEvent(new Event('afterprint'))")
+    assert page.js(drawn_for) > 1000
     assert (tmp_path / "page.pdf").stat().st_size > 30_000
 
 
