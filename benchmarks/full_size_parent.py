@@ -1,9 +1,9 @@
-"""Writes a parent of random bytes from a tensor inventory, e.g. Gemma 3n E4B's (15.7 GB).
+"""Writes a parent of random weights from a tensor inventory, e.g. Gemma 3n E4B's (15.7 GB).
 
     python benchmarks/full_size_parent.py TENSORS.json CONFIG.json DIR [--sparse]
 
-TENSORS.json maps tensor names to shapes. `--sparse` leaves holes for the data: takes no room, and
-is enough for whatever reads headers only.
+TENSORS.json maps tensor names to shapes. Weights are 0.016 to 0.031, of either sign. `--sparse`
+leaves holes for the data: takes no room, and is enough for whatever reads headers only.
 """
 
 import argparse
@@ -18,6 +18,8 @@ import numpy as np
 
 MAX_SHARD_BYTES = 5 * 10**9
 BLOCK_BYTES = 1 << 26
+# Of a bf16 number; an exponent of its own would make every other weight huge or not a number.
+SIGN_AND_FRACTION, EXPONENT = np.uint16(0x807F), np.uint16(0x3C80)
 
 
 def shards(shapes: Mapping[str, Sequence[int]]) -> list[dict[str, Sequence[int]]]:
@@ -49,7 +51,8 @@ def write_shard(path: Path, shapes: Mapping[str, Sequence[int]], seed: int, spar
             file.truncate(8 + len(encoded) + end)
             return end
         for position in range(0, end, BLOCK_BYTES):
-            file.write(random.bytes(min(BLOCK_BYTES, end - position)))
+            bits = np.frombuffer(random.bytes(min(BLOCK_BYTES, end - position)), dtype="<u2")
+            file.write((bits & SIGN_AND_FRACTION | EXPONENT).tobytes())
     return end
 
 

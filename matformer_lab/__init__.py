@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from matformer_lab.errors import InputError
     from matformer_lab.extract import write_checkpoint
     from matformer_lab.family import write_family
-    from matformer_lab.finished import Finished, read_finished
+    from matformer_lab.finished import Finished
     from matformer_lab.parent import Parent, open_parent
     from matformer_lab.plan import Plan, make_plan
+    from matformer_lab.read_sweep import read_finished
     from matformer_lab.recipe import Recipe, load_recipe, parse_recipe
     from matformer_lab.report import write_report
     from matformer_lab.results import load_results
@@ -50,7 +51,7 @@ _HOME = {
     "make_plan": "plan",
     "open_parent": "parent",
     "parse_recipe": "recipe",
-    "read_finished": "finished",
+    "read_finished": "read_sweep",
     "resolve_slice": "catalog",
     "resolve_slices": "catalog",
     "run_sweep": "sweep",

@@ -427,7 +427,7 @@ def report(folders: tuple[Path, ...], separate: tuple[str, str] | None) -> None:
     --separate prints the difference of two slices for every task, its interval, and how many items
     would be needed to tell them apart.
     """
-    from matformer_lab.finished import read_finished
+    from matformer_lab.read_sweep import read_finished
     from matformer_lab.report import write_report
 
     for folder in folders:

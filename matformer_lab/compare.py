@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from matformer_lab import frontier
+from matformer_lab import frontier, paired
 from matformer_lab.errors import InputError
-from matformer_lab.finished import Finished, TaskScores, read_finished
+from matformer_lab.finished import Finished, TaskScores
+from matformer_lab.read_sweep import read_finished
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,7 @@ def _common_slices(first: Finished, second: Finished) -> list[str]:
 
 def _stack(
     old: TaskScores, new: TaskScores, names: list[str], first: Path, second: Path
-) -> frontier.Outcomes:
+) -> paired.Outcomes:
     """Both sweeps' outcomes of one task as the outcomes of twice as many slices."""
     for what, a, b in (
         ("metric", old.metric, new.metric),
@@ -102,7 +103,7 @@ def _stack(
     if old.item_ids != new.item_ids:
         raise InputError(f"{old.name}: {first} and {second} were scored on different items")
     both = [name for name in names if name in old.slices and name in new.slices]
-    return frontier.Outcomes(
+    return paired.Outcomes(
         slices=(*(_BEFORE + name for name in both), *(_AFTER + name for name in both)),
         scores=np.concatenate(
             [

@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from matformer_lab.gemma3n import EMBED_TOKENS_PER_LAYER, text_part
+from matformer_lab.gemma3n import (
+    EMBED_TOKENS_PER_LAYER,
+    PER_LAYER_MODEL_PROJECTION,
+    text_part,
+)
 from matformer_lab.parent import Parent
 from matformer_lab.plan import Plan, TensorPlan, make_plan
 from matformer_lab.slices import Slice
@@ -33,32 +37,53 @@ class KeptPerLayerEmbedding(nn.Module):
     place (memory-mapped on the host); only looked-up rows are cast and moved.
     """
 
-    kept: Tensor | None
-
     def __init__(
         self, table: Tensor, kept: tuple[int, ...], size: int, dtype: torch.dtype, device: str
     ) -> None:
         """`table`: (vocab, parent layers * size)."""
         super().__init__()
         self.table = table  # a plain attribute: `.to()` must not move or copy gigabytes
+        self.kept = kept
         self.size = size
         self.dtype = dtype
         self.device = device
         self.scale = torch.tensor(size**0.5, dtype=dtype, device=device)
         every_layer = len(kept) * size == table.shape[1]
-        self.kept = None if every_layer else torch.tensor(kept)
+        self._index = None if every_layer else torch.tensor(kept)
 
     def forward(self, input_ids: Tensor) -> Tensor:
+        rows = self.look_up(input_ids)
+        if self._index is not None:
+            rows = rows.index_select(-2, self._index)
+        return send(rows.flatten(-2), self.device) * self.scale
+
+    def look_up(self, input_ids: Tensor) -> Tensor:
+        """(*S, parent layers, size) the rows of all the parent's layers, unscaled, on the host."""
         rows = nn.functional.embedding(input_ids.to(self.table.device), self.table)
-        if self.kept is not None:
-            blocks = rows.reshape(*rows.shape[:-1], -1, self.size)
-            rows = blocks.index_select(-2, self.kept).flatten(-2)
-        return send(rows.to(self.dtype), self.device) * self.scale
+        return rows.to(self.dtype).view(*rows.shape[:-1], -1, self.size)
+
+
+class KeptPerLayerProjection(nn.Linear):
+    """`per_layer_model_projection` of a slice that skips layers; its weight is the parent's, whole.
+
+    The kept rows are put together for the time of a call. Kept for good they would cost 31 MB for
+    each such slice of E4B, so that memory would grow with the number of slices.
+    """
+
+    def __init__(self, weight: Tensor, ranges: tuple[tuple[int, int], ...]) -> None:
+        """`weight`: (parent layers * size, hidden_size); `ranges`: (start, stop) of kept rows."""
+        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self._ranges = ranges
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        kept = torch.cat([self.weight[start:stop] for start, stop in self._ranges])
+        return nn.functional.linear(embeddings, kept)
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A host tensor on `device`; to a GPU from pinned memory, without waiting for its work."""
-    if torch.device(device).type == "cuda":
+    """A tensor on `device`; from the host to a GPU by pinned memory, not waiting for its work."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
@@ -93,12 +118,20 @@ class ElasticParent:
         plan = make_plan(self.parent, slice_, text_only=True)
         model = _empty_model(plan, self.dtype, self.device)
         built = set(model.model.state_dict())
+        planned = plan.text_tensors()
+        projection = planned[PER_LAYER_MODEL_PROJECTION]
+        replaced = {EMBED_TOKENS_PER_LAYER}
+        if projection.axis is not None:
+            replaced.add(PER_LAYER_MODEL_PROJECTION)
+            model.model.per_layer_model_projection = KeptPerLayerProjection(
+                self._source(projection), projection.ranges
+            )
         views = {
             name: self._view(tensor)
-            for name, tensor in plan.text_tensors().items()
-            if name in built and name != EMBED_TOKENS_PER_LAYER
+            for name, tensor in planned.items()
+            if name in built and name not in replaced
         }
-        missing = built - set(views) - {EMBED_TOKENS_PER_LAYER}
+        missing = built - set(views) - replaced
         assert not missing, f"parent checks promise every tensor, missing {missing}"
         model.model.load_state_dict(views, strict=False, assign=True)
         model.model.embed_tokens_per_layer = KeptPerLayerEmbedding(
@@ -113,13 +146,14 @@ class ElasticParent:
         model.train(False)
         return model
 
+    def _source(self, tensor: TensorPlan) -> Tensor:
+        return self.weights[tensor.source.removeprefix(self.parent.prefix)]
+
     def _view(self, tensor: TensorPlan) -> Tensor:
-        source = self.weights[tensor.source.removeprefix(self.parent.prefix)]
         if tensor.axis is None:
-            return source
-        parts = [source.narrow(tensor.axis, start, stop - start) for start, stop in tensor.ranges]
-        # Several ranges: only per_layer_model_projection with layers skipped, a small copy.
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=tensor.axis)
+            return self._source(tensor)
+        ((start, stop),) = tensor.ranges
+        return self._source(tensor).narrow(tensor.axis, start, stop - start)
 
 
 def _open_text_tensors(parent: Parent, folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -1,8 +1,7 @@
 """Size/quality frontier: which slices are worth their size, and how sure are we.
 
-Pure functions on arrays; no files, no plotting. Slices are scored on the *same items*, so
-everything here is paired: an item that every slice gets right says nothing about their order and
-cancels out. Methods, with their sources, are in `docs/statistics.md`; in one paragraph:
+Pure functions on arrays; no files, no plotting. Methods, with their sources, are in
+`docs/statistics.md`; in one paragraph:
 
 The score of a slice on a task is a weighted mean over items. Its own 95 % interval is Wilson's at
 the effective sample size. Differences between two slices have an interval from a bootstrap over
@@ -19,206 +18,34 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from matformer_lab.paired import (
+    LEVEL,
+    Floats,
+    Ints,
+    Outcomes,
+    bootstrap,
+    covariance,
+    critical_value,
+    difference_errors,
+    discordant,
+    holm,
+    mcnemar,
+    normal_quantile,
+    pseudo_variance,
+    wilson,
+)
+
 Bools = NDArray[np.bool_]
 Verdict = Literal["on the frontier", "not separable", "dominated"]
 
 AVERAGE = "average"
-LEVEL = 0.95
 REPLICATES = 10_000
 SEED = 0
-_CHUNK = 2_000_000  # array elements held at once while resampling: bounds memory, not the result
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What every slice scored on every item of one task.
-
-    `scores` is (slices, items), larger is better; `strata` (items,) numbers the subject of an item;
-    `weights` (items,) sum to 1 and are equal inside a stratum, so that `scores @ weights` is the
-    task's score.
-    """
-
-    slices: tuple[str, ...]
-    scores: Floats
-    strata: Ints
-    weights: Floats
-
-    @property
-    def n(self) -> int:
-        return len(self.weights)
-
-    @property
-    def binary(self) -> bool:
-        return bool(np.isin(self.scores, (0.0, 1.0)).all())
-
-    @property
-    def values(self) -> Floats:
-        """Scores, (slices,). Equal rows give equal scores to the last bit, which `@` does not."""
-        values: Floats = (self.scores * self.weights).sum(axis=1)
-        return values
-
-
-def make_outcomes(
-    slices: Sequence[str],
-    scores: Floats,
-    subjects: Sequence[str] | None = None,
-    *,
-    macro: bool = False,
-) -> Outcomes:
-    """Outcomes of `slices` on the items in the columns of `scores`, (slices, items).
-
-    Every item counts the same; with `macro`, every subject does (items count 1 / size of their
-    subject). Subjects with a single item have no variance to estimate and are pooled into one
-    stratum ("collapsed strata"), per weight.
-    """
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 2 or scores.shape[0] != len(slices) or scores.shape[1] == 0:
-        raise ValueError(f"scores must be (slices, items), got {scores.shape} for {len(slices)}")
-    n = scores.shape[1]
-    names = np.asarray(subjects if subjects is not None else [""] * n, dtype=object).astype(str)
-    _, strata, sizes = np.unique(names, return_inverse=True, return_counts=True)
-    weights = 1.0 / (sizes[strata] * len(sizes)) if macro else np.full(n, 1.0 / n)
-    strata = np.where(sizes[strata] == 1, len(sizes), strata)
-    _, strata = np.unique(strata, return_inverse=True)
-    return Outcomes(tuple(slices), scores, strata.astype(np.int64), weights)
-
-
-# --- one score ---
-
-
-def covariance(outcomes: Outcomes, *, ddof: int = 1) -> Floats:
-    """Covariance of the slices' scores under stratified sampling of items, (slices, slices).
-
-    ddof=1 is the unbiased estimate; ddof=0 is exactly the variance of the stratified bootstrap.
-    """
-    total: Floats = np.zeros((len(outcomes.slices),) * 2)
-    for stratum in range(int(outcomes.strata.max()) + 1):
-        here = outcomes.strata == stratum
-        n = int(here.sum())
-        if n <= ddof:
-            continue
-        x = outcomes.scores[:, here]
-        x = (x - x.mean(axis=1, keepdims=True)) * outcomes.weights[here][0]
-        total += x @ x.T * (n / (n - ddof))
-    return total
-
-
-def wilson(value: float, stderr: float, n: int, *, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's interval for a score in [0, 1], at the sample size its standard error is worth.
-
-    n_eff = value (1 - value) / stderr**2 (n where that is 0/0): for a plain accuracy this is
-    Wilson's interval itself; for a stratified or averaged score it keeps the interval inside [0, 1]
-    and open at 0 and 1 (Franco et al. 2019). Values outside [0, 1] are no proportions and get value
-    +- z * stderr.
-    """
-    z = _z(0.5 + level / 2)
-    if not 0.0 <= value <= 1.0:
-        return value - z * stderr, value + z * stderr
-    spread = value * (1.0 - value)
-    size = spread / stderr**2 if stderr > 0 and spread > 0 else float(n)
-    centre = (value + z * z / (2 * size)) / (1 + z * z / size)
-    half = z / (1 + z * z / size) * math.sqrt(spread / size + z * z / (4 * size * size))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-# --- differences ---
-
-
-def bootstrap(outcomes: Outcomes, replicates: int, rng: np.random.Generator) -> Floats:
-    """Resampled scores minus the score, (replicates, slices): items drawn with replacement inside
-    each stratum, the same items for every slice.
-    """
-    total: Floats = np.zeros((replicates, len(outcomes.slices)))
-    for stratum in range(int(outcomes.strata.max()) + 1):
-        here = outcomes.strata == stratum
-        n = int(here.sum())
-        weighted = np.ascontiguousarray((outcomes.scores[:, here] * outcomes.weights[here]).T)
-        step = max(1, _CHUNK // n)
-        for start in range(0, replicates, step):
-            rows = min(step, replicates - start)
-            drawn = rng.integers(n, size=(rows, n)) + np.arange(rows)[:, None] * n
-            counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-            total[start : start + rows] += counts @ weighted
-    return total - outcomes.values
-
-
-def difference_errors(cov: Floats) -> Floats:
-    """Standard errors of all differences of scores, (slices, slices), from their covariance."""
-    own = np.diag(cov)
-    variance = own[:, None] + own[None, :] - 2 * cov
-    tiny = 1e-12 * (own[:, None] + own[None, :])  # equal rows: rounding, not variance
-    errors: Floats = np.sqrt(np.where(variance > tiny, variance, 0.0))
-    return errors
-
-
-def critical_value(
-    parts: Sequence[tuple[Floats, Floats, Ints, Ints]], *, level: float = LEVEL
-) -> float:
-    """Half-width, in standard errors, that makes all intervals hold at once with probability
-    `level`.
-
-    Each part is (deviations (replicates, slices), bootstrap standard errors (slices, slices), left,
-    right): the differences left[k] - right[k] of one panel. The value is the `level` quantile of
-    the largest |t| over all of them (single-step max-T: Westfall & Young 1993; Hothorn, Bretz &
-    Westfall 2008), at least the normal quantile of one comparison.
-    """
-    floor = _z(0.5 + level / 2)
-    largest: Floats | None = None
-    for deviations, errors, left, right in parts:
-        varies = np.flatnonzero(errors[left, right] > 0)
-        step = max(1, _CHUNK // len(deviations))
-        for start in range(0, len(varies), step):
-            some = varies[start : start + step]
-            a, b = left[some], right[some]
-            top = (np.abs(deviations[:, a] - deviations[:, b]) / errors[a, b]).max(axis=1)
-            largest = top if largest is None else np.maximum(largest, top)
-    if largest is None:
-        return floor
-    return max(floor, float(np.quantile(largest, level, method="higher")))
-
-
-def pseudo_variance(outcomes: Outcomes) -> float:
-    """Variance of one made-up discordant item, added to every difference (after Agresti & Min
-    2005): two slices that agree on all n items are not known to be equal, and a handful of
-    discordant items understates its own spread.
-    """
-    spread = float(outcomes.scores.max() - outcomes.scores.min())
-    return (spread / outcomes.n) ** 2
-
-
-def discordant(outcomes: Outcomes) -> Ints:
-    """wins[i, j] = items that slice i gets right and slice j wrong (0/1 outcomes)."""
-    wins: Ints = np.rint(outcomes.scores @ (1.0 - outcomes.scores).T).astype(np.int64)
-    return wins
-
-
-def mcnemar(wins: Ints, losses: Ints) -> Floats:
-    """Two-sided exact McNemar p-value: are `wins` and `losses` a fair coin's? (McNemar 1947; exact:
-    binomial.)
-    """
-    from scipy.stats import binom
-
-    wins, losses = np.asarray(wins), np.asarray(losses)
-    p: Floats = np.minimum(1.0, 2.0 * binom.cdf(np.minimum(wins, losses), wins + losses, 0.5))
-    return p
-
-
-def holm(p: Floats) -> Floats:
-    """Holm's step-down adjusted p-values (Holm 1979): valid under any dependence."""
-    p = np.asarray(p, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)) if len(p) else p
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, steps)
-    return adjusted
 
 
 # --- the frontier ---
@@ -423,7 +250,7 @@ def unpaired(
     value, se = np.asarray(values, dtype=np.float64), np.asarray(stderrs, dtype=np.float64)
     sign = 1 if higher_is_better else -1
     pairs = max(1, len(value) * (len(value) - 1) // 2)
-    z = _z(0.5 + level / 2)
+    z = normal_quantile(0.5 + level / 2)
     return Panel(
         name=name,
         slices=tuple(slices),
@@ -433,7 +260,7 @@ def unpaired(
         intervals=np.stack([value - z * se, value + z * se], axis=1),
         differences=sign * (value[:, None] - value[None, :]),
         errors=np.sqrt(se[:, None] ** 2 + se[None, :] ** 2),
-        critical=_z(1 - (1 - level) / (2 * pairs)),
+        critical=normal_quantile(1 - (1 - level) / (2 * pairs)),
         wins=None,
         p=None,
         p_holm=None,
@@ -469,7 +296,7 @@ def items_needed(
     difference = float(panel.differences[i, j])
     variance = panel.n * float(panel.errors[i, j]) ** 2
     critical = panel.critical if critical is None else critical
-    z = _z(power)
+    z = normal_quantile(power)
     detectable = (critical + z) * math.sqrt(variance / panel.n)
     if difference == 0:
         return ItemsNeeded(panel.n, None, detectable)
@@ -554,7 +381,3 @@ def _symmetric(values: Floats, pairs: tuple[Ints, ...], size: int) -> Floats:
     np.fill_diagonal(full, 1.0)
     full[left, right] = full[right, left] = values
     return full
-
-
-def _z(probability: float) -> float:
-    return NormalDist().inv_cdf(probability)

@@ -17,16 +17,17 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 from torch.nn.functional import linear, log_softmax
 
-from matformer_lab.elastic import KeptPerLayerEmbedding, send
+from matformer_lab.elastic import send
 from matformer_lab.errors import InputError
 from matformer_lab.packing import Batch
+from matformer_lab.per_layer_rows import Rows, source_layers
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
@@ -42,14 +43,14 @@ class Tokens:
     """The tokens that a layer computes: all of a batch, or the scored ones.
 
     Attributes:
-        input_ids: [rows, tokens], on the host.
         embeddings: [rows, tokens, hidden_size] what the per-layer inputs are projected from.
+        per_layer: [rows, tokens, source layers, size] rows of `embed_tokens_per_layer`.
         rotary: (cos, sin), each [rows, tokens, head_dim], by layer type.
         masks: [rows, 1, tokens, all tokens] who attends to whom, by layer type; None is causal.
     """
 
-    input_ids: Tensor
     embeddings: Tensor
+    per_layer: Tensor
     rotary: Mapping[str, tuple[Tensor, Tensor]]
     masks: Mapping[str, Tensor | None]
 
@@ -78,9 +79,11 @@ def check_transformers() -> None:
 class PackedForward:
     """A batch on its way through `model` and the slices that share its embeddings."""
 
-    def __init__(self, model: Gemma3nForCausalLM, batch: Batch) -> None:
+    def __init__(self, model: Gemma3nForCausalLM, batch: Batch, rows: Rows) -> None:
+        """`rows`: the batch's, from `per_layer_rows.RowFetcher`."""
         self._model = model.model
         self._batch = batch
+        self._rows = rows
         self._device = model.model.embed_tokens.weight.device
         self._depth = self._tensor(batch.depth)
         self._subtree_end = self._tensor(batch.subtree_end)
@@ -101,19 +104,17 @@ class PackedForward:
     ) -> Activations:
         """The activations after layers `start:stop` of `model`, given those before them."""
         text = model.model
-        rows = None
+        sources = source_layers(model)
         for index in range(start, stop):
             layer = text.layers[index]
             if layer.self_attn.is_kv_shared_layer and self._drops_tokens(here):
-                here, rows = self._only_scored(here), None
-            if rows is None:
-                rows = per_layer_rows(text, here.tokens.input_ids)
+                here = self._only_scored(here)
             layer_type = text.config.layer_types[index]
             shared_kv = dict(here.shared_kv)
             hidden = layer(
                 here.hidden,
                 here.tokens.rotary[layer_type],
-                per_layer_input(text, index, here.tokens.embeddings, rows[:, :, index]),
+                per_layer_input(text, sources[index], here.tokens),
                 shared_kv_states=shared_kv,
                 attention_mask=here.tokens.masks[layer_type],
             )
@@ -155,15 +156,15 @@ class PackedForward:
     @cached_property
     def all_tokens(self) -> Tokens:
         text = self._model
-        input_ids = torch.from_numpy(self._batch.input_ids)
-        embeddings = text.embed_tokens(send(input_ids, self._device))
+        input_ids = self._tensor(self._batch.input_ids)
+        embeddings = text.embed_tokens(input_ids)
         window = text.config.sliding_window
         everything = torch.arange(input_ids.shape[1], device=self._device).expand_as(input_ids)
         is_causal = self._batch.is_causal
         fits = is_causal and input_ids.shape[1] <= window
         return Tokens(
-            input_ids,
             embeddings,
+            self._rows.wait(),
             {kind: text.rotary_emb(embeddings, self._depth, kind) for kind in LAYER_TYPES},
             {
                 "full_attention": None if is_causal else self._mask(everything, None),
@@ -173,10 +174,10 @@ class PackedForward:
 
     @cached_property
     def _scored_tokens(self) -> Tokens:
-        everything = self.all_tokens
+        everything, rows = self.all_tokens, self.all_tokens.per_layer
         return Tokens(
-            everything.input_ids.gather(1, torch.from_numpy(self._batch.scored)),
             take(everything.embeddings, self._scored),
+            take(rows.flatten(2), self._scored).view(*self._scored.shape, *rows.shape[2:]),
             {
                 kind: (take(cos, self._scored), take(sin, self._scored))
                 for kind, (cos, sin) in everything.rotary.items()
@@ -213,25 +214,14 @@ class PackedForward:
         return send(torch.from_numpy(values), self._device)
 
 
-def per_layer_rows(text: Gemma3nTextModel, input_ids: Tensor) -> Tensor:
-    """The rows of `embed_tokens_per_layer`, [rows, tokens, num_hidden_layers, size].
-
-    A live slice's table stays on the host, where `input_ids` are: only the rows travel, and while
-    a GPU is still busy with the batch before, because nothing here waits for its results.
-    """
-    table = text.embed_tokens_per_layer
-    on_host = isinstance(table, KeptPerLayerEmbedding)
-    ids = input_ids if on_host else send(input_ids, table.weight.device)
-    return text.get_per_layer_inputs(cast("LongTensor", ids))
-
-
-def per_layer_input(text: Gemma3nTextModel, index: int, embeddings: Tensor, rows: Tensor) -> Tensor:
-    """`project_per_layer_inputs` for one layer, whose `rows` are [rows, tokens, size]."""
+def per_layer_input(text: Gemma3nTextModel, source: int, tokens: Tokens) -> Tensor:
+    """`project_per_layer_inputs` for the one layer that is number `source` in the tables."""
     size = text.config.hidden_size_per_layer_input
-    weight = text.per_layer_model_projection.weight[index * size : (index + 1) * size]
-    scaled = linear(embeddings, weight) * text.per_layer_projection_scale.to(embeddings.dtype)
-    projected: Tensor = text.per_layer_projection_norm(scaled)
-    return (projected + rows) * text.per_layer_input_scale.to(embeddings.dtype)
+    weight = text.per_layer_model_projection.weight[source * size : (source + 1) * size]
+    scale = text.per_layer_projection_scale.to(tokens.embeddings.dtype)
+    projected: Tensor = text.per_layer_projection_norm(linear(tokens.embeddings, weight) * scale)
+    total = projected + tokens.per_layer[:, :, source]
+    return total * text.per_layer_input_scale.to(tokens.embeddings.dtype)
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:

@@ -29,15 +29,14 @@ from markupsafe import Markup
 from matformer_lab import __version__
 from matformer_lab.atomic import write_atomic
 from matformer_lab.figure import save_figure
-from matformer_lab.finished import TITLES, Finished, Member, ParentInfo, read_finished
+from matformer_lab.finished import TITLES, Finished, Member
 from matformer_lab.frontier import Panel, rank
+from matformer_lab.layer_picture import describe_layers, layer_picture, viewbox
+from matformer_lab.read_sweep import read_finished
 
 _PAGE = Path(__file__).parent / "page"
 _DTYPES = (("fp32", 32), ("bf16 / fp16", 16), ("int8", 8), ("int4", 4))
 _MOST_PAIRED = 250  # slices; beyond, the page leaves out the pairwise table, which grows as n**2
-
-# A layer picture: columns of 10, bars of 8 up to 46 high, attention marks and the K/V rule below.
-_PITCH, _BAR, _HIGH, _MARK, _RULE = 10, 8, 46, 54, 60
 
 
 def write_report(folder: Path) -> Path:
@@ -87,7 +86,7 @@ def render(finished: Finished) -> str:
         columns=_columns(finished, published),
         apart=_apart(finished),
         rows=[_row(finished, k, member, published) for k, member in enumerate(finished.members)],
-        viewbox=_viewbox(finished.parent),
+        viewbox=viewbox(finished.parent),
         commands=_commands(finished),
         recipe=recipe,
         provenance=list(_flat(finished.provenance)),
@@ -125,7 +124,7 @@ def _data(finished: Finished) -> dict[str, Any]:
         ],
         "panels": [_panel_data(finished, panel, order) for panel in finished.panels],
         "published_fits": finished.published_fits,
-        "viewbox": _viewbox(finished.parent),
+        "viewbox": viewbox(finished.parent),
         "compare": [first, second],
         "apart": [chart["points"] for chart in _apart(finished)],
     }
@@ -197,7 +196,7 @@ def _heading(finished: Finished, panel: Panel) -> dict[str, str]:
     title = finished.title(panel.name)
     short = TITLES.get(panel.name, panel.name)
     meta = title.removeprefix(short).lstrip(", ")
-    return {"short": short, "meta": f"{meta}, n = {panel.n:,}"}
+    return {"short": short, "meta": f"{meta}, n\u00a0=\u00a0{panel.n:,}"}
 
 
 def _subtitle(finished: Finished, items: int) -> str:
@@ -321,79 +320,6 @@ def short_number(value: float, units: tuple[str, str, str] = ("K", "M", "B")) ->
         if rounded >= scale:
             return f"{rounded / scale:#.3g}".rstrip(".") + f" {unit}"
     return f"{value:g}"
-
-
-# --- layer pictures ---
-
-
-def _viewbox(parent: ParentInfo) -> str:
-    return f"0 0 {_PITCH * parent.num_hidden_layers} {_RULE + 2}"
-
-
-def layer_picture(parent: ParentInfo, member: Member) -> str:
-    """SVG shapes of a slice: a column per parent layer as high as its FFN is wide, skipped layers
-    hollow, a dot under full attention, a rule under layers that reuse K/V. Numbers only."""
-    widths = dict(
-        zip(member.slice.kept(parent.num_hidden_layers), member.slice.widths, strict=True)
-    )
-    top = max(parent.intermediate_size)
-    track, hole = "", ""
-    bars, marks = {"": "", " full": ""}, {"": "", " gone": ""}
-    for layer, whole in enumerate(parent.intermediate_size):
-        x = _PITCH * layer + (_PITCH - _BAR) / 2
-        outline = _rectangle(x, _HIGH * whole / top)
-        full = parent.layer_types[layer] == "full_attention"
-        if layer in widths:
-            track += outline
-            bars[" full" if full else ""] += _rectangle(x, _HIGH * widths[layer] / top)
-        else:
-            hole += outline
-        if full:
-            centre = _PITCH * layer + _PITCH / 2
-            marks["" if layer in widths else " gone"] += (
-                f"M{centre - 2:g} {_MARK}a2 2 0 1 0 4 0a2 2 0 1 0 -4 0z"
-            )
-    shapes = [
-        ("track", track),
-        *((f"ffn{kind}", path) for kind, path in bars.items()),
-        ("hole", hole),
-    ]
-    shapes += [(f"mark{kind}", path) for kind, path in marks.items()]
-    shared = parent.first_kv_shared_layer
-    if shared < parent.num_hidden_layers:
-        shapes.append(
-            ("shared", f"M{_PITCH * shared + 1} {_RULE}H{_PITCH * parent.num_hidden_layers - 1}")
-        )
-    return "".join(f'<path class="{kind}" d="{path}"/>' for kind, path in shapes if path)
-
-
-def _rectangle(x: float, height: float) -> str:
-    return f"M{x:g} {_HIGH + 2 - height:.4g}h{_BAR}v{height:.4g}h-{_BAR}z"
-
-
-def describe_layers(parent: ParentInfo, member: Member) -> str:
-    """The layer picture in words: runs of equal width, and what is skipped."""
-    widths = dict(
-        zip(member.slice.kept(parent.num_hidden_layers), member.slice.widths, strict=True)
-    )
-    runs: list[tuple[int, int, int | None]] = []
-    for layer in range(parent.num_hidden_layers):
-        width = widths.get(layer)
-        if runs and runs[-1][2] == width:
-            runs[-1] = runs[-1][0], layer, width
-        else:
-            runs.append((layer, layer, width))
-    parts = [
-        (f"layer {first}: " if first == last else f"layers {first} to {last}: ")
-        + ("skipped" if width is None else f"{width:,}")
-        for first, last, width in runs
-    ]
-    full = [str(k) for k, kind in enumerate(parent.layer_types) if kind == "full_attention"]
-    return (
-        f"FFN widths of {member.name}. "
-        + "; ".join(parts)
-        + f". Full attention at {', '.join(full)}."
-    )
 
 
 # --- how it was made ---

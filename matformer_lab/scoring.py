@@ -18,6 +18,7 @@ from matformer_lab.tasks import LoadedTask, quiet_lm_eval
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM, PreTrainedTokenizerBase
 
+    from matformer_lab.packing import Request
     from matformer_lab.recipe import Scorer
     from matformer_lab.slice_scoring import Answer
 
@@ -168,7 +169,7 @@ def score_together(
         encoder = make_lm(next(iter(models.values())), tokenizer, scorer=scorer)
         known = score_slices(
             models,
-            encoder.encode(requests),
+            _encoded_once(task, requests, encoder),
             progress=lambda done, count: progress(done / count),
         )
     shared = (time.perf_counter() - began) / len(models)
@@ -181,6 +182,25 @@ def score_together(
         if not known:
             progress(number / len(models))
         yield name, result, shared + time.perf_counter() - began
+
+
+_latest_encoded: "dict[Any, list[Request]]" = {}
+
+
+def _encoded_once(task: LoadedTask, requests: Sequence[Any], lm: Any) -> "list[Request]":
+    """`requests` of `task` encoded, which takes a minute for HellaSwag, once for all passes.
+
+    Only the latest task's are kept: a sweep goes through one task after the other. Tasks are equal
+    where their prompts are. Raises `InputError` for an answer longer than the model can read.
+    """
+    key = task, lm.tokenizer, lm.max_length
+    if key not in _latest_encoded:
+        _latest_encoded.clear()
+        try:
+            _latest_encoded[key] = lm.encode(requests)
+        except ValueError as error:
+            raise InputError(f"tasks: {task.name} cannot be scored: {error}") from None
+    return _latest_encoded[key]
 
 
 def score(lm: Any, task: LoadedTask) -> Score:

@@ -16,6 +16,7 @@ import torch
 from matformer_lab.elastic import KeptPerLayerEmbedding
 from matformer_lab.packed_forward import Activations, PackedForward, check_transformers
 from matformer_lab.packing import Batch, Request, pack
+from matformer_lab.per_layer_rows import RowFetcher, Rows, source_layers
 from matformer_lab.slice_trie import TrieNode, build_trie, walk
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def score_slices(
     check_transformers()
     if len({model.model.embed_tokens.weight.data_ptr() for model in models.values()}) != 1:
         raise ValueError("the models must be live slices of one parent, sharing its embeddings")
-    config = next(iter(models.values())).config
+    some_model = next(iter(models.values()))
+    config, fetcher = some_model.config, RowFetcher(some_model)
     trie = build_trie({name: layer_keys(model) for name, model in models.items()})
     if batch_tokens is None:
         batch_tokens = min(affordable_tokens(model) for model in models.values())
@@ -64,10 +66,11 @@ def score_slices(
         done = np.zeros(len(todo), dtype=bool)
         waiting = [requests[number] for number in todo.tolist()]
         try:
-            for batch in pack(
+            batches = pack(
                 waiting, batch_tokens=batch_tokens, attention_cost=attention_cost(config)
-            ):
-                read.append((todo[batch.request], _score_batch(models, trie, batch)))
+            )
+            for batch, rows in fetcher.ahead(batches):
+                read.append((todo[batch.request], _score_batch(models, trie, batch, rows)))
                 done[batch.request] = True
                 if progress is not None:
                     progress(len(requests) - len(todo) + int(done.sum()), len(requests))
@@ -86,11 +89,7 @@ def layer_keys(model: Gemma3nForCausalLM) -> list[Hashable]:
     """What each layer computes, as a key: equal keys mean the same memory used in the same way."""
     text = model.model
     table = text.embed_tokens_per_layer
-    if isinstance(table, KeptPerLayerEmbedding):
-        memory = table.table
-        sources = range(len(text.layers)) if table.kept is None else table.kept.tolist()
-    else:
-        memory, sources = table.weight, range(len(text.layers))
+    memory = table.table if isinstance(table, KeptPerLayerEmbedding) else table.weight
     return [
         (
             memory.data_ptr(),
@@ -101,7 +100,7 @@ def layer_keys(model: Gemma3nForCausalLM) -> list[Hashable]:
             layer.mlp.activation_sparsity,
             *((weight.data_ptr(), weight.shape) for weight in layer.parameters()),
         )
-        for source, layer in zip(sources, text.layers, strict=True)
+        for source, layer in zip(source_layers(model), text.layers, strict=True)
     ]
 
 
@@ -127,7 +126,7 @@ def affordable_tokens(model: Gemma3nForCausalLM) -> int:
     per_token = weight.element_size() * (
         4 * config.altup_num_inputs * config.hidden_size
         + 3 * max(layer.mlp.intermediate_size for layer in model.model.layers)
-        + 2 * config.num_hidden_layers * config.hidden_size_per_layer_input
+        + 3 * config.num_hidden_layers * config.hidden_size_per_layer_input  # two batches' rows
         + 2 * MOST_TOKENS  # the two masks
     )
     return int(max(FEWEST_TOKENS, min(MOST_TOKENS, free // 2 // per_token)))
@@ -135,10 +134,10 @@ def affordable_tokens(model: Gemma3nForCausalLM) -> int:
 
 @torch.inference_mode()
 def _score_batch(
-    models: Mapping[str, Gemma3nForCausalLM], trie: TrieNode, batch: Batch
+    models: Mapping[str, Gemma3nForCausalLM], trie: TrieNode, batch: Batch, rows: Rows
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """(log-probabilities, greedy flags) of the batch's reads on each slice, left on the device."""
-    forward = PackedForward(models[trie.below[0]], batch)
+    forward = PackedForward(models[trie.below[0]], batch, rows)
     scores: dict[str, tuple[Tensor, Tensor]] = {}
 
     def advance(here: Activations, node: TrieNode) -> Activations:
@@ -157,6 +156,7 @@ def _answers(count: int, reads: Sequence[tuple[np.ndarray, Tensor, Tensor]]) -> 
     logprob = np.zeros(count)
     is_greedy = np.ones(count, dtype=bool)
     for owner, logprobs, greedy in reads:
-        np.add.at(logprob, owner, logprobs.double().cpu().numpy())
+        # Doubles on the host: not every accelerator has them.
+        np.add.at(logprob, owner, logprobs.cpu().double().numpy())
         np.logical_and.at(is_greedy, owner, greedy.cpu().numpy())
     return list(zip(logprob.tolist(), is_greedy.tolist(), strict=True))

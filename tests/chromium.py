@@ -120,7 +120,7 @@ def open_page(
 
 
 def screenshots(report: Path, folder: Path) -> None:
-    """The page on a desktop, on a phone, in the dark, ."""
+    """The page on a desktop, on a phone, in the dark, and as it is printed."""
     folder.mkdir(parents=True, exist_ok=True)
     with browser() as driver:
         for name, width, dark in (
@@ -137,7 +137,9 @@ def screenshots(report: Path, folder: Path) -> None:
         page.screenshot(folder / "report-print.png")
 
 
-if __name__ == "__main__":  # python tests/chromium.py SWEEP/report.html docs/images
+if __name__ == "__main__":  # every picture in docs/: python tests/chromium.py SWEEP_FOLDER docs
     import sys
 
-    screenshots(Path(sys.argv[1]), Path(sys.argv[2]))
+    sweep, docs = map(Path, sys.argv[1:])
+    screenshots(sweep / "report.html", docs / "images")
+    shutil.copy(sweep / "frontier.png", docs / "frontier.png")

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# A slow example says that the machine is busy, not that the code is wrong.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Pico models are too small for a second thread to help, and two threads on a busy machine wait for
 # each other. Set before torch is imported; processes that tests start inherit it.

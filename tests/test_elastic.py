@@ -22,9 +22,7 @@ def tokens(seed: int = 0, length: int = 24) -> torch.Tensor:
     return torch.randint(1, 96, (2, length), generator=torch.Generator().manual_seed(seed))
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_live_logits_equal_the_extracted_checkpoint(pico_full: Path, data: st.DataObject) -> None:
     parent = open_parent(str(pico_full))

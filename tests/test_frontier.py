@@ -1,4 +1,4 @@
-"""Statistics against brute force, against scipy, and against worlds whose truth is known."""
+"""The frontier against its definition, and against worlds whose truth is known."""
 
 import math
 
@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
+from worlds import outcomes, panel_of, world
 
-from matformer_lab import frontier
-from matformer_lab.frontier import Outcomes, Panel, make_outcomes, rank
+from matformer_lab import frontier, paired
+from matformer_lab.frontier import rank
+from matformer_lab.paired import Outcomes, make_outcomes
 
 sizes_and_scores = st.integers(1, 9).flatmap(
     lambda n: st.tuples(
@@ -17,31 +19,6 @@ sizes_and_scores = st.integers(1, 9).flatmap(
         st.lists(st.integers(0, 5), min_size=n, max_size=n),
     )
 )
-
-
-@st.composite
-def outcomes(draw: st.DrawFn, slices: int | None = None, macro: bool | None = None) -> Outcomes:
-    count = slices or draw(st.integers(2, 5))
-    items = draw(st.integers(2, 24))
-    rows = st.lists(st.sampled_from([0.0, 1.0]), min_size=items, max_size=items)
-    scores = np.array(draw(st.lists(rows, min_size=count, max_size=count)))
-    subjects = draw(st.lists(st.sampled_from("abc"), min_size=items, max_size=items))
-    by_subject = draw(st.booleans()) if macro is None else macro
-    return make_outcomes([f"s{k}" for k in range(count)], scores, subjects, macro=by_subject)
-
-
-def world(rng: np.random.Generator, skills: list[float], items: int, private: float = 0.35):
-    """0/1 outcomes of slices that share the difficulty of items."""
-    ease = rng.logistic(1.0, 1.6, items)
-    noise = rng.logistic(0, private, (len(skills), items))
-    return (np.array(skills)[:, None] + ease + noise > 0).astype(float)
-
-
-def panel_of(table: np.ndarray, seed: int = 0, replicates: int = 1000) -> Panel:
-    names = [f"s{k}" for k in range(len(table))]
-    return frontier.study(
-        {"t": make_outcomes(names, table)}, replicates=replicates, seed=seed
-    ).panels["t"]
 
 
 # --- Pareto set ---
@@ -70,114 +47,9 @@ def test_pareto_of_replicates_is_pareto_of_each() -> None:
     assert all((together[b] == frontier.pareto(sizes, scores[b])).all() for b in range(50))
 
 
-# --- one score ---
-
-
-@given(outcomes())
-def test_a_score_is_the_mean_over_items_or_over_subjects(o: Outcomes) -> None:
-    assert o.weights.sum() == pytest.approx(1)
-    assert (o.values >= 0).all() and (o.values <= 1 + 1e-12).all()
-
-
-def test_macro_counts_every_subject_the_same() -> None:
-    scores, subjects = np.array([[1.0, 1, 1, 0]]), ["a", "a", "a", "b"]
-    assert make_outcomes(["s"], scores, subjects).values[0] == pytest.approx(0.75)
-    assert make_outcomes(["s"], scores, subjects, macro=True).values[0] == pytest.approx(0.5)
-
-
-def test_outcomes_of_the_wrong_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match="slices, items"):
-        make_outcomes(["a", "b"], np.zeros((3, 4)))
-
-
-@given(outcomes(), st.sampled_from([0, 1]))
-def test_covariance_is_the_stratified_one(o: Outcomes, ddof: int) -> None:
-    count = len(o.slices)
-    expected = np.zeros((count, count))
-    for stratum in set(o.strata.tolist()):
-        here = o.strata == stratum
-        n = here.sum()
-        if n <= ddof:
-            continue
-        share = o.weights[here].sum()  # the stratum's part in the score
-        expected += share**2 * np.cov(o.scores[:, here], ddof=ddof).reshape(count, count) / n
-    np.testing.assert_allclose(frontier.covariance(o, ddof=ddof), expected, atol=1e-12)
-
-
-def test_the_bootstrap_has_the_covariance_it_must_have() -> None:
-    rng = np.random.default_rng(1)
-    table = world(rng, [0, 0.2, 0.5], 90)
-    o = make_outcomes(["a", "b", "c"], table, ["x"] * 20 + ["y"] * 70, macro=True)
-    resampled = frontier.bootstrap(o, 40_000, np.random.default_rng(2))
-    expected = frontier.covariance(o, ddof=0)
-    np.testing.assert_allclose(np.cov(resampled.T, ddof=0), expected, rtol=0.05, atol=2e-6)
-    assert np.abs(resampled.mean(axis=0)).max() < 4 * np.sqrt(expected.max() / 40_000)
-
-
-def test_the_bootstrap_draws_the_same_items_for_every_slice() -> None:
-    row = (np.arange(50) % 3 == 0).astype(float)
-    o = make_outcomes(["a", "b", "c"], np.stack([row, row, 1 - row]))
-    resampled = frontier.bootstrap(o, 200, np.random.default_rng(0))
-    np.testing.assert_allclose(resampled[:, 0], resampled[:, 1], atol=1e-12)
-    np.testing.assert_allclose(resampled[:, 0], -resampled[:, 2], atol=1e-12)
-
-
-@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_a_plain_accuracy_has_wilsons_interval(case: tuple[int, int]) -> None:
-    right, n = case
-    p = right / n
-    expected = binomtest(right, n).proportion_ci(0.95, method="wilson")
-    low, high = frontier.wilson(p, math.sqrt(p * (1 - p) / n), n)
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
-
-
-def test_wilson_leaves_what_is_no_proportion_symmetric() -> None:
-    assert frontier.wilson(12.0, 0.5, 100) == pytest.approx((12 - 0.98, 12 + 0.98), abs=1e-3)
-
-
-# --- tests and corrections ---
-
-
-@given(st.integers(0, 40), st.integers(0, 40))
-def test_mcnemar_is_the_exact_binomial_test(wins: int, losses: int) -> None:
-    expected = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-    found = frontier.mcnemar(np.array([wins]), np.array([losses]))[0]
-    assert found == pytest.approx(expected, rel=1e-9)
-
-
-@given(outcomes(macro=False))
-def test_discordant_counts_items(o: Outcomes) -> None:
-    wins = frontier.discordant(o)
-    for i in range(len(o.slices)):
-        for j in range(len(o.slices)):
-            assert wins[i, j] == sum((o.scores[i] == 1) & (o.scores[j] == 0))
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_rejects_exactly_what_the_step_down_procedure_rejects(p: list[float]) -> None:
-    adjusted = frontier.holm(np.array(p))
-    alpha, left = 0.05, len(p)
-    for k in np.argsort(p, kind="stable"):
-        if p[k] * left > alpha:
-            break
-        assert adjusted[k] <= alpha + 1e-12
-        left -= 1
-    assert (adjusted <= alpha).sum() == len(p) - left
-
-
 def test_one_comparison_is_as_wide_as_one_comparison() -> None:
     panel = panel_of(world(np.random.default_rng(3), [0, 0.4], 4000), replicates=20_000)
     assert panel.critical == pytest.approx(1.96, abs=0.04)
-
-
-def test_independent_comparisons_get_sidaks_width() -> None:
-    rng = np.random.default_rng(4)
-    deviations = rng.normal(size=(40_000, 20))
-    errors = np.full((20, 20), math.sqrt(2.0))
-    left, right = np.arange(0, 20, 2), np.arange(1, 20, 2)
-    expected = norm.ppf((1 + 0.95 ** (1 / 10)) / 2)
-    found = frontier.critical_value([(deviations, errors, left, right)])
-    assert found == pytest.approx(expected, rel=0.02)
 
 
 def test_slices_that_never_differ_have_no_part_in_the_width() -> None:
@@ -186,6 +58,15 @@ def test_slices_that_never_differ_have_no_part_in_the_width() -> None:
     assert panel.critical == pytest.approx(1.96, abs=0.001)
     found = panel.compare("s0", "s1")
     assert found.difference == 0 and found.low < 0 < found.high and not found.separable
+
+
+@pytest.mark.parametrize("answer", [0.0, 1.0])
+def test_slices_that_get_everything_right_are_not_known_to_be_equal(answer: float) -> None:
+    panel = panel_of(np.full((2, 50), answer))
+    found = panel.compare("s0", "s1")
+    # One item in 50, times 1.96.
+    assert (found.low, found.high) == pytest.approx((-0.0392, 0.0392), abs=1e-3)
+    assert frontier.items_needed(panel, "s0", "s1").detectable > 0.04
 
 
 def test_the_same_seed_gives_the_same_study_and_another_seed_nearly() -> None:
@@ -207,7 +88,7 @@ def test_the_average_is_the_mean_of_the_tasks_and_needs_all_of_them() -> None:
     np.testing.assert_allclose(
         average.values, [(a.values[0] + b.values[0]) / 2, (a.values[2] + b.values[1]) / 2]
     )
-    variance = (frontier.covariance(a)[0, 0] + frontier.covariance(b)[0, 0]) / 4
+    variance = (paired.covariance(a)[0, 0] + paired.covariance(b)[0, 0]) / 4
     assert average.stderrs[0] == pytest.approx(math.sqrt(variance))
     assert study.comparisons == 3 + 1 + 1 and study.tests == 3 + 1
 

@@ -13,9 +13,11 @@ from conftest import Finished
 from safetensors.torch import load_file, save_file
 from synthetic import SLICES, Made, write_sweep
 
-from matformer_lab import gate, tiny
+from matformer_lab import tiny
+from matformer_lab.baseline import TaskBaseline, decode, encode
 from matformer_lab.errors import InputError
-from matformer_lab.gate import GateResult, run_gate
+from matformer_lab.gate import run_gate
+from matformer_lab.gate_result import GateResult, to_markdown
 
 SOME = tuple(made for made in SLICES if made.name in ("e4b", "e2b", "e2.98b-layer"))
 
@@ -214,7 +216,7 @@ def test_a_drop_that_noise_could_explain_passes_and_is_named(
         assert check.drop is not None and check.low is not None
         assert check.low <= largest / 2 < check.drop
     assert f"{len(undecided)} lower, within noise" in strict.summary
-    assert gate.to_markdown(strict).count("lower, within noise |") == len(undecided)
+    assert to_markdown(strict).count("lower, within noise |") == len(undecided)
 
 
 def test_nothing_is_written_when_the_input_is_bad(baseline: Path, tmp_path: Path) -> None:
@@ -279,13 +281,11 @@ def test_encoding_is_lossless() -> None:
     rng = np.random.default_rng(0)
     for n in (1, 7, 8, 255, 256, 257, 1000):
         row = rng.integers(0, 2, n).astype(float)
-        task = gate.TaskBaseline(metric="acc", num_fewshot=0, n=n, items="", encoding="bits")
-        np.testing.assert_array_equal(gate._decode(gate._encode(row, "bits"), task, "x"), row)
+        task = TaskBaseline(metric="acc", num_fewshot=0, n=n, items="", encoding="bits")
+        np.testing.assert_array_equal(decode(encode(row, "bits"), task, "x"), row)
         graded = rng.random(n).round(4)
         numbers = task.model_copy(update={"encoding": "numbers"})
-        np.testing.assert_array_equal(
-            gate._decode(gate._encode(graded, "numbers"), numbers, "x"), graded
-        )
+        np.testing.assert_array_equal(decode(encode(graded, "numbers"), numbers, "x"), graded)
 
 
 # --- the real thing: sweeps of the embedded parent ---

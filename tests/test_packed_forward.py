@@ -14,6 +14,7 @@ from matformer_lab import packed_forward
 from matformer_lab.errors import InputError
 from matformer_lab.packed_forward import PackedForward, check_transformers
 from matformer_lab.packing import Request, pack
+from matformer_lab.per_layer_rows import RowFetcher
 
 PICO: dict[str, Any] = {
     "vocab_size": 40,
@@ -61,7 +62,7 @@ def packed(
     found: list[dict[int, tuple[torch.Tensor, torch.Tensor]]] = [{} for _ in requests]
     layers = model.config.num_hidden_layers
     for batch in pack(requests, batch_tokens=batch_tokens, attention_cost=attention_cost):
-        forward = PackedForward(model, batch)
+        forward = PackedForward(model, batch, RowFetcher(model).fetch(batch))
         here = forward.advance(model, forward.begin(), 0, layers // 2)
         scores, greedy = forward.read(model, forward.advance(model, here, layers // 2, layers))
         slots = batch.scored.shape[1]
@@ -82,7 +83,7 @@ REQUESTS = st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=12).map(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     REQUESTS,
     st.sampled_from([1, 30, 400]),

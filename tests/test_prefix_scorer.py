@@ -83,7 +83,7 @@ CONTEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 CONTINUATIONS = st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     st.lists(st.tuples(CONTEXTS, CONTINUATIONS), min_size=1, max_size=12),
     st.sampled_from([24, 2048]),

@@ -20,8 +20,10 @@ from synthetic import LAYERS, SLICES, Made, write_sweep
 
 from matformer_lab import report
 from matformer_lab.errors import InputError
-from matformer_lab.finished import Finished, read_finished
+from matformer_lab.finished import Finished
 from matformer_lab.frontier import items_needed, rank
+from matformer_lab.layer_picture import describe_layers, layer_picture
+from matformer_lab.read_sweep import read_finished
 
 VENDOR = Path(report.__file__).parent / "page" / "vendor"
 
@@ -101,9 +103,7 @@ def test_the_data_block_is_what_was_measured(text: str, folder: Path, finished: 
 def test_layer_pictures_say_width_skip_and_attention(finished: Finished) -> None:
     parent = finished.parent
     for member in finished.members:
-        paths = dict(
-            re.findall(r'class="([^"]+)" d="([^"]+)"', report.layer_picture(parent, member))
-        )
+        paths = dict(re.findall(r'class="([^"]+)" d="([^"]+)"', layer_picture(parent, member)))
         kept = member.slice.kept(LAYERS)
         drawn = {}
         for kind in ("ffn", "ffn full"):
@@ -119,7 +119,7 @@ def test_layer_pictures_say_width_skip_and_attention(finished: Finished) -> None
         assert holes == set(member.slice.skipped)
         marks = paths["mark"].count("M") + paths.get("mark gone", "").count("M")
         assert marks == parent.layer_types.count("full_attention")
-        said = report.describe_layers(parent, member)
+        said = describe_layers(parent, member)
         assert ("skipped" in said) == bool(member.slice.skipped)
 
 
@@ -586,7 +586,11 @@ def test_print_is_light_without_controls_and_whole(
     assert page.js("return getComputedStyle(document.querySelector('.controls')).display") == "none"
     page.js("window.dispatchEvent(new Event('beforeprint'))")
     assert page.js("return [...document.querySelectorAll('details')].every((d) => d.open)")
+    drawn_for = "return document.querySelector('#chart svg').viewBox.baseVal.width"
+    assert page.js(drawn_for) < 700  # paper is narrower than this window
     page.pdf(tmp_path / "page.pdf")
+    page.js("window.dispatchEvent(new Event('afterprint'))")
+    assert page.js(drawn_for) > 1000
     assert (tmp_path / "page.pdf").stat().st_size > 30_000
 
 

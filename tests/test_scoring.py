@@ -219,3 +219,39 @@ def test_a_cpu_batch_fits_its_logits(vocabulary: int, batch: int) -> None:
     from matformer_lab.scoring import _cpu_batch_size
 
     assert _cpu_batch_size(vocabulary) == batch
+
+
+def test_requests_are_encoded_once_for_all_passes_over_slices(
+    elastic: ElasticParent, tasks: tuple[LoadedTask, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matformer_lab import scoring
+    from matformer_lab.prefix_scorer import PrefixScorer
+
+    monkeypatch.setattr(scoring, "_latest_encoded", {})
+    encoded: list[int] = []
+    original = PrefixScorer.encode
+
+    def counted(self: Any, instances: Any) -> Any:
+        encoded.append(len(instances))
+        return original(self, instances)
+
+    monkeypatch.setattr(PrefixScorer, "encode", counted)
+    tokenizer = load_tokenizer(elastic.parent)
+    for task in tasks[:2]:
+        for ref in ("1/2", "1/4", "full"):
+            (slice_,) = resolve_slices([ref], elastic.parent.text)
+            models = {slice_.name: elastic.live(slice_)}
+            list(score_together(models, tokenizer, task, scorer="prefix"))
+    # What the evaluator asks for is known by then: it has nothing left to encode.
+    assert [count for count in encoded if count] == [len(task.requests) for task in tasks[:2]]
+
+
+def test_an_answer_longer_than_the_model_reads_is_an_error_that_names_the_task(
+    elastic: ElasticParent, tasks: tuple[LoadedTask, ...]
+) -> None:
+    (slice_,) = resolve_slices(["1/2"], elastic.parent.text)
+    model = elastic.live(slice_)
+    model.config.max_position_embeddings = 2
+    tokenizer = load_tokenizer(elastic.parent)
+    with pytest.raises(InputError, match=r"tiny_hellaswag cannot be scored: .* of 1 to 2 tokens"):
+        list(score_together({"half": model}, tokenizer, tasks[0], scorer="prefix"))

@@ -16,7 +16,13 @@ from matformer_lab.extract import write_checkpoint
 from matformer_lab.packing import Request
 from matformer_lab.parent import open_parent
 from matformer_lab.plan import make_plan
-from matformer_lab.slice_scoring import layer_keys, score_slices
+from matformer_lab.slice_scoring import (
+    FEWEST_TOKENS,
+    MOST_TOKENS,
+    affordable_tokens,
+    layer_keys,
+    score_slices,
+)
 from matformer_lab.slice_trie import build_trie
 from matformer_lab.slices import Slice
 
@@ -53,9 +59,7 @@ def slices_of_pico(draw: st.DrawFn) -> list[Slice]:
     return found
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(slices=slices_of_pico(), batch_tokens=st.sampled_from([20, 400]))
 def test_bit_identical_to_separate_models(
     pico: Path, slices: list[Slice], batch_tokens: int
@@ -139,3 +143,21 @@ def test_memory_for_nothing_is_an_error_not_a_loop(pico: Path) -> None:
 def test_no_requests_are_no_answers(pico: Path) -> None:
     model = separate(open_parent(str(pico)), Slice("full", (64,) * 10))
     assert score_slices({"": model}, []) == {"": []}
+
+
+@pytest.mark.parametrize("available", [0, 2**27, 2**50])
+def test_the_budget_follows_the_free_memory(
+    pico: Path, monkeypatch: pytest.MonkeyPatch, available: int
+) -> None:
+    import psutil
+
+    class Memory:
+        pass
+
+    memory = Memory()
+    memory.available = available  # type: ignore[attr-defined]
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    model = separate(open_parent(str(pico)), Slice("full", (64,) * 10))
+    tokens = affordable_tokens(model)
+    assert (tokens == FEWEST_TOKENS) == (available == 0)
+    assert (tokens == MOST_TOKENS) == (available == 2**50)

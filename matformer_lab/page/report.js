@@ -54,6 +54,10 @@
   const shape = (p) => (p.slice.role === "parent" ? "square" : p.slice.role ? "triangle" : "circle");
 
   // --- charts ---
+  // Charts are drawn for the room they have; paper has that of A4 between its margins.
+  let printing = false;
+  const roomIn = (element, padding = 0) => (printing ? 654 : Math.max(280, Math.floor(element.clientWidth) - padding));
+
   function plot(panel, width, height, small) {
     const all = points(panel);
     const by = factor(panel);
@@ -92,7 +96,7 @@
   let drawn = null;
   function drawChart() {
     const panel = panels[state.task];
-    const width = Math.max(280, Math.floor($("chart").clientWidth));
+    const width = roomIn($("chart"));
     const height = Math.round(Math.min(520, Math.max(340, width * 0.5)));
     drawn = plot(panel, width, height, false);
     const { svg, all, at } = drawn;
@@ -182,7 +186,7 @@
   function drawPublished() {
     document.querySelectorAll(".published-chart").forEach((place, k) => {
       const all = data.apart[k].map(({ name, x, y }) => ({ slice: { name, role: null }, x, y, low: null, pareto: false, verdict: "published" }));
-      const width = Math.max(280, Math.floor(place.clientWidth) - 34);
+      const width = roomIn(place, 34);
       const height = 300;
       const chart = Plot.plot({
         width, height, marginLeft: 46, marginRight: 22, marginTop: 16, marginBottom: 44,
@@ -373,9 +377,15 @@
   state.bits = Number($("dtype").value);
   $("dtype-label").hidden = state.size !== "bytes";
   refresh();
-  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => (each.open = true)));
+  const redraw = () => { drawChart(); drawPublished(); };
+  window.addEventListener("beforeprint", () => {
+    document.querySelectorAll("details").forEach((each) => (each.open = true));
+    printing = true;
+    redraw();
+  });
+  window.addEventListener("afterprint", () => { printing = false; redraw(); });
   let width = $("chart").clientWidth;
   new ResizeObserver(() => {
-    if ($("chart").clientWidth !== width) { width = $("chart").clientWidth; drawChart(); drawPublished(); }
+    if ($("chart").clientWidth !== width) { width = $("chart").clientWidth; redraw(); }
   }).observe($("chart"));
 })();
