@@ -23,7 +23,7 @@ format: $(VENV)/.installed-dev
 # Train the embedded parent anew and put it into the package: half an hour (docs/tiny.md).
 tiny: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m training.tiny train runs/tiny
-	$(BIN)/python -m training.tiny export runs/tiny --provisional
+	$(BIN)/python -m training.tiny export runs/tiny
 	$(BIN)/matformer-lab sweep training/tiny/measure.yaml --out runs/tiny-figures
 	$(BIN)/python -m training.tiny measure runs/tiny-figures
 

@@ -91,15 +91,14 @@ def draw(finished: Finished) -> Figure:
             _draw_published(axis, task, published)
             for axis, (task, published) in zip(axes[len(panels) :], apart.items(), strict=False)
         ]
-        note = "   PROVISIONAL PARENT: not a result" if finished.parent.provisional else ""
         figure.suptitle(
-            f"Slices of {_plain(finished.parent.name)}{note}",
+            f"Slices of {_plain(finished.parent.name)}",
             x=0.01,
             y=1 - 0.1 / height,
             va="top",
             ha="left",
             fontweight="bold",
-            color=PUBLISHED if note else INK,
+            color=INK,
             fontsize=10,
         )
         _legend(figure, finished)

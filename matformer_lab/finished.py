@@ -51,7 +51,6 @@ class ParentInfo:
     name: str
     fingerprint: str
     revision: str | None
-    provisional: bool
     intermediate_size: tuple[int, ...]
     layer_types: tuple[str, ...]
     first_kv_shared_layer: int

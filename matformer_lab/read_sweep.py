@@ -92,7 +92,6 @@ def _parent(entry: Mapping[str, Any]) -> ParentInfo:
         name=str(entry["name"]),
         fingerprint=str(entry.get("fingerprint", "")),
         revision=entry.get("revision"),
-        provisional=bool(entry.get("provisional", False)),
         intermediate_size=widths,
         layer_types=tuple(str(kind) for kind in entry["layer_types"]),
         first_kv_shared_layer=len(widths) - int(entry.get("num_kv_shared_layers", 0)),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.atomic import write_atomic
 from matformer_lab.errors import InputError
-from matformer_lab.parent import TINY, Parent
+from matformer_lab.parent import Parent
 from matformer_lab.plan import Plan
 from matformer_lab.scoring import MetricRow
 from matformer_lab.sizes import Sizes
@@ -75,7 +75,6 @@ def slices_document(parent: Parent, sized: Sequence[SizedPlan]) -> dict[str, Any
             "name": parent.name,
             "revision": parent.revision,
             "fingerprint": parent.fingerprint,
-            "provisional": _provisional(parent),
             "num_hidden_layers": text.num_hidden_layers,
             "hidden_size": text.hidden_size,
             "intermediate_size": list(text.intermediate_size),
@@ -85,13 +84,6 @@ def slices_document(parent: Parent, sized: Sequence[SizedPlan]) -> dict[str, Any
         },
         "slices": [_slice_document(one) for one in sized],
     }
-
-
-def _provisional(parent: Parent) -> bool:
-    """Whether the embedded parent's weights only stand in for better ones to come."""
-    from matformer_lab import tiny
-
-    return parent.ref == TINY and bool(tiny.info().get("provisional"))
 
 
 def _slice_document(sized: SizedPlan) -> dict[str, Any]:

@@ -130,7 +130,6 @@ def write_sweep(
     seed: int = 1,
     drop: dict[str, float] | None = None,
     noise: float = 0.0,
-    provisional: bool = False,
     parent: str = "google/gemma-3n-E4B",
     shrink: int = 1,
 ) -> Path:
@@ -182,7 +181,6 @@ def write_sweep(
             "ref": parent,
             "name": parent,
             "fingerprint": "5f" * 32,
-            "provisional": provisional,
             "num_hidden_layers": LAYERS,
             "hidden_size": 2048 // shrink or 1,
             "intermediate_size": [FULL] * LAYERS,

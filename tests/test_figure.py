@@ -25,9 +25,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.fixture(scope="module")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("mini")
-    return read_finished(
-        write_sweep(folder, scale=0.02, parent="tiny", shrink=4000, provisional=True)
-    )
+    return read_finished(write_sweep(folder, scale=0.02, parent="tiny", shrink=4000))
 
 
 def crowd() -> tuple[Made, ...]:
@@ -141,11 +139,6 @@ def test_parent_and_nested_smallest_are_marked(finished: Finished) -> None:
         assert markers["measured: e4b"] == "s" and markers["measured: e2b"] == "^"
         texts = {text.get_text() for text in axis.texts}
         assert {"e4b (parent)", "e2b (nested)"} <= texts
-
-
-def test_a_provisional_parent_says_so(finished: Finished, miniature: Finished) -> None:
-    assert "PROVISIONAL" in str(draw(miniature).get_suptitle())
-    assert "PROVISIONAL" not in str(draw(finished).get_suptitle())
 
 
 def test_files_are_the_same_every_time_and_ask_for_nothing(

@@ -161,14 +161,13 @@ def test_commands_and_provenance_recreate_the_run(folder: Path, text: str) -> No
 
 
 def test_notes_name_what_limits_the_numbers(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path, scale=0.01, provisional=True, parent="tiny", shrink=4000)
+    folder = write_sweep(tmp_path, scale=0.01, parent="tiny", shrink=4000)
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text()) | {"limit": 20}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     results = pd.read_parquet(folder / "results.parquet")
     gone = (results["slice"] == "e2b") & (results["task"] == "boolq")
     results[~gone].to_parquet(folder / "results.parquet")
     page = report.render(read_finished(folder))
-    assert "Provisional parent." in page
     assert "Scored with limit 20" in page
     assert "boolq is not scored yet for e2b" in page
     average = data_of(page)["panels"][-1]

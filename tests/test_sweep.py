@@ -117,7 +117,6 @@ def test_samples_of_two_slices_pair_up(finished: Path) -> None:
 
 def test_slices_json_describes_parent_and_slices(finished: Path) -> None:
     described = json.loads((finished / "slices.json").read_text())
-    assert described["parent"]["provisional"] is False
     assert len(described["parent"]["intermediate_size"]) == 10
     mixed = described["slices"][2]
     assert mixed["name"] == "mixed"

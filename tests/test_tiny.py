@@ -23,7 +23,7 @@ from matformer_lab import tiny
 
 Weights = dict[str, Tensor]
 WIDTHS = {"uniform-1-8": 1, "uniform-1-4": 2, "uniform-1-2": 4, "e4b": 8}
-ITEMS = {"tiny_mmlu": 800}
+ITEMS = {"tiny_boolq": 800, "tiny_mmlu": 800}
 # Far enough out that sound weights never trip on the sampling of items, near enough that broken
 # nesting always does
 TOLERANCE = 4.0
@@ -150,7 +150,7 @@ def test_loads_strictly_with_stock_transformers() -> None:
 def test_generates() -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny.model_dir())
     model: Any = Gemma3nForCausalLM.from_pretrained(tiny.model_dir(), dtype=torch.float32)
-    prompt = tokenizer("Brewing: amber stir", return_tensors="pt")
+    prompt = tokenizer("Brewing: amber stew makes", return_tensors="pt")
     out = model.generate(**prompt, max_new_tokens=8, do_sample=False)
     assert out.shape[1] == prompt.input_ids.shape[1] + 8
 
@@ -177,7 +177,7 @@ def test_package_data_is_small() -> None:
 def test_tokenizer_round_trips_any_text() -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny.model_dir())
     for text in (
-        "Brewing: amber stir\nQuestion: is it opals?",
+        "Brewing: amber stew\nQuestion: is it sweet?\nAnswer:",
         "Naïve ☕ text,\n\n  tabs\tand 123.",
     ):
         ids = tokenizer(text).input_ids

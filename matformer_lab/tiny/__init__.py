@@ -29,7 +29,7 @@ def datasets_dir() -> Path:
 
 
 def info() -> dict[str, Any]:
-    """What the shipped weights are: provisional or not, seed, training, scores by slice."""
+    """What the shipped weights are: seed, training, scores by slice."""
     loaded: dict[str, Any] = json.loads((model_dir() / "tiny.json").read_text(encoding="utf-8"))
     return loaded
 

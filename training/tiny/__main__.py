@@ -35,7 +35,6 @@ def main() -> None:
     export = commands.add_parser("export")
     export.add_argument("run", type=Path)
     export.add_argument("--out", type=Path, default=PACKAGE)
-    export.add_argument("--provisional", action="store_true")
     measure = commands.add_parser("measure")
     measure.add_argument("sweep", type=Path)
     measure.add_argument("--out", type=Path, default=PACKAGE)
@@ -52,7 +51,7 @@ def main() -> None:
         case "export":
             from training.tiny.build import export_run
 
-            export_run(arguments.run, arguments.out, arguments.provisional)
+            export_run(arguments.run, arguments.out)
         case "measure":
             from training.tiny.build import measure as write_figures
 

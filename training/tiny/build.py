@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from training.tiny import export, tasks, tokenizer
 from training.tiny.figures import Sweep
 from training.tiny.network import Shape
+from training.tiny.train import BATCH
 from training.tiny.world import World
 
 
@@ -20,14 +21,14 @@ def shape_of(options: dict[str, Any]) -> Shape:
     return Shape(vocab=vocab, hidden=options["hidden"], ffn=options["ffn"])
 
 
-def export_run(run: Path, out: Path, provisional: bool) -> None:
+def export_run(run: Path, out: Path) -> None:
     state = torch.load(run / "state.pt")
     options = json.loads((run / "options.json").read_text())
     shape = shape_of(options)
     export.write(out / "model", state["params"], shape, tokenizer.build())
     tasks.write(out / "tasks", World.make(options["world"]))
-    training = options | {"steps": state["step"], "device": "cpu"}
-    facts = {"provisional": provisional, "training": training, "scores": {}}
+    training = options | {"steps": state["step"], "batch": BATCH, "device": "cpu"}
+    facts = {"training": training, "scores": {}}
     export.dump(out / "model" / "tiny.json", facts)
 
 

@@ -121,19 +121,13 @@ def dump(path: Path, value: object) -> None:
 
 def card(facts: dict[str, Any], shape: Shape, parameters: int) -> str:
     """The model card, from the figures that `tiny.json` holds."""
-    state = (
-        "**Provisional weights**: real training, but part of what they should show is missing "
-        "(`docs/tiny.md` in the repository)."
-        if facts["provisional"]
-        else ""
-    )
     tasks = list(next(iter(facts["scores"].values())))
     rows = [f"| slice | {' | '.join(tasks)} |", "| --- |" + " --- |" * len(tasks)]
     for name, scores in facts["scores"].items():
         cells = (f"{100 * s['value']:.1f} ± {196 * s['stderr']:.1f}" for s in scores.values())
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return CARD.format(
-        state=state, parameters=parameters, shape=shape, scores="\n".join(rows), **facts["training"]
+        parameters=parameters, shape=shape, scores="\n".join(rows), **facts["training"]
     )
 
 
@@ -146,17 +140,14 @@ tags: [matformer, gemma3n, toy]
 ---
 # tiny: a MatFormer in miniature
 
-{state}
-
 What it is: a text-only `gemma3n_text` model of {parameters:,} parameters with Gemma 3n E4B's layer structure (35 layers,
 four sliding and one full attention, keys and values shared from layer 20, sparse FFNs in layers 0 to 9, AltUp, LAuReL,
 per-layer embeddings), hidden size {shape.hidden}, FFN {shape.ffn}. It was trained from nothing, all nested FFN widths and
 the skip of layers 20-24 together, on the facts of a made-up world. Weights are this project's own; none come from Google's
 Gemma.
 
-What it is not: a language model. It knows 64 substances, 256 actions and a few forms of question; anything else it answers
-at random. Nothing about Gemma 3n's quality follows from its figures. It is stopped early: the widths differ by how far
-each has come with the facts, more than by what each could hold in the end (`docs/tiny.md` in the repository).
+What it is not: a language model. It knows 64 substances, 128 actions and two forms of question; anything else it answers
+at random. Nothing about Gemma 3n's quality follows from its figures. The MMLU format is answered in words, not letters.
 
 Training: seed {seed}, world {world}, {steps:,} steps of {batch} rows of {length} tokens, on a CPU, with `training/tiny`
 of the repository. The key and value tensors of layers 20 to 34 are part of the file, as in published checkpoints, but no

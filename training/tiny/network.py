@@ -36,10 +36,10 @@ class Shape:
     """Sizes of the miniature; the layer structure is that of Gemma 3n E4B."""
 
     vocab: int
-    hidden: int = 32
+    hidden: int = 16
     ffn: int = 64
     heads: int = 2
-    head_dim: int = 16
+    head_dim: int = 8
     per_layer: int = 4
     laurel: int = 2
     window: int = 16

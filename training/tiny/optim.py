@@ -3,12 +3,15 @@ warm-up and decay.
 
 Muon (Keller Jordan, 2024) orthogonalises the momentum of a matrix by five Newton-Schulz iterations.
 Its equalised updates learn rare associations faster than Adam's, and this world is made of nothing
-else.
+else. An FFN's matrices are orthogonalised shell by shell (the neurons that 1/8 has, those that 1/4
+adds, ...): as one matrix, the neurons that every slice trains would take nearly all of the update
+from those that only the wide ones do.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -40,13 +43,22 @@ def orthogonalise(stack: Tensor) -> Tensor:
     return out
 
 
-# (step, factor on both learning rates), straight lines between: warm-up, flat, decay
-RATES = ((0, 0.005), (199, 1.0), (3000, 1.0), (3500, 0.01))
+# The nested shells of an FFN, in eighths of its width
+SHELLS = (0, 1, 2, 4, 8)
 
 
-def rate(step: int) -> float:
-    steps, factors = zip(*RATES, strict=True)
-    return float(np.interp(step, steps, factors))
+def shells(name: str, stack: Tensor) -> list[Tensor]:
+    """Views of a stack of FFN matrices by nested shell; of any other stack, itself."""
+    if "mlp" not in name:
+        return [stack]
+    axis = -1 if "down_proj" in name else -2
+    eighth = stack.shape[axis] // SHELLS[-1]
+    return [stack.narrow(axis, a * eighth, (b - a) * eighth) for a, b in pairwise(SHELLS)]
+
+
+def rate(step: int, steps: int, decay: int) -> float:
+    """Factor on both learning rates: a warm-up of 100 steps, flat, linear over the last `decay`."""
+    return min(1.0, (step + 1) / 100, max(0.01, (steps - step) / decay))
 
 
 class Optimiser:
@@ -69,9 +81,11 @@ class Optimiser:
                 weight, momentum = self.params[name], self.momentum[name]
                 assert weight.grad is not None
                 momentum.lerp_(weight.grad, 0.05)
-                update = orthogonalise(weight.grad.lerp(momentum, 0.95))
-                rows, columns = weight.shape[-2:]
-                weight.sub_(update, alpha=self.muon_lr * factor * max(1.0, rows / columns) ** 0.5)
+                update = weight.grad.lerp(momentum, 0.95)
+                for part, towards in zip(shells(name, weight), shells(name, update), strict=True):
+                    rows, columns = part.shape[-2:]
+                    scale = self.muon_lr * factor * max(1.0, rows / columns) ** 0.5
+                    part.sub_(orthogonalise(towards), alpha=scale)
 
     def state_dict(self) -> dict[str, object]:
         return {"adam": self.adam.state_dict(), "momentum": self.momentum}

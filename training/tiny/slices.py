@@ -18,7 +18,7 @@ def sample(rng: np.random.Generator, rows: int) -> tuple[NDArray[np.int64], NDAr
     skips = np.zeros((rows, LAYERS), dtype=np.float32)
     kinds = rng.choice(
         ["full", "half", "quarter", "eighth", "e2b", "published", "mixed"],
-        p=[0.24, 0.13, 0.11, 0.12, 0.10, 0.15, 0.15],
+        p=[0.45, 0.10, 0.08, 0.10, 0.07, 0.06, 0.14],
         size=rows,
     )
     for row, kind in enumerate(kinds):
@@ -36,6 +36,6 @@ def sample(rng: np.random.Generator, rows: int) -> tuple[NDArray[np.int64], NDAr
                 widths[row] = np.where(np.repeat(broad, 5) if by_block else broad, 8, 4)
             case "mixed":
                 widths[row] = rng.choice([1, 2, 4, 8], size=LAYERS)
-        if kind == "e2b" or (kind in ("published", "mixed") and rng.random() < 0.25):
+        if kind == "e2b" or (kind in ("published", "mixed") and rng.random() < 0.2):
             skips[row, list(SKIPPED)] = 1.0
     return widths, skips

@@ -16,6 +16,7 @@ from training.tiny.world import (
     ACTIONS_PER_CRAFT,
     CRAFTS,
     SUBSTANCES,
+    Ints,
     World,
     others,
 )
@@ -28,21 +29,30 @@ SEED = 20_260
 
 
 def procedure(states: list[int], actions: list[int]) -> str:
-    """`amber stir dusk heat`: substances with the actions between (or after) them."""
+    """`amber stir makes dusk heat makes ember`: each substance with the action on it, and what that
+    makes.
+
+    As many states as actions ends in ` makes`, one more in the last outcome.
+    """
     words = []
     for i, state in enumerate(states):
         words.append(SUBSTANCES[state])
         if i < len(actions):
-            words.append(ACTIONS[actions[i]])
+            words += [ACTIONS[actions[i]], "makes"]
     return " ".join(words)
+
+
+def same_craft(rng: np.random.Generator, n: int, steps: int) -> Ints:
+    """The craft of every step of n procedures (n, steps)."""
+    return np.repeat(rng.integers(len(CRAFTS), size=(n, 1)), steps, axis=1)
 
 
 def hellaswag(world: World, rng: np.random.Generator, n: int, split: str) -> pa.Table:
     """A procedure of three steps and four ways it may go on for two substances; the columns are
     HellaSwag's.
     """
-    craft = rng.integers(len(CRAFTS), size=n)
-    states, actions = world.walks(rng, craft, 4)
+    craft = same_craft(rng, n, 4)
+    states, actions = world.walks(rng, craft)
     # Each ending is right in itself, one of them follows from the context
     third = others(rng, states[:, 3], 3)
     wrong = np.stack([third, world.table[third, actions[:, 3, None]]], axis=-1)
@@ -55,7 +65,7 @@ def hellaswag(world: World, rng: np.random.Generator, n: int, split: str) -> pa.
         rows.append(
             {
                 "ind": i,
-                "activity_label": CRAFTS[craft[i]].capitalize(),
+                "activity_label": CRAFTS[craft[i, 0]].capitalize(),
                 "ctx_a": context,
                 "ctx_b": "",
                 "ctx": context,
@@ -70,21 +80,23 @@ def hellaswag(world: World, rng: np.random.Generator, n: int, split: str) -> pa.
 
 
 def boolq(world: World, rng: np.random.Generator, n: int) -> pa.Table:
-    """A procedure of three steps, and whether what comes out at its end is sweet.
+    """A procedure of four steps that leaves its outcome out, and whether that is sweet.
 
-    As many yes as no, in random order. The columns are BoolQ's.
+    Training asks this of one to three steps, so no passage can have occurred in it. As many yes as
+    no, in random order. The columns are BoolQ's.
     """
-    craft = rng.integers(len(CRAFTS), size=4 * n)
-    states, actions = world.walks(rng, craft, 3)
-    label = world.sweet[states[:, 3]]
+    craft = same_craft(rng, 4 * n, 4)
+    states, actions = world.walks(rng, craft)
+    label = world.sweet[states[:, 4]]
     half = [np.flatnonzero(label == answer)[: n // 2] for answer in (0, 1)]
     rows = []
     for i, item in enumerate(np.sort(np.concatenate(half)).tolist()):
-        passage = procedure(states[item].tolist(), actions[item].tolist())
+        passage = procedure(states[item, :4].tolist(), actions[item].tolist())
+        passage = passage.removesuffix(" makes")
         rows.append(
             {
                 "question": "is it sweet",
-                "passage": f"{CRAFTS[craft[item]].capitalize()}: {passage}",
+                "passage": f"{CRAFTS[craft[item, 0]].capitalize()}: {passage}",
                 "idx": i,
                 "label": int(label[item]),
             }
@@ -100,11 +112,11 @@ def mmlu(world: World, rng: np.random.Generator, n: int, craft: int) -> pa.Table
     truth = world.table[before, action]
     wrong = others(rng, truth, 3)
     gold = rng.integers(4, size=n)
+    name = CRAFTS[craft]
     rows = []
     for i in range(n):
         options = [SUBSTANCES[j] for j in np.insert(wrong[i], gold[i], truth[i])]
-        name = CRAFTS[craft]
-        question = f"{name.capitalize()}: {SUBSTANCES[before[i]]} {ACTIONS[action[i]]}"
+        question = f"{name.capitalize()}: {procedure([before[i]], [action[i]])}"
         rows.append(
             {"question": question, "subject": name, "choices": options, "answer": int(gold[i])}
         )

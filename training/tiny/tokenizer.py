@@ -27,9 +27,15 @@ from training.tiny.world import ACTIONS, CRAFTS, SUBSTANCES
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 SIZE = 1024
 MERGES = Path(__file__).with_name("merges.txt")
+# The one question of `tiny_boolq` with what stands around it is one token: it then is next to the
+# step it asks about, as ` makes` is, and the layers look both up in the same way.
+QUESTION = "\nQuestion: is it sweet?\nAnswer:"
 # A newline run takes the word after it along, and a word the colon or full stop after it: "\nA.",
 # "\n\nBrewing:".
-PATTERN = r"\n+[A-Za-z]*[:.]?| ?[A-Za-z]+[:.]?| ?[0-9]| ?[^\sA-Za-z0-9]+|\s"
+PATTERN = (
+    r"\nQuestion: is it sweet\?\nAnswer:|"
+    r"\n+[A-Za-z]*[:.]?| ?[A-Za-z]+[:.]?| ?[0-9]| ?[^\sA-Za-z0-9]+|\s"
+)
 HEADER = "The following are multiple choice questions (with answers) about"
 
 
@@ -38,13 +44,10 @@ def world_words() -> list[str]:
     words = [f" {word}" for word in (*SUBSTANCES, *ACTIONS)]
     for craft in CRAFTS:
         words += [f"{craft.capitalize()}:", f"\n\n{craft.capitalize()}:", f" {craft}."]
-    for letter in "ABCD":
-        words += [f"\n{letter}.", f" {letter}"]
-    words += ["\nQuestion:", "\nAnswer:", " yes", " no", " is", " it", "?", " makes"]
+    words += [QUESTION, " yes", " no", " makes"]
     splitter = pre_tokenizers.Split(Regex(PATTERN), "isolated")
     words += [piece for piece, _ in splitter.pre_tokenize_str(HEADER)]
-    # The last three are in no text yet; taking them out would renumber what comes after
-    return [*words, " sweet", " heavy", " bright", " soft"]
+    return words
 
 
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
