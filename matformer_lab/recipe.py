@@ -30,7 +30,12 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 # The published evaluation of the Mix-and-Match slices uses these three; few-shot counts and metrics
 # are those usual for them (and for Google's own table).
 USUAL_NUM_FEWSHOT: Mapping[str, int] = {"hellaswag": 10, "boolq": 0, "mmlu": 5}
-USUAL_METRIC: Mapping[str, str] = {"hellaswag": "acc_norm", "boolq": "acc", "mmlu": "acc"}
+USUAL_METRIC: Mapping[str, str] = {
+    "hellaswag": "acc_norm",
+    "tiny_hellaswag": "acc_norm",
+    "boolq": "acc",
+    "mmlu": "acc",
+}
 
 
 class TaskEntry(BaseModel):
