@@ -111,7 +111,7 @@ def score_pass(
 def _threads_for(text: TextConfig) -> Iterator[None]:
     """One CPU thread for a model too small to share out.
 
-    The embedded parent's matrices (32 x 64) take less time than waking a second thread: on two
+    A miniature's matrices (32 x 64, say) take less time than waking a second thread: on two
     busy cores the demo needed 36 s of CPU with one thread and 89 to 122 s with two.
     """
     import torch
