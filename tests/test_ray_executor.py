@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -74,6 +75,18 @@ class TwoNodes:
     def env(self) -> dict[str, str]:
         return {**os.environ, "RAY_ADDRESS": self.cluster.address}
 
+    def hold_second(self) -> bool:
+        """Stop the process of its that runs a pass, if one does: the pass then cannot finish."""
+        (raylet,) = self.second.all_processes["raylet"]
+        for worker in psutil.Process(raylet.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "matformer-lab pass" in " ".join(
+                    worker.cmdline()
+                ):  # the title that Ray gives it
+                    worker.suspend()
+                    return True
+        return False
+
     def kill_second(self) -> None:
         """SIGKILL for all its processes."""
         self.cluster.remove_node(self.second, allow_graceful=False)
@@ -131,12 +144,13 @@ def test_a_node_killed_in_mid_sweep_changes_nothing(
     recipe.write_text(yaml.safe_dump(recipe_of(scorable)))
     sweep = start(nodes, recipe, out)
     seen: dict[str, int] = {}
-    at_kill = 0
+    held, at_kill = False, 0
     while sweep.poll() is None:
+        held = held or nodes.hold_second()
         now = stored(out)
         assert seen.items() <= now.items()  # no score is ever written again
         seen = now
-        if seen and not at_kill:
+        if seen and held and not at_kill:
             nodes.kill_second()
             at_kill = len(seen)
         time.sleep(0.02)
