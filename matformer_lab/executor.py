@@ -111,8 +111,8 @@ def score_pass(
 def _threads_for(text: TextConfig) -> Iterator[None]:
     """One CPU thread for a model too small to share out.
 
-    A miniature's matrices (32 x 64, say) take less time than waking a second thread: on two
-    busy cores the demo needed 36 s of CPU with one thread and 89 to 122 s with two.
+    Its matrices take less time than waking a second thread: with an earlier embedded parent
+    (32 x 64) the demo needed 36 s of CPU with one thread on two busy cores, 89 to 122 s with two.
     """
     import torch
 

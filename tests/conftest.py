@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,3 +216,24 @@ def scorable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(tiny.model_dir() / name, folder / name)
     return folder
+
+
+def stored(out: Path) -> dict[str, int]:
+    """Every stored score of a sweep and when it was written, to the nanosecond."""
+    from matformer_lab.sweep import STORE
+
+    return {
+        str(path.relative_to(out)): path.stat().st_mtime_ns
+        for path in sorted((out / STORE).glob("*/*.parquet"))
+    }
+
+
+def interrupt_after_a_score(sweep: "subprocess.Popen[str]", out: Path) -> str:
+    """Ctrl-C for a sweep that has stored something; what it then says on stderr."""
+    while not stored(out):
+        assert sweep.poll() is None
+        time.sleep(0.02)
+    sweep.send_signal(signal.SIGINT)
+    _, err = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130
+    return err

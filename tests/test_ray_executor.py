@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from conftest import interrupt_after_a_score, stored
 
 from matformer_lab import ray_executor
 from matformer_lab.errors import InputError
@@ -25,7 +26,7 @@ from matformer_lab.jobs import prepare
 from matformer_lab.ray_executor import TRIES, RayExecutor, Work, score_on_worker, work_of
 from matformer_lab.recipe import Recipe, parse_recipe
 from matformer_lab.results import load_results
-from matformer_lab.sweep import STORE, run_sweep
+from matformer_lab.sweep import run_sweep
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 SLICES = ["1/2", "1/4", "1/8", {"name": "mixed", "widths": {"0-4": "full", "5-9": "1/8"}}]
@@ -40,14 +41,6 @@ def recipe_of(parent: Path, **changes: Any) -> dict[str, Any]:
         "batch_size": 4,
         "limit": 5,
         **changes,
-    }
-
-
-def stored(out: Path) -> dict[str, int]:
-    """Every stored score and when it was written, to the nanosecond."""
-    return {
-        str(path.relative_to(out)): path.stat().st_mtime_ns
-        for path in sorted((out / STORE).glob("*/*.parquet"))
     }
 
 
@@ -175,12 +168,7 @@ def test_ctrl_c_stops_the_work_on_the_cluster_and_the_sweep_continues(
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(yaml.safe_dump(recipe_of(scorable)))
     sweep = start(nodes, recipe, out)
-    while not stored(out):
-        assert sweep.poll() is None
-        time.sleep(0.02)
-    sweep.send_signal(signal.SIGINT)
-    _, err = sweep.communicate(timeout=60)
-    assert sweep.returncode == 130
+    err = interrupt_after_a_score(sweep, out)
     assert err.strip() == "interrupted; run the same command again to continue"
     before = stored(out)
     assert 0 < len(before) < 12

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from conftest import interrupt_after_a_score, stored
 
 from matformer_lab import tiny
 from matformer_lab.catalog import resolve_slices
@@ -25,7 +26,7 @@ from matformer_lab.plan import make_plan
 from matformer_lab.recipe import load_recipe, parse_recipe
 from matformer_lab.results import load_results, load_samples
 from matformer_lab.sizes import sizes_of
-from matformer_lab.sweep import STORE, dry_run, run_sweep
+from matformer_lab.sweep import dry_run, run_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT.parent / "shared" / "benchmarks"
@@ -51,14 +52,6 @@ def run(out: Path, parent: Path, **changes: Any) -> Path:
 def states(out: Path, parent: Path, **changes: Any) -> list[tuple[str, str, str]]:
     jobs = dry_run(parse_recipe(recipe_of(parent, **changes)), out).jobs
     return [(s.job.sized.plan.slice.name, s.job.task.name, s.state) for s in jobs]
-
-
-def stored(out: Path) -> dict[str, int]:
-    """Every stored score and when it was written, to the nanosecond."""
-    return {
-        str(path.relative_to(out)): path.stat().st_mtime_ns
-        for path in sorted((out / STORE).glob("*/*.parquet"))
-    }
 
 
 @pytest.fixture(scope="module")
@@ -499,12 +492,7 @@ def test_ctrl_c_leaves_a_folder_that_continues(
     out = tmp_path / "out"
     command = [sys.executable, "-m", "matformer_lab", "sweep", str(path), "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    while not stored(out):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    err = interrupt_after_a_score(process, out)
     assert "Traceback" not in err
     before = stored(out)
     assert 0 < len(before) < 6

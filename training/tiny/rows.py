@@ -10,7 +10,9 @@ apart.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -60,15 +62,21 @@ class Ids:
         )
 
 
-@dataclass(frozen=True)
-class Items:
-    """Tokens (N, T) of N items; at each the token asked for after it, and the hint (IGNORE where
-    none).
+class Items(NamedTuple):
+    """Tokens (N, T) of N items or rows; at each the token asked for after it, and the hint (IGNORE
+    where none).
     """
 
     tokens: Ints
     targets: Ints
     hints: Ints
+
+    def each(self, change: Callable[[Ints], Ints]) -> Items:
+        return Items(*map(change, self))
+
+    def then(self, more: Items) -> Items:
+        """Each item with the one of `more` after it."""
+        return Items(*(np.concatenate(pair, axis=1) for pair in zip(self, more, strict=True)))
 
 
 class Rows:
@@ -114,17 +122,12 @@ class Rows:
         targets[:, 0] = tail[:, 1]
         hints = np.full_like(tail, IGNORE)
         hints[:, 0] = ids.substance[outcome]
-        parts = (
-            (story.tokens, tail),
-            (story.targets, targets),
-            (story.hints, hints),
-        )
-        return Items(*(np.concatenate((x[:, :end], y), axis=1) for x, y in parts))
+        return story.each(lambda x: x[:, :end]).then(Items(tail, targets, hints))
 
     def rows(
         self, rng: np.random.Generator, kind: str, n: int, known: int = ACTIONS_PER_CRAFT
-    ) -> tuple[Ints, Ints, Ints]:
-        """n rows of one kind: inputs, targets and hints, (n, length) each."""
+    ) -> Items:
+        """n rows of one kind, (n, length)."""
         ids = self.ids
         steps = {"walk": self.length // 3, "story": 4, "fact": 1}.get(kind, int(rng.integers(1, 4)))
         size = 3 * steps + {"sweet": 2, "told sweet": 4}.get(kind, 2)
@@ -141,18 +144,11 @@ class Rows:
                 items, _ = self.story(rng, crafts, known)
             case _:
                 items = self.sweet(rng, crafts, known, told=kind == "told sweet")
-        tokens, targets, hints = (
-            x.reshape(n, -1) for x in (items.tokens, items.targets, items.hints)
-        )
+        rows = items.each(lambda x: x.reshape(n, -1))
         start = np.full((n, 1), ids.bos)
         if kind == "fact":
             start = np.concatenate((start, ids.header[craft.reshape(n, count)[:, 0]]), axis=1)
         else:
-            tokens[:, 0] = ids.first_label[craft.reshape(n, count)[:, 0]]
+            rows.tokens[:, 0] = ids.first_label[craft.reshape(n, count)[:, 0]]
         blank = np.full_like(start, IGNORE)
-        cut = slice(self.length)
-        return (
-            np.concatenate((start, tokens), axis=1)[:, cut],
-            np.concatenate((blank, targets), axis=1)[:, cut],
-            np.concatenate((blank, hints), axis=1)[:, cut],
-        )
+        return Items(start, blank, blank).then(rows).each(lambda x: x[:, : self.length])
