@@ -38,7 +38,12 @@ from matformer_lab.plan import make_plan
 from matformer_lab.prefix_scorer import PrefixScorer
 from matformer_lab.scoring import make_lm
 from matformer_lab.sizes import sizes_of
-from matformer_lab.slice_scoring import affordable_tokens, attention_cost, score_slices
+from matformer_lab.slice_scoring import (
+    MOST_TOKENS,
+    affordable_tokens,
+    attention_cost,
+    score_slices,
+)
 from matformer_lab.tasks import quiet_lm_eval
 
 ITEMS = {"hellaswag": 10_042, "boolq": 3_270, "mmlu": 14_042}
@@ -91,14 +96,10 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     off = ElasticParent.load(parent, dtype=torch.bfloat16, device=device)
     planned = sizes_of(make_plan(parent, full)).accelerator_bytes
     print(f"plan: {gb(planned)} on the device; after loading: {gb(memory(device))}")
-    on_device = off.weights[TABLE].to(device)
-    on = replace(off, weights={**off.weights, TABLE: on_device})
     models = {each.name: off.live(each) for each in slices}
-    model, with_table = models["e4b"], on.live(full)
-    del on
+    model = models["e4b"]
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer or folder)
-    budget = affordable_tokens(model)
-
+    prompts = {}
     for task in arguments.tasks:
         limit = arguments.mmlu_items if task == "mmlu" else arguments.items
         instances = load(task, limit, arguments).requests
@@ -107,8 +108,29 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
             requests = PrefixScorer(model, tokenizer).encode(instances)
         if not arguments.tokenizer:
             requests = spread(requests, parent.text.vocab_size, len(tokenizer))
-        cost = attention_cost(model.config)
-        batches = list(pack(requests, batch_tokens=budget, attention_cost=cost))
+        prompts[task] = items, requests
+
+    for task, (_, requests) in prompts.items():
+        for together, few in ((1, {"": model}), (16, models)):
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            score_slices(few, requests)
+            peak = memory(device, peak=True)
+            print(f"{task}, {together} slices: peak {gb(peak)}, {peak / planned:.3f} of the plan")
+
+    # Both tables from here on, and so a budget that is the same for both.
+    on_device = off.weights[TABLE].to(device)
+    with_table = replace(off, weights={**off.weights, TABLE: on_device}).live(full)
+    budget = affordable_tokens(model)
+    for task, (items, requests) in prompts.items():
+        batches = list(
+            pack(
+                requests,
+                batch_tokens=min(budget, MOST_TOKENS),
+                row_tokens=budget,
+                attention_cost=attention_cost(model.config),
+            )
+        )
         hflm = make_lm(model, tokenizer, scorer="lm-eval", batch_size=BATCH_SIZE)
         encoded = [
             (("", ""), list(r.inputs[: len(r.inputs) - len(r.targets) + 1]), list(r.targets))
@@ -118,15 +140,11 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         host, table, theirs, sweep = turns(
             arguments.repeats,
             device,
-            lambda r=requests: score_slices({"": model}, r, batch_tokens=budget),
-            lambda r=requests: score_slices({"": with_table}, r, batch_tokens=budget),
+            lambda r=requests: score_slices({"": model}, r),
+            lambda r=requests: score_slices({"": with_table}, r),
             lambda e=encoded, lm=hflm: lm._loglikelihood_tokens(e, disable_tqdm=True),
-            lambda r=requests: score_slices(models, r, batch_tokens=budget),
+            lambda r=requests: score_slices(models, r),
         )
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        score_slices({"": model}, requests, batch_tokens=budget)
-
         read = sum(len(request.inputs) for request in requests)
         flops = sum(work(model, batch.tokens, len(set(batch.slot))) for batch in batches)
         print(f"\n{task}: {items} items, {len(requests)} requests, budget {budget} tokens")
@@ -137,10 +155,6 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         print(f"  16 slices: {sweep:.2f} s, {sweep / host:.1f} times the one")
         minutes = sweep * ITEMS[task] / items / 60
         print(f"  all {ITEMS[task]:,} items: {minutes:.1f} min (extrapolated)")
-        peak = memory(device, peak=True) - (on_device.nbytes if device == "cuda" else 0)
-        print(
-            f"  peak device memory: {gb(peak)} with activations, {peak / planned:.2f} of the plan"
-        )
 
 
 def spread(requests: Sequence[Request], vocab_size: int, used: int) -> list[Request]:

@@ -81,9 +81,14 @@ class KeptPerLayerProjection(nn.Linear):
         return nn.functional.linear(embeddings, kept)
 
 
+def has_own_memory(device: torch.device | str) -> bool:
+    """Whether it is an accelerator whose memory is not the host's, so that tensors travel."""
+    return torch.device(device).type not in ("cpu", "mps", "meta")
+
+
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor on `device`; from the host to a GPU by pinned memory, not waiting for its work."""
-    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+    """A tensor on `device`; from the host by pinned memory, not waiting for its work."""
+    if has_own_memory(device) and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
@@ -171,10 +176,14 @@ def _empty_model(plan: Plan, dtype: torch.dtype, device: str) -> "Gemma3nForCaus
     """The model on the meta device, its non-persistent buffers filled."""
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, GenerationConfig
 
+    from matformer_lab.piecewise_mlp import PiecewiseMLP
+
     config = Gemma3nTextConfig.from_dict(dict(text_part(plan.config)))
     config.dtype = dtype
     with _default_dtype(dtype), torch.device("meta"):
         model = Gemma3nForCausalLM(config)
+        for index, layer in enumerate(model.model.layers):
+            layer.mlp = PiecewiseMLP(config, index)
     for module in model.model.modules():
         buffers = list(module.named_buffers(recurse=False))
         for name, buffer in buffers:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextModel
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
-# Logits held at once: 2^26 are 256 MiB in fp32, 256 tokens of Gemma's vocabulary.
-LOGITS_AT_ONCE = 2**26
+# Logits held at once: 2^25 are 128 MiB in fp32, 128 tokens of Gemma's vocabulary.
+LOGITS_AT_ONCE = 2**25
 
 
 @dataclass(frozen=True)
@@ -99,27 +99,22 @@ class PackedForward:
         ]
         return Activations(torch.stack(hidden), {}, self.all_tokens)
 
-    def advance(
-        self, model: Gemma3nForCausalLM, here: Activations, start: int, stop: int
-    ) -> Activations:
-        """The activations after layers `start:stop` of `model`, given those before them."""
+    def advance(self, model: Gemma3nForCausalLM, here: Activations, index: int) -> Activations:
+        """The activations after layer `index` of `model`, given those before it."""
         text = model.model
-        sources = source_layers(model)
-        for index in range(start, stop):
-            layer = text.layers[index]
-            if layer.self_attn.is_kv_shared_layer and self._drops_tokens(here):
-                here = self._only_scored(here)
-            layer_type = text.config.layer_types[index]
-            shared_kv = dict(here.shared_kv)
-            hidden = layer(
-                here.hidden,
-                here.tokens.rotary[layer_type],
-                per_layer_input(text, sources[index], here.tokens),
-                shared_kv_states=shared_kv,
-                attention_mask=here.tokens.masks[layer_type],
-            )
-            here = replace(here, hidden=hidden, shared_kv=shared_kv)
-        return here
+        layer = text.layers[index]
+        if layer.self_attn.is_kv_shared_layer and self._drops_tokens(here):
+            here = self._only_scored(here)
+        layer_type = text.config.layer_types[index]
+        shared_kv = dict(here.shared_kv)
+        hidden = layer(
+            here.hidden,
+            here.tokens.rotary[layer_type],
+            per_layer_input(text, source_layers(model)[index], here.tokens),
+            shared_kv_states=shared_kv,
+            attention_mask=here.tokens.masks[layer_type],
+        )
+        return replace(here, hidden=hidden, shared_kv=shared_kv)
 
     def read(self, model: Gemma3nForCausalLM, here: Activations) -> tuple[Tensor, Tensor]:
         """(log-probability, whether it is the most likely token) of each of the batch's targets.
@@ -145,9 +140,9 @@ class PackedForward:
         logprobs, greedy = [], []
         for first in range(0, len(final), step):
             begin, end = np.searchsorted(slot, [first, first + step])
-            logits = model.lm_head(final[first : first + step])
-            logits = torch.tanh(logits / softcap) * softcap
-            scores = log_softmax(logits.float(), dim=-1)
+            # In place, as these are the largest tensors of a forward.
+            logits = model.lm_head(final[first : first + step]).div_(softcap).tanh_().mul_(softcap)
+            scores = log_softmax(logits, dim=-1, dtype=torch.float32)
             reads = self._tensor(slot[begin:end] - first)
             logprobs.append(scores[reads, target[begin:end]])
             greedy.append(scores.argmax(dim=-1)[reads] == target[begin:end])
@@ -197,18 +192,16 @@ class PackedForward:
         return replace(here, hidden=hidden, tokens=self._scored_tokens)
 
     def _mask(self, queries: Tensor, window: int | None) -> Tensor:
-        """[rows, 1, queries, tokens] 0 for the ancestors of a query and itself, else -inf.
+        """[rows, 1, queries, tokens] whether a token is an ancestor of a query, or the query.
 
-        With a window, only the last `window` of them, the query included. (Additive, because a mask
-        of booleans is turned into this by every layer's attention anew.)
+        With a window, only the last `window` of them, the query included.
         """
         query = queries[:, :, None]
         key = torch.arange(self._depth.shape[1], device=self._device)
         mask = (key <= query) & (query < self._subtree_end[:, None, :])
         if window is not None:
             mask &= self._depth.gather(1, queries)[:, :, None] - self._depth[:, None, :] < window
-        additive = torch.zeros_like(mask, dtype=self._model.embed_tokens.weight.dtype)
-        return additive.masked_fill_(~mask, -torch.inf)[:, None]
+        return mask[:, None]
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return send(torch.from_numpy(values), self._device)

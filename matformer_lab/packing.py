@@ -7,6 +7,7 @@ of its tokens meets every other one in attention, masked or not, which grows wit
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -73,7 +74,11 @@ class Batch:
 
 
 def pack(
-    requests: Sequence[Request], *, batch_tokens: int, attention_cost: float
+    requests: Sequence[Request],
+    *,
+    batch_tokens: int,
+    row_tokens: int = sys.maxsize,
+    attention_cost: float,
 ) -> Iterator[Batch]:
     """The requests as batches, longest rows first; each request is read off exactly one of them.
 
@@ -81,6 +86,7 @@ def pack(
         requests: In any order. Equal ones and prefixes of others add nothing to the batches.
         batch_tokens: A row has at most this many tokens beyond its first sequence; a batch of
             several rows at most this many in all, padding included.
+        row_tokens: A row of several sequences has at most this many tokens in all.
         attention_cost: Work of one pair of tokens in attention, as a fraction of the work on one
             token everywhere else.
     """
@@ -89,7 +95,7 @@ def pack(
     for number, place in enumerate(places):
         members[place].append(number)
 
-    rows = cut(tree, batch_tokens, attention_cost)
+    rows = cut(tree, batch_tokens, row_tokens, attention_cost)
     rows.sort(key=lambda row: -tree.size(*row))
     sizes = [tree.size(*row) for row in rows]
     first = 0
@@ -102,11 +108,14 @@ def pack(
         first = last
 
 
-def cut(tree: PrefixTree, batch_tokens: int, attention_cost: float) -> list[tuple[int, int]]:
+def cut(
+    tree: PrefixTree, batch_tokens: int, row_tokens: int, attention_cost: float
+) -> list[tuple[int, int]]:
     """The runs `start:stop` of the tree's sequences that make the cheapest rows.
 
     A row of n tokens costs n + attention_cost * n^2. Minimal over all ways to cut the sorted
-    sequences into runs whose tokens beyond the first sequence number at most `batch_tokens`.
+    sequences into runs whose tokens number at most `row_tokens`, and beyond the first sequence at
+    most `batch_tokens`; a single sequence is always a run.
     """
     lengths = np.array([len(sequence) for sequence in tree.sequences], dtype=np.int64)
     added = np.concatenate([[0], np.cumsum(lengths - tree.shared)])
@@ -118,6 +127,7 @@ def cut(tree: PrefixTree, batch_tokens: int, attention_cost: float) -> list[tupl
         first = max(0, min(int(earliest[stop]), stop - 1))
         size = lengths[first:stop] + added[stop] - added[first + 1 : stop + 1]
         cost = best[first:stop] + size + attention_cost * size**2
+        cost[:-1][size[:-1] > row_tokens] = np.inf
         choice = int(np.argmin(cost))
         best[stop], start_of[stop] = cost[choice], first + choice
 

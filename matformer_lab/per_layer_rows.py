@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 from torch import LongTensor, Tensor
 
-from matformer_lab.elastic import KeptPerLayerEmbedding, send
+from matformer_lab.elastic import KeptPerLayerEmbedding, has_own_memory, send
 from matformer_lab.packing import Batch
 
 if TYPE_CHECKING:
@@ -30,17 +30,16 @@ class Rows:
     """[rows, tokens, source layers, size] of a batch, scaled; perhaps still on their way."""
 
     _values: Tensor
-    _scale: Tensor | None
-    _arrived: torch.cuda.Event | None
+    _arrived: torch.Event | None
 
     def wait(self) -> Tensor:
         """The rows, for work queued from now on; the host itself does not wait."""
         if self._arrived is not None:
-            stream = torch.cuda.current_stream(self._values.device)
+            stream = torch.accelerator.current_stream(self._values.device)
             stream.wait_event(self._arrived)
             # They were allocated for the other stream: not to be reused before this one is done.
             self._values.record_stream(stream)
-        return self._values if self._scale is None else self._values * self._scale
+        return self._values
 
 
 class RowFetcher:
@@ -49,8 +48,7 @@ class RowFetcher:
     def __init__(self, model: Gemma3nForCausalLM) -> None:
         self._text = model.model
         self._device = model.model.embed_tokens.weight.device
-        on_gpu = self._device.type == "cuda"
-        self._stream = torch.cuda.Stream(self._device) if on_gpu else None  # type: ignore[no-untyped-call]
+        self._stream = torch.Stream(self._device) if has_own_memory(self._device) else None
 
     def ahead(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Rows]]:
         """Each batch with its rows. Where an accelerator computes, the next ones are under way."""
@@ -64,14 +62,14 @@ class RowFetcher:
         ids = torch.from_numpy(batch.input_ids)
         if not isinstance(table, KeptPerLayerEmbedding):  # a model that owns its table
             there = cast("LongTensor", send(ids, self._device))
-            return Rows(text.get_per_layer_inputs(there), None, None)
+            return Rows(text.get_per_layer_inputs(there), None)
         # As in `get_per_layer_inputs`: other tokens than these have no rows of their own.
         rows = table.look_up(torch.where(ids < text.config.vocab_size_per_layer_input, ids, 0))
         if self._stream is None:
-            return Rows(send(rows, self._device), table.scale, None)
-        with torch.cuda.stream(self._stream):
-            sent = send(rows, self._device)
-            return Rows(sent, table.scale, self._stream.record_event())
+            return Rows(send(rows, self._device).mul_(table.scale), None)
+        with self._stream:
+            sent = send(rows, self._device).mul_(table.scale)
+            return Rows(sent, self._stream.record_event())
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
@@ -90,3 +88,9 @@ def source_layers(model: Gemma3nForCausalLM) -> Sequence[int]:
     if isinstance(table, KeptPerLayerEmbedding):
         return table.kept
     return range(model.config.num_hidden_layers)
+
+
+def per_layer_table(model: Gemma3nForCausalLM) -> Tensor:
+    """[vocabulary, layers * size] `embed_tokens_per_layer` as the model reads it."""
+    table = model.model.embed_tokens_per_layer
+    return table.table if isinstance(table, KeptPerLayerEmbedding) else table.weight

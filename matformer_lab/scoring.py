@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matformer_lab.recipe import Scorer
     from matformer_lab.slice_scoring import Answer
 
-SCORER_VERSIONS: Final[Mapping[str, int]] = {"prefix": 1, "lm-eval": 1}
+SCORER_VERSIONS: Final[Mapping[str, int]] = {"prefix": 2, "lm-eval": 1}
 """Raised when a scorer's log-likelihoods change, so that stored scores count as stale."""
 
 # HFLM holds a batch's logits and their log-softmax at once; on a CPU they get this many bytes.

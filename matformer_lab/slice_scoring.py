@@ -7,16 +7,18 @@ batch (`packing`), and slices with common first layers take a batch through thos
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from matformer_lab.elastic import KeptPerLayerEmbedding
 from matformer_lab.packed_forward import Activations, PackedForward, check_transformers
 from matformer_lab.packing import Batch, Request, pack
-from matformer_lab.per_layer_rows import RowFetcher, Rows, source_layers
+from matformer_lab.per_layer_rows import RowFetcher, Rows, per_layer_table, source_layers
+from matformer_lab.piecewise_mlp import PIECE_BYTES
 from matformer_lab.slice_trie import TrieNode, build_trie, walk
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ Answer = tuple[float, bool]
 
 FEWEST_TOKENS = 256
 MOST_TOKENS = 8192
+# Activations that wait at branches of the trie while one of the 8 slices of a pass is computed.
+WAITING_STATES = 3
+# What a GPU's activations may take however small the weights are.
+ROOM_ANYWAY = 1 << 28
 
 
 def score_slices(
@@ -44,8 +50,8 @@ def score_slices(
     Args:
         models: Live slices of one parent by name, sharing its memory; or a single model.
         requests: For all slices, in any order.
-        batch_tokens: Tokens of one forward (see `packing.pack`); None chooses by free memory. Where
-            the accelerator's memory does not suffice, it is halved until it does.
+        batch_tokens: Tokens of one forward (see `packing.pack`); None chooses by memory. Where the
+            accelerator's does not suffice, it is halved until it does.
         progress: Called with (requests done, requests in all) after every batch.
 
     Raises ValueError for models that do not share their embeddings, and `InputError` for a
@@ -57,8 +63,10 @@ def score_slices(
     some_model = next(iter(models.values()))
     config, fetcher = some_model.config, RowFetcher(some_model)
     trie = build_trie({name: layer_keys(model) for name, model in models.items()})
+    row_tokens = sys.maxsize
     if batch_tokens is None:
-        batch_tokens = min(affordable_tokens(model) for model in models.values())
+        row_tokens = affordable_tokens(some_model)
+        batch_tokens = min(MOST_TOKENS, row_tokens)
 
     read: list[tuple[np.ndarray, Mapping[str, tuple[Tensor, Tensor]]]] = []
     todo = np.arange(len(requests))
@@ -67,7 +75,10 @@ def score_slices(
         waiting = [requests[number] for number in todo.tolist()]
         try:
             batches = pack(
-                waiting, batch_tokens=batch_tokens, attention_cost=attention_cost(config)
+                waiting,
+                batch_tokens=batch_tokens,
+                row_tokens=row_tokens,
+                attention_cost=attention_cost(config),
             )
             for batch, rows in fetcher.ahead(batches):
                 read.append((todo[batch.request], _score_batch(models, trie, batch, rows)))
@@ -77,7 +88,7 @@ def score_slices(
         except torch.OutOfMemoryError:
             if batch_tokens <= FEWEST_TOKENS:
                 raise
-            batch_tokens //= 2
+            batch_tokens, row_tokens = batch_tokens // 2, row_tokens // 2
         todo = todo[~done]
     return {
         name: _answers(len(requests), [(owner, *scores[name]) for owner, scores in read])
@@ -88,11 +99,9 @@ def score_slices(
 def layer_keys(model: Gemma3nForCausalLM) -> list[Hashable]:
     """What each layer computes, as a key: equal keys mean the same memory used in the same way."""
     text = model.model
-    table = text.embed_tokens_per_layer
-    memory = table.table if isinstance(table, KeptPerLayerEmbedding) else table.weight
     return [
         (
-            memory.data_ptr(),
+            per_layer_table(model).data_ptr(),
             source,
             layer.self_attn.layer_type,
             layer.self_attn.is_kv_shared_layer,
@@ -115,21 +124,38 @@ def attention_cost(config: Gemma3nTextConfig) -> float:
 
 
 def affordable_tokens(model: Gemma3nForCausalLM) -> int:
-    """How many tokens of activations fit into half of the free memory, within sensible bounds."""
-    config, weight = model.config, model.model.embed_tokens.weight
+    """How many tokens of activations memory has room for.
+
+    They may take half of what is free; on a GPU also no more than a tenth of what is held there
+    already, the parent's weights. The plan's `accelerator_bytes` and a tenth are then all that
+    scoring needs, and it is none the slower for it: E4B's tenth are thousands of tokens.
+    """
+    weight = model.model.embed_tokens.weight
     if weight.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(weight.device)
-    else:
-        import psutil  # type: ignore[import-untyped]
+        held = torch.cuda.memory_allocated(weight.device)
+        return tokens_within(min(free // 2, max(held // 10, ROOM_ANYWAY)), model)
+    import psutil  # type: ignore[import-untyped]
 
-        free = psutil.virtual_memory().available
+    return tokens_within(psutil.virtual_memory().available // 2, model)
+
+
+def tokens_within(room: int, model: Gemma3nForCausalLM) -> int:
+    """Tokens of one forward whose activations take `room` bytes, in steps of `FEWEST_TOKENS`.
+
+    A slice's widths and skips do not enter, nor how many slices are scored together, so that all of
+    a parent's are packed alike.
+    """
+    config, weight = model.config, model.model.embed_tokens.weight
     per_token = weight.element_size() * (
-        4 * config.altup_num_inputs * config.hidden_size
-        + 3 * max(layer.mlp.intermediate_size for layer in model.model.layers)
-        + 3 * config.num_hidden_layers * config.hidden_size_per_layer_input  # two batches' rows
-        + 2 * MOST_TOKENS  # the two masks
+        (3 + WAITING_STATES) * config.altup_num_inputs * config.hidden_size
+        + 16 * config.hidden_size  # what else a layer makes
+        + 2 * per_layer_table(model).shape[1]  # two batches' rows
     )
-    return int(max(FEWEST_TOKENS, min(MOST_TOKENS, free // 2 // per_token)))
+    per_pair = 2 + weight.element_size()  # two masks, and one of them as numbers
+    left = max(0, room - PIECE_BYTES)
+    tokens = (math.sqrt(per_token**2 + 4 * per_pair * left) - per_token) / (2 * per_pair)
+    return max(FEWEST_TOKENS, int(tokens) // FEWEST_TOKENS * FEWEST_TOKENS)
 
 
 @torch.inference_mode()
@@ -140,8 +166,8 @@ def _score_batch(
     forward = PackedForward(models[trie.below[0]], batch, rows)
     scores: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def advance(here: Activations, node: TrieNode) -> Activations:
-        return forward.advance(models[node.below[0]], here, node.start, node.stop)
+    def advance(here: Activations, name: str, layer: int) -> Activations:
+        return forward.advance(models[name], here, layer)
 
     def arrive(here: Activations, node: TrieNode) -> None:
         score = forward.read(models[node.ending[0]], here)

@@ -59,21 +59,23 @@ def _node(slices: Mapping[str, Sequence[Hashable]], names: tuple[str, ...], star
 def walk(
     root: TrieNode,
     state: State,
-    advance: Callable[[State, TrieNode], State],
+    advance: Callable[[State, str, int], State],
     arrive: Callable[[State, TrieNode], None],
 ) -> None:
-    """Depth-first walk: `advance` runs a node's layers, `arrive` is called where slices end.
+    """Depth-first walk: `advance(state, name, k)` runs layer k of slice `name`, which stands for
+    all slices that have it; `arrive` is called where slices end.
 
     States are dropped as soon as no branch needs them. Small branches go first, so that a state is
     kept only while a branch with at most half of its slices is walked: for n slices at most
-    log2(n) + 1 states are alive besides the one `advance` is working on.
+    log2(n) + 1 states are alive besides the one `advance` is making.
     """
     # The state travels in the list alone, so that popping the last branch frees it.
     pending = [(root, state)]
     del state
     while pending:
         node, here = pending.pop()
-        here = advance(here, node)
+        for layer in range(node.start, node.stop):
+            here = advance(here, node.below[0], layer)
         if node.ending:
             arrive(here, node)
         pending += [(child, here) for child in reversed(node.children)]

@@ -63,8 +63,10 @@ def packed(
     layers = model.config.num_hidden_layers
     for batch in pack(requests, batch_tokens=batch_tokens, attention_cost=attention_cost):
         forward = PackedForward(model, batch, RowFetcher(model).fetch(batch))
-        here = forward.advance(model, forward.begin(), 0, layers // 2)
-        scores, greedy = forward.read(model, forward.advance(model, here, layers // 2, layers))
+        here = forward.begin()
+        for layer in range(layers):
+            here = forward.advance(model, here, layer)
+        scores, greedy = forward.read(model, here)
         slots = batch.scored.shape[1]
         for n, request in enumerate(batch.request.tolist()):
             row, slot = divmod(int(batch.slot[n]), slots)

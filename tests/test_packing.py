@@ -38,18 +38,25 @@ def test_every_target_is_read_once_below_exactly_its_prefix(
         ]
 
 
-@given(_requests(), st.integers(1, 40), st.sampled_from([0.0, 0.3]))
+@given(_requests(), st.integers(1, 40), st.integers(1, 60), st.sampled_from([0.0, 0.3]))
 def test_batches_keep_to_the_budget(
-    requests: list[Request], batch_tokens: int, attention_cost: float
+    requests: list[Request], batch_tokens: int, row_tokens: int, attention_cost: float
 ) -> None:
     longest = max(len(request.inputs) for request in requests)
-    batches = list(pack(requests, batch_tokens=batch_tokens, attention_cost=attention_cost))
+    batches = list(
+        pack(
+            requests,
+            batch_tokens=batch_tokens,
+            row_tokens=row_tokens,
+            attention_cost=attention_cost,
+        )
+    )
     for batch in batches:
         rows, length = batch.input_ids.shape
         assert rows == 1 or rows * length <= batch_tokens
-        assert length <= longest + batch_tokens
+        assert length <= max(longest, min(row_tokens, longest + batch_tokens))
         assert batch.tokens >= FULLNESS * rows * length
-    if attention_cost == 0 and batch_tokens == 40:
+    if attention_cost == 0 and batch_tokens == 40 and row_tokens == 60:
         distinct = {r.inputs[: d + 1] for r in requests for d in range(len(r.inputs))}
         assert sum(batch.tokens for batch in batches) >= len(distinct)
 
@@ -57,10 +64,11 @@ def test_batches_keep_to_the_budget(
 @given(
     st.lists(TOKENS, min_size=1, max_size=7),
     st.integers(1, 20),
+    st.integers(1, 30),
     st.sampled_from([0.0, 0.05, 0.2, 1.0]),
 )
 def test_cut_is_the_cheapest_of_all_cuts(
-    sequences: list[tuple[int, ...]], batch_tokens: int, attention_cost: float
+    sequences: list[tuple[int, ...]], batch_tokens: int, row_tokens: int, attention_cost: float
 ) -> None:
     tree, _ = PrefixTree.of(sequences)
 
@@ -69,7 +77,9 @@ def test_cut_is_the_cheapest_of_all_cuts(
         return sum(size + attention_cost * size**2 for size in sizes)
 
     def allowed(start: int, stop: int) -> bool:
-        return tree.size(start, stop) - len(tree.sequences[start]) <= batch_tokens
+        beyond = tree.size(start, stop) - len(tree.sequences[start])
+        fits = beyond <= batch_tokens and tree.size(start, stop) <= row_tokens
+        return fits or stop - start == 1
 
     places = range(1, len(tree))
     everything = [
@@ -79,7 +89,7 @@ def test_cut_is_the_cheapest_of_all_cuts(
     ]
     possible = [rows for rows in everything if all(allowed(*row) for row in rows)]
 
-    chosen = cut(tree, batch_tokens, attention_cost)
+    chosen = cut(tree, batch_tokens, row_tokens, attention_cost)
 
     assert chosen in possible
     assert cost(chosen) == pytest.approx(min(map(cost, possible)))

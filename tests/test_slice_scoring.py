@@ -145,7 +145,7 @@ def test_no_requests_are_no_answers(pico: Path) -> None:
     assert score_slices({"": model}, []) == {"": []}
 
 
-@pytest.mark.parametrize("available", [0, 2**27, 2**50])
+@pytest.mark.parametrize("available", [0, 2**28, 2**50])
 def test_the_budget_follows_the_free_memory(
     pico: Path, monkeypatch: pytest.MonkeyPatch, available: int
 ) -> None:
@@ -160,4 +160,4 @@ def test_the_budget_follows_the_free_memory(
     model = separate(open_parent(str(pico)), Slice("full", (64,) * 10))
     tokens = affordable_tokens(model)
     assert (tokens == FEWEST_TOKENS) == (available == 0)
-    assert (tokens == MOST_TOKENS) == (available == 2**50)
+    assert (tokens >= MOST_TOKENS) == (available == 2**50)

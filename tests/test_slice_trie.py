@@ -28,11 +28,11 @@ def _walk(slices: dict[str, str]) -> tuple[dict[str, str], int, int]:
     forwards = 0
     most = 0
 
-    def advance(here: State, node: TrieNode) -> State:
+    def advance(here: State, name: str, layer: int) -> State:
         nonlocal forwards, most
-        forwards += node.stop - node.start
+        forwards += 1
         most = max(most, len(ALIVE))
-        return State(here.layers + slices[node.below[0]][node.start : node.stop])
+        return State(here.layers + slices[name][layer])
 
     def arrive(here: State, node: TrieNode) -> None:
         arrived.update(dict.fromkeys(node.ending, here.layers))
