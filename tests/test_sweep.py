@@ -192,7 +192,7 @@ def test_a_slice_under_another_name_is_the_same_slice(finished: Path, scorable: 
         ({"limit": 4}, "limit 3 -> 4"),
         ({"seed": 7}, "seed 1234 -> 7"),
         ({"dtype": "bfloat16"}, "dtype float32 -> bfloat16"),
-        ({"scorer": "lm-eval"}, "scorer prefix v1 -> lm-eval v1"),
+        ({"scorer": "lm-eval"}, "scorer prefix v2 -> lm-eval v1"),
         ({"tasks": [{"name": "tiny_mmlu", "num_fewshot": 1}]}, "num_fewshot 5 -> 1"),
     ],
 )
