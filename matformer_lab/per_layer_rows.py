@@ -66,10 +66,12 @@ class RowFetcher:
         # As in `get_per_layer_inputs`: other tokens than these have no rows of their own.
         rows = table.look_up(torch.where(ids < text.config.vocab_size_per_layer_input, ids, 0))
         if self._stream is None:
-            return Rows(send(rows, self._device).mul_(table.scale), None)
+            return Rows(self._sent(rows, table), None)
         with self._stream:
-            sent = send(rows, self._device).mul_(table.scale)
-            return Rows(sent, self._stream.record_event())
+            return Rows(self._sent(rows, table), self._stream.record_event())
+
+    def _sent(self, rows: Tensor, table: KeptPerLayerEmbedding) -> Tensor:
+        return send(rows, self._device).to(table.dtype).mul_(table.scale)
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
