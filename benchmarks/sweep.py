@@ -26,21 +26,20 @@ from typing import Any
 
 import torch
 from random_parent import write_random_parent
+from score import BATCH_SIZE, NUM_FEWSHOT, hflm_batches
 from transformers import AutoTokenizer
 
 from matformer_lab.catalog import resolve_slices
 from matformer_lab.elastic import ElasticParent
+from matformer_lab.packing import Request, pack
 from matformer_lab.parent import open_parent
 from matformer_lab.prefix_scorer import PrefixScorer
 from matformer_lab.recipe import TaskEntry
 from matformer_lab.scoring import make_lm
-from matformer_lab.slice_scoring import layer_keys, score_slices
+from matformer_lab.slice_scoring import attention_cost, layer_keys, score_slices
 from matformer_lab.slice_trie import build_trie
 from matformer_lab.slices import Slice
 from matformer_lab.tasks import load_tasks, quiet_lm_eval
-
-NUM_FEWSHOT = {"hellaswag": 10, "boolq": 0, "mmlu": 5}
-BATCH_SIZE = 8
 
 
 def main() -> None:
@@ -85,11 +84,13 @@ class Sweep:
         )
         self.batch_tokens = arguments.batch_tokens
 
-    def ours(self) -> dict[str, Any]:
+    def encoded(self) -> list[Request]:
         model = next(iter(self.models.values()))
         with quiet_lm_eval():
-            encoded = PrefixScorer(model, self.tokenizer).encode(self.task.requests)
-        return score_slices(self.models, encoded, batch_tokens=self.batch_tokens)
+            return PrefixScorer(model, self.tokenizer).encode(self.task.requests)
+
+    def ours(self) -> dict[str, Any]:
+        return score_slices(self.models, self.encoded(), batch_tokens=self.batch_tokens)
 
     def hflm(self) -> dict[str, Any]:
         answers = {}
@@ -109,6 +110,15 @@ def side_by_side(folder: Path, arguments: argparse.Namespace) -> None:
         f"{arguments.task} {NUM_FEWSHOT[arguments.task]}-shot, {len(sweep.task.requests)} requests"
     )
     print(f"layer forwards: {layers} -> {trie.layer_forwards()}")
+    encoded = sweep.encoded()
+    cost = attention_cost(next(iter(sweep.models.values())).config)
+    batches = list(pack(encoded, batch_tokens=arguments.batch_tokens, attention_cost=cost))
+    their_tokens = sum(hflm_batches(encoded)) * layers
+    our_tokens = sum(batch.input_ids.size for batch in batches) * trie.layer_forwards()
+    print(
+        f"tokens through layers, with padding: HFLM {their_tokens:,}, ours at most {our_tokens:,} "
+        f"(scored ones only where K/V is shared), ratio {their_tokens / our_tokens:.1f}"
+    )
     ours, theirs = [], []
     for _ in range(arguments.repeats):
         our_answers = timed(sweep.ours, ours)
