@@ -5,7 +5,7 @@ nothing else. `embed_tokens_per_layer` is the exception to plain views: cutting 
 copy gigabytes, so the live model looks up whole rows and keeps the kept layers' blocks.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,18 +119,33 @@ class ElasticParent:
 
     @classmethod
     def load(
-        cls, parent: Parent, *, dtype: torch.dtype | None = None, device: str = "cpu"
+        cls,
+        parent: Parent,
+        *,
+        slices: Sequence[Slice] | None = None,
+        dtype: torch.dtype | None = None,
+        device: str = "cpu",
     ) -> "ElasticParent":
-        """Load the text tensors; `dtype` None keeps the stored one. Towers are never read."""
+        """Load the text tensors; `dtype` None keeps the stored one. Towers are never read.
+
+        `slices`: no more is loaded than these need, so that a device too small for the parent can
+        hold a slice of it; None: everything.
+        """
         dtype = dtype or TORCH_DTYPES[parent.dtype]
+        needed = _needed(parent, slices)
         weights = {}
         for name, tensor in _open_text_tensors(parent, parent.local):
-            stays = name == EMBED_TOKENS_PER_LAYER
-            weights[name] = tensor if stays else tensor.to(device=device, dtype=dtype)
+            if name == EMBED_TOKENS_PER_LAYER:
+                weights[name] = tensor
+            elif name in needed:
+                weights[name] = _part(tensor, needed[name]).to(device=device, dtype=dtype)
         return cls(parent, dtype, device, weights)
 
     def live(self, slice_: Slice) -> "Gemma3nForCausalLM":
-        """The slice as a model in eval mode, sharing this parent's memory."""
+        """The slice as a model in eval mode, sharing this parent's memory.
+
+        Raises ValueError for one that needs more than was loaded.
+        """
         plan = make_plan(self.parent, slice_, text_only=True)
         model = _empty_model(plan, self.dtype, self.device)
         built = set(model.model.state_dict())
@@ -163,13 +178,52 @@ class ElasticParent:
         return model
 
     def _source(self, tensor: TensorPlan) -> Tensor:
-        return self.weights[tensor.source.removeprefix(self.parent.prefix)]
+        name = tensor.source.removeprefix(self.parent.prefix)
+        if name not in self.weights:
+            raise ValueError(f"{name} was not loaded: give load() this slice too")
+        return self.weights[name]
 
     def _view(self, tensor: TensorPlan) -> Tensor:
-        if tensor.axis is None:
-            return self._source(tensor)
-        ((start, stop),) = tensor.ranges
-        return self._source(tensor).narrow(tensor.axis, start, stop - start)
+        view = _part(self._source(tensor), _cut(tensor))
+        if view.shape != tensor.shape:
+            raise ValueError(
+                f"{tensor.source}: {tuple(view.shape)} was loaded, not {tensor.shape}: give load() "
+                "this slice too"
+            )
+        return view
+
+
+Part = tuple[int, int] | None
+"""(axis, how many leading rows or columns) of a tensor; None: all of it."""
+
+
+def _cut(tensor: TensorPlan) -> Part:
+    if tensor.axis is None:
+        return None
+    ((_, stop),) = tensor.ranges
+    return tensor.axis, stop
+
+
+def _part(tensor: Tensor, part: Part) -> Tensor:
+    if part is None:
+        return tensor
+    axis, count = part
+    return tensor[:count] if axis == 0 else tensor[:, :count]
+
+
+def _needed(parent: Parent, slices: Sequence[Slice] | None) -> dict[str, Part]:
+    """By name, what the widest of `slices` has of each of the parent's text tensors."""
+    if slices is None:
+        return {name.removeprefix(parent.prefix): None for name in parent.tensors}
+    needed: dict[str, Part] = {}
+    for slice_ in slices:
+        for name, tensor in make_plan(parent, slice_, text_only=True).text_tensors().items():
+            whole = name in (EMBED_TOKENS_PER_LAYER, PER_LAYER_MODEL_PROJECTION)
+            part = None if whole else _cut(tensor)
+            source = tensor.source.removeprefix(parent.prefix)
+            before = needed.get(source, part)
+            needed[source] = None if part is None or before is None else max(part, before)
+    return needed
 
 
 def _open_text_tensors(parent: Parent, folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
+from matformer_lab.errors import InputError
 from matformer_lab.gemma3n import TextConfig
 from matformer_lab.hub import with_weights
 from matformer_lab.jobs import Job, Prepared
@@ -68,13 +69,18 @@ class LocalExecutor:
 
 
 def load_elastic(prepared: Prepared) -> "ElasticParent":
-    """The parent's weights, as the recipe wants them."""
+    """Those of the parent's weights that the recipe's slices need, as the recipe wants them."""
     import torch
 
     from matformer_lab.elastic import ElasticParent
 
-    dtype = getattr(torch, prepared.recipe.dtype)
-    return ElasticParent.load(prepared.parent, dtype=dtype, device=prepared.device)
+    with _lack_of_memory_in_words(prepared):
+        return ElasticParent.load(
+            prepared.parent,
+            slices=[sized.plan.slice for sized in prepared.sized],
+            dtype=getattr(torch, prepared.recipe.dtype),
+            device=prepared.device,
+        )
 
 
 def score_pass(
@@ -85,7 +91,7 @@ def score_pass(
     by_slice = {job.key.slice: job for job in group}
     models = {digest: elastic.live(job.sized.plan.slice) for digest, job in by_slice.items()}
     report(group, 0.0)
-    with _threads_for(prepared.parent.text):
+    with _threads_for(prepared.parent.text), _lack_of_memory_in_words(prepared):
         scored = score_together(
             models,
             prepared.tokenizer,
@@ -105,6 +111,23 @@ def score_pass(
                 finished=now(),
             )
             yield Scored(job.key, score, run)
+
+
+@contextmanager
+def _lack_of_memory_in_words(prepared: Prepared) -> Iterator[None]:
+    """PyTorch's many words on memory as one line with a remedy."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPU" not in str(error):
+            raise
+        raise InputError(
+            f"device: {prepared.device} has too little memory for these slices in "
+            f"{prepared.recipe.dtype}: `matformer-lab plan` says what a slice takes, and scoring a "
+            "tenth more; use narrower slices, bfloat16 or device: cpu"
+        ) from None
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matformer_lab.errors import InputError
+from matformer_lab.executor import load_elastic
 from matformer_lab.hub import with_weights
 from matformer_lab.jobs import Job, prepare
 from matformer_lab.recipe import Recipe
@@ -42,19 +43,14 @@ def check_scores(recipe: Recipe, out: Path, items: int) -> tuple[ScoreCheck, ...
     Tasks without log-likelihood requests are left out. Raises `InputError` where `out` does not
     hold the recipe's scores.
     """
-    import torch
-
-    from matformer_lab.elastic import ElasticParent
     from matformer_lab.prefix_scorer import difference_from_lm_eval
 
     prepared = prepare(recipe)
     store = Store(out / STORE)
-    dtype = getattr(torch, recipe.dtype)
-    elastic = ElasticParent.load(with_weights(prepared.parent), dtype=dtype, device=prepared.device)
+    first = replace(prepared, parent=with_weights(prepared.parent), sized=prepared.sized[:1])
+    elastic = load_elastic(first)
     checks = []
-    for job in prepared.jobs:
-        if job.sized is not prepared.sized[0]:
-            continue
+    for job in first.jobs:
         stored = _answers(job, store)
         requests = [request for request in job.task.requests if _place(request) in stored]
         if not requests:

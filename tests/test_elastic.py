@@ -56,6 +56,56 @@ def test_e4b_structure(miniature: Path, tmp_path: Path, name: str, dtype: torch.
         assert torch.equal(live(tokens()).logits, extracted(tokens()).logits)
 
 
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_slices_need_is_enough_and_no_more_is_loaded(
+    pico_full: Path, data: st.DataObject
+) -> None:
+    parent = open_parent(str(pico_full))
+    slices = []
+    for number in range(data.draw(st.integers(1, 3))):
+        skipped = data.draw(st.sets(st.sampled_from([0, 1, 2, 5, 6, 7, 8]), max_size=3))
+        widths = tuple(data.draw(st.integers(1, 64)) for _ in range(10 - len(skipped)))
+        slices.append(Slice(f"slice-{number}", widths, tuple(sorted(skipped))))
+    whole = ElasticParent.load(parent, dtype=torch.float64)
+    some = ElasticParent.load(parent, slices=slices, dtype=torch.float64)
+
+    with torch.no_grad():
+        for slice_ in slices:
+            expected = whole.live(slice_)(tokens()).logits
+            torch.testing.assert_close(some.live(slice_)(tokens()).logits, expected)
+
+    widest = {
+        layer: max(s.widths[s.kept(10).index(layer)] for s in slices if layer in s.kept(10))
+        for layer in range(10)
+        if any(layer in s.kept(10) for s in slices)
+    }
+    for layer in range(10):
+        names = {name for name in some.weights if name.startswith(f"layers.{layer}.")}
+        if layer not in widest:
+            assert not names
+            continue
+        assert names == {name for name in whole.weights if name.startswith(f"layers.{layer}.")}
+        assert some.weights[f"layers.{layer}.mlp.up_proj.weight"].shape[0] == widest[layer]
+        assert some.weights[f"layers.{layer}.mlp.down_proj.weight"].shape[1] == widest[layer]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [(Slice("wider", (9,) * 10), "was loaded, not"), (Slice("full", (64,) * 10), "was loaded")],
+)
+def test_a_slice_that_was_not_loaded_is_refused(
+    pico_full: Path, other: Slice, message: str
+) -> None:
+    parent = open_parent(str(pico_full))
+    elastic = ElasticParent.load(parent, slices=[Slice("narrow", (8,) * 10)])
+    with pytest.raises(ValueError, match=message):
+        elastic.live(other)
+    deeper = ElasticParent.load(parent, slices=[Slice("short", (64,) * 9, (0,))])
+    with pytest.raises(ValueError, match="give load"):
+        deeper.live(other)
+
+
 def test_per_layer_inputs_matter_in_these_parents(miniature: Path) -> None:
     """A guard on the fixtures: with dead per-layer inputs the tests above would miss their bugs."""
     live = ElasticParent.load(open_parent(str(miniature))).live(
