@@ -245,6 +245,7 @@ def _empty_model(plan: Plan, dtype: torch.dtype, device: str) -> "Gemma3nForCaus
 
     config = Gemma3nTextConfig.from_dict(dict(text_part(plan.config)))
     config.dtype = dtype
+    config._attn_implementation = "sdpa"  # the packed masks mean what they should in this one only
     with _default_dtype(dtype), torch.device("meta"):
         model = Gemma3nForCausalLM(config)
         for index, layer in enumerate(model.model.layers):

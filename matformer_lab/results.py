@@ -162,6 +162,8 @@ def score_rows(folder: Path) -> list[tuple[str, ...]]:
 def _score(row: Mapping[Hashable, Any] | None) -> str:
     if row is None:
         return ""
+    if row["stderr"] is None:  # one item has no standard error
+        return f"{100 * row['value']:.1f}"
     return f"{100 * row['value']:.1f} ± {100 * row['stderr']:.1f}"
 
 
