@@ -64,11 +64,11 @@ class RowFetcher:
             there = cast("LongTensor", send(ids, self._device))
             return Rows(text.get_per_layer_inputs(there), None)
         # As in `get_per_layer_inputs`: other tokens than these have no rows of their own.
-        rows = table.look_up(torch.where(ids < text.config.vocab_size_per_layer_input, ids, 0))
+        ids = torch.where(ids < text.config.vocab_size_per_layer_input, ids, 0)
         if self._stream is None:
-            return Rows(self._sent(rows, table), None)
-        with self._stream:
-            return Rows(self._sent(rows, table), self._stream.record_event())
+            return Rows(self._sent(table.look_up(ids), table), None)
+        with self._stream:  # the look-up too: the table may lie on the device
+            return Rows(self._sent(table.look_up(ids), table), self._stream.record_event())
 
     def _sent(self, rows: Tensor, table: KeptPerLayerEmbedding) -> Tensor:
         return send(rows, self._device).to(table.dtype).mul_(table.scale)
