@@ -32,19 +32,15 @@ from transformers import AutoTokenizer
 from matformer_lab import tiny
 from matformer_lab.catalog import resolve_slices
 from matformer_lab.elastic import ElasticParent
-from matformer_lab.packing import Request, pack
+from matformer_lab.packing import Request
 from matformer_lab.parent import open_parent
 from matformer_lab.plan import make_plan
 from matformer_lab.prefix_scorer import PrefixScorer
 from matformer_lab.scoring import make_lm
 from matformer_lab.sizes import sizes_of
-from matformer_lab.slice_scoring import (
-    MOST_TOKENS,
-    affordable_tokens,
-    attention_cost,
-    score_slices,
-)
+from matformer_lab.slice_scoring import batches_of, score_slices
 from matformer_lab.tasks import quiet_lm_eval
+from matformer_lab.token_budget import budget_for
 
 ITEMS = {"hellaswag": 10_042, "boolq": 3_270, "mmlu": 14_042}
 TABLE = "embed_tokens_per_layer.weight"
@@ -118,19 +114,11 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
             peak = memory(device, peak=True)
             print(f"{task}, {together} slices: peak {gb(peak)}, {peak / planned:.3f} of the plan")
 
-    # Both tables from here on, and so a budget that is the same for both.
+    budget = budget_for(model)  # as above, whatever else lies on the device from here on
     on_device = off.weights[TABLE].to(device)
     with_table = replace(off, weights={**off.weights, TABLE: on_device}).live(full)
-    budget = affordable_tokens(model)
     for task, (items, requests) in prompts.items():
-        batches = list(
-            pack(
-                requests,
-                batch_tokens=min(budget, MOST_TOKENS),
-                row_tokens=budget,
-                attention_cost=attention_cost(model.config),
-            )
-        )
+        batches = list(batches_of(model, requests, budget))
         hflm = make_lm(model, tokenizer, scorer="lm-eval", batch_size=BATCH_SIZE)
         encoded = [
             (("", ""), list(r.inputs[: len(r.inputs) - len(r.targets) + 1]), list(r.targets))
@@ -140,14 +128,14 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         host, table, theirs, sweep = turns(
             arguments.repeats,
             device,
-            lambda r=requests: score_slices({"": model}, r),
-            lambda r=requests: score_slices({"": with_table}, r),
+            lambda r=requests: score_slices({"": model}, r, budget=budget),
+            lambda r=requests: score_slices({"": with_table}, r, budget=budget),
             lambda e=encoded, lm=hflm: lm._loglikelihood_tokens(e, disable_tqdm=True),
-            lambda r=requests: score_slices(models, r),
+            lambda r=requests: score_slices(models, r, budget=budget),
         )
         read = sum(len(request.inputs) for request in requests)
         flops = sum(work(model, batch.tokens, len(set(batch.slot))) for batch in batches)
-        print(f"\n{task}: {items} items, {len(requests)} requests, budget {budget} tokens")
+        print(f"\n{task}: {items} items, {len(requests)} requests, {budget}")
         print(f"  table on the host {host:.2f} s, on the device {table:.2f} s: {host / table:.3f}x")
         print(f"  {read / host:,.0f} prompt tokens/s, {flops / host / 1e12:.2f} TFLOP/s computed")
         print(f"  = {flops / host / 1e10 / arguments.peak_tflops:.1f} % of the peak")

@@ -23,14 +23,15 @@ from random_parent import write_random_parent
 from transformers import AutoTokenizer, Gemma3nForCausalLM
 
 from matformer_lab.elastic import ElasticParent
-from matformer_lab.packing import Request, pack
+from matformer_lab.packing import Request
 from matformer_lab.parent import open_parent
 from matformer_lab.prefix_scorer import PrefixScorer
 from matformer_lab.recipe import TaskEntry
 from matformer_lab.scoring import make_lm
-from matformer_lab.slice_scoring import Answer, attention_cost
+from matformer_lab.slice_scoring import Answer, batches_of
 from matformer_lab.slices import Slice
 from matformer_lab.tasks import LoadedTask, load_tasks, quiet_lm_eval
+from matformer_lab.token_budget import TokenBudget
 
 NUM_FEWSHOT = {"hellaswag": 10, "boolq": 0, "mmlu": 5}
 UNRELATED = "unrelated"
@@ -116,13 +117,7 @@ def compare(
     with quiet_lm_eval():
         ours = PrefixScorer(model, tokenizer, batch_tokens=arguments.batch_tokens)
     encoded = ours.encode(requests)
-    batches = list(
-        pack(
-            encoded,
-            batch_tokens=arguments.batch_tokens,
-            attention_cost=attention_cost(model.config),
-        )
-    )
+    batches = list(batches_of(model, encoded, TokenBudget(arguments.batch_tokens)))
     their_batches = hflm_batches(encoded)
 
     our_times, their_times = [], []

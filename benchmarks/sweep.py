@@ -31,15 +31,16 @@ from transformers import AutoTokenizer
 
 from matformer_lab.catalog import resolve_slices
 from matformer_lab.elastic import ElasticParent
-from matformer_lab.packing import Request, pack
+from matformer_lab.packing import Request
 from matformer_lab.parent import open_parent
 from matformer_lab.prefix_scorer import PrefixScorer
 from matformer_lab.recipe import TaskEntry
 from matformer_lab.scoring import make_lm
-from matformer_lab.slice_scoring import attention_cost, layer_keys, score_slices
+from matformer_lab.slice_scoring import batches_of, layer_keys, score_slices
 from matformer_lab.slice_trie import build_trie
 from matformer_lab.slices import Slice
 from matformer_lab.tasks import load_tasks, quiet_lm_eval
+from matformer_lab.token_budget import TokenBudget
 
 
 def main() -> None:
@@ -82,7 +83,7 @@ class Sweep:
         (self.task,) = load_tasks(
             [entry], limit=arguments.items, seed=1234, datasets=arguments.datasets
         )
-        self.batch_tokens = arguments.batch_tokens
+        self.budget = TokenBudget(arguments.batch_tokens)
 
     def encoded(self) -> list[Request]:
         model = next(iter(self.models.values()))
@@ -90,7 +91,7 @@ class Sweep:
             return PrefixScorer(model, self.tokenizer).encode(self.task.requests)
 
     def ours(self) -> dict[str, Any]:
-        return score_slices(self.models, self.encoded(), batch_tokens=self.batch_tokens)
+        return score_slices(self.models, self.encoded(), budget=self.budget)
 
     def hflm(self) -> dict[str, Any]:
         answers = {}
@@ -111,8 +112,7 @@ def side_by_side(folder: Path, arguments: argparse.Namespace) -> None:
     )
     print(f"layer forwards: {layers} -> {trie.layer_forwards()}")
     encoded = sweep.encoded()
-    cost = attention_cost(next(iter(sweep.models.values())).config)
-    batches = list(pack(encoded, batch_tokens=arguments.batch_tokens, attention_cost=cost))
+    batches = list(batches_of(next(iter(sweep.models.values())), encoded, sweep.budget))
     their_tokens = sum(hflm_batches(encoded)) * layers
     our_tokens = sum(batch.input_ids.size for batch in batches) * trie.layer_forwards()
     print(

@@ -241,15 +241,11 @@ def _empty_model(plan: Plan, dtype: torch.dtype, device: str) -> "Gemma3nForCaus
     """The model on the meta device, its non-persistent buffers filled."""
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, GenerationConfig
 
-    from matformer_lab.piecewise_mlp import PiecewiseMLP
-
     config = Gemma3nTextConfig.from_dict(dict(text_part(plan.config)))
     config.dtype = dtype
     config._attn_implementation = "sdpa"  # the packed masks mean what they should in this one only
     with _default_dtype(dtype), torch.device("meta"):
         model = Gemma3nForCausalLM(config)
-        for index, layer in enumerate(model.model.layers):
-            layer.mlp = PiecewiseMLP(config, index)
     for module in model.model.modules():
         buffers = list(module.named_buffers(recurse=False))
         for name, buffer in buffers:

@@ -28,14 +28,15 @@ from matformer_lab.elastic import send
 from matformer_lab.errors import InputError
 from matformer_lab.packing import Batch
 from matformer_lab.per_layer_rows import Rows, source_layers
+from matformer_lab.piecewise_mlp import in_pieces
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
     from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextModel
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
-# Logits held at once: 2^25 are 128 MiB in fp32, 128 tokens of Gemma's vocabulary.
-LOGITS_AT_ONCE = 2**25
+# Logits held at once: 2^24 are 64 MiB in fp32, 64 tokens of Gemma's vocabulary.
+LOGITS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,15 @@ class Tokens:
 
     Attributes:
         embeddings: [rows, tokens, hidden_size] what the per-layer inputs are projected from.
-        per_layer: [rows, tokens, source layers, size] rows of `embed_tokens_per_layer`.
+        per_layer: [rows, all tokens, source layers, size] rows of `embed_tokens_per_layer`.
+        places: [rows, tokens] where these tokens are among all; None: they are all.
         rotary: (cos, sin), each [rows, tokens, head_dim], by layer type.
         masks: [rows, 1, tokens, all tokens] who attends to whom, by layer type; None is causal.
     """
 
     embeddings: Tensor
     per_layer: Tensor
+    places: Tensor | None
     rotary: Mapping[str, tuple[Tensor, Tensor]]
     masks: Mapping[str, Tensor | None]
 
@@ -107,13 +110,14 @@ class PackedForward:
             here = self._only_scored(here)
         layer_type = text.config.layer_types[index]
         shared_kv = dict(here.shared_kv)
-        hidden = layer(
-            here.hidden,
-            here.tokens.rotary[layer_type],
-            per_layer_input(text, source_layers(model)[index], here.tokens),
-            shared_kv_states=shared_kv,
-            attention_mask=here.tokens.masks[layer_type],
-        )
+        with in_pieces(layer.mlp):
+            hidden = layer(
+                here.hidden,
+                here.tokens.rotary[layer_type],
+                per_layer_input(text, source_layers(model)[index], here.tokens),
+                shared_kv_states=shared_kv,
+                attention_mask=here.tokens.masks[layer_type],
+            )
         return replace(here, hidden=hidden, shared_kv=shared_kv)
 
     def read(self, model: Gemma3nForCausalLM, here: Activations) -> tuple[Tensor, Tensor]:
@@ -121,31 +125,18 @@ class PackedForward:
 
         Log-probabilities are fp32, whatever the model's dtype.
         """
-        text = model.model
         if here.tokens is self.all_tokens:
             here = self._only_scored(here)
-        streams = [here.hidden[0]]
-        magnitude = _magnitude(streams[0])
-        streams += [
-            _rescale(projection(stream), magnitude)
-            for projection, stream in zip(
-                text.altup_unembed_projections, here.hidden[1:], strict=True
-            )
-        ]
-        final = text.norm(torch.stack(streams).mean(dim=0)).flatten(0, 1)
-
+        final = _final(model, here.hidden).flatten(0, 1)
         slot, target = self._batch.slot, self._tensor(self._batch.target)
-        softcap = text.config.final_logit_softcapping
-        step = max(1, LOGITS_AT_ONCE // text.config.vocab_size)
+        step = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
         logprobs, greedy = [], []
         for first in range(0, len(final), step):
             begin, end = np.searchsorted(slot, [first, first + step])
-            # In place, as these are the largest tensors of a forward.
-            logits = model.lm_head(final[first : first + step]).div_(softcap).tanh_().mul_(softcap)
-            scores = log_softmax(logits, dim=-1, dtype=torch.float32)
-            reads = self._tensor(slot[begin:end] - first)
-            logprobs.append(scores[reads, target[begin:end]])
-            greedy.append(scores.argmax(dim=-1)[reads] == target[begin:end])
+            reads, wanted = self._tensor(slot[begin:end] - first), target[begin:end]
+            logprob, likeliest = _predictions(model, final[first : first + step], reads, wanted)
+            logprobs.append(logprob)
+            greedy.append(likeliest == wanted)
         return torch.cat(logprobs), torch.cat(greedy)
 
     @cached_property
@@ -160,6 +151,7 @@ class PackedForward:
         return Tokens(
             embeddings,
             self._rows.wait(),
+            None,
             {kind: text.rotary_emb(embeddings, self._depth, kind) for kind in LAYER_TYPES},
             {
                 "full_attention": None if is_causal else self._mask(everything, None),
@@ -169,10 +161,11 @@ class PackedForward:
 
     @cached_property
     def _scored_tokens(self) -> Tokens:
-        everything, rows = self.all_tokens, self.all_tokens.per_layer
+        everything = self.all_tokens
         return Tokens(
             take(everything.embeddings, self._scored),
-            take(rows.flatten(2), self._scored).view(*self._scored.shape, *rows.shape[2:]),
+            everything.per_layer,
+            self._scored,
             {
                 kind: (take(cos, self._scored), take(sin, self._scored))
                 for kind, (cos, sin) in everything.rotary.items()
@@ -198,9 +191,10 @@ class PackedForward:
         """
         query = queries[:, :, None]
         key = torch.arange(self._depth.shape[1], device=self._device)
-        mask = (key <= query) & (query < self._subtree_end[:, None, :])
+        mask = key <= query
+        mask &= query < self._subtree_end[:, None, :]
         if window is not None:
-            mask &= self._depth.gather(1, queries)[:, :, None] - self._depth[:, None, :] < window
+            mask &= self._depth.gather(1, queries)[:, :, None] - window < self._depth[:, None, :]
         return mask[:, None]
 
     def _tensor(self, values: np.ndarray) -> Tensor:
@@ -213,8 +207,33 @@ def per_layer_input(text: Gemma3nTextModel, source: int, tokens: Tokens) -> Tens
     weight = text.per_layer_model_projection.weight[source * size : (source + 1) * size]
     scale = text.per_layer_projection_scale.to(tokens.embeddings.dtype)
     projected: Tensor = text.per_layer_projection_norm(linear(tokens.embeddings, weight) * scale)
-    total = projected + tokens.per_layer[:, :, source]
+    rows = tokens.per_layer[:, :, source]
+    total = projected + (rows if tokens.places is None else take(rows, tokens.places))
     return total * text.per_layer_input_scale.to(tokens.embeddings.dtype)
+
+
+def _final(model: Gemma3nForCausalLM, hidden: Tensor) -> Tensor:
+    """[rows, tokens, hidden_size] what the LM head reads."""
+    text = model.model
+    streams = [hidden[0]]
+    magnitude = _magnitude(streams[0])
+    streams += [
+        _rescale(projection(stream), magnitude)
+        for projection, stream in zip(text.altup_unembed_projections, hidden[1:], strict=True)
+    ]
+    final: Tensor = text.norm(torch.stack(streams).mean(dim=0))
+    return final
+
+
+def _predictions(
+    model: Gemma3nForCausalLM, final: Tensor, reads: Tensor, wanted: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(log-probability of `wanted`, likeliest token), each [reads], at `final[reads]`."""
+    softcap = model.config.final_logit_softcapping
+    # In place, as these are the largest tensors of a forward.
+    logits = model.lm_head(final).div_(softcap).tanh_().mul_(softcap)
+    scores = log_softmax(logits, dim=-1, dtype=torch.float32)
+    return scores[reads, wanted], scores.argmax(dim=-1)[reads]
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:

@@ -5,27 +5,66 @@ token, four of them alive at once. In pieces they no longer grow with the batch,
 of thousands of tokens fits beside the weights.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextMLP
+from torch.distributions import Normal
+from torch.nn.functional import relu
+
+if TYPE_CHECKING:
+    from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextMLP
 
 PIECE_BYTES = 1 << 26
 """Of a piece's activations: 512 tokens of E4B's full width in bf16, still enough of them for the
 full speed of a matrix product."""
 
 
-class PiecewiseMLP(Gemma3nTextMLP):
-    """`Gemma3nTextMLP` with `PIECE_BYTES` of activations at a time; equal up to rounding."""
+@contextmanager
+def in_pieces(mlp: Gemma3nTextMLP) -> Iterator[None]:
+    """Let `mlp` work with `PIECE_BYTES` of activations at a time; equal up to rounding."""
+    mlp.forward = partial(_forward, mlp)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del mlp.forward
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[..., hidden_size] -> [..., hidden_size]; activation sparsity is each token's own."""
-        tokens = hidden_states.flatten(0, -2)
-        of_a_token = 4 * self.intermediate_size * tokens.element_size()  # gate twice, up, product
-        at_once = max(1, PIECE_BYTES // of_a_token)
-        if len(tokens) <= at_once:
-            return super().forward(hidden_states)
-        output = torch.empty_like(tokens)
-        for first in range(0, len(tokens), at_once):
-            piece = slice(first, first + at_once)
-            output[piece] = super().forward(tokens[piece])
-        return output.view_as(hidden_states)
+
+def _forward(mlp: Gemma3nTextMLP, hidden_states: Tensor) -> Tensor:
+    """[..., hidden_size] -> [..., hidden_size]; activation sparsity is each token's own."""
+    tokens = hidden_states.flatten(0, -2)
+    of_a_token = 4 * mlp.intermediate_size * tokens.element_size()  # gate twice, up, product
+    at_once = max(1, PIECE_BYTES // of_a_token)
+    if len(tokens) <= at_once:
+        return _ffn(mlp, hidden_states)
+    output = torch.empty_like(tokens)
+    for first in range(0, len(tokens), at_once):
+        piece = slice(first, first + at_once)
+        output[piece] = _ffn(mlp, tokens[piece])
+    return output.view_as(hidden_states)
+
+
+def _ffn(mlp: Gemma3nTextMLP, tokens: Tensor) -> Tensor:
+    """`Gemma3nTextMLP.forward`, to the bit."""
+    gate = mlp.gate_proj(tokens)
+    if mlp.activation_sparsity > 0:
+        deviations = _deviations(mlp.activation_sparsity, gate.dtype)
+        spread = torch.std(gate, dim=-1, keepdim=True, unbiased=False)
+        gate = relu(gate - (torch.mean(gate, dim=-1, keepdim=True) + spread * deviations))
+    product: Tensor = mlp.down_proj(mlp.act_fn(gate) * mlp.up_proj(tokens))
+    return product
+
+
+@cache
+def _deviations(sparsity: float, dtype: torch.dtype) -> float:
+    """How many standard deviations above its mean a normal distribution has `sparsity` below it.
+
+    transformers computes it on the device for every forward, which makes an accelerator wait.
+    """
+    quantile = Normal(0, 1).icdf(torch.tensor(sparsity, dtype=torch.float32))  # type: ignore[no-untyped-call]
+    return float(quantile.to(dtype))

@@ -14,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 
 from matformer_lab.packing import Request
 from matformer_lab.slice_scoring import Answer, score_slices
+from matformer_lab.token_budget import TokenBudget
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -55,7 +56,7 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
             batch_size=batch_size,
             add_bos_token=True,
         )
-        self._batch_tokens = batch_tokens
+        self._budget = None if batch_tokens is None else TokenBudget(batch_tokens)
         self._known = dict(answers or {})
         self._progress = progress
 
@@ -86,7 +87,7 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
 
     def _score(self, requests: Sequence[Request]) -> list[Answer]:
         answers = score_slices(
-            {"": self.model}, requests, batch_tokens=self._batch_tokens, progress=self._progress
+            {"": self.model}, requests, budget=self._budget, progress=self._progress
         )
         return answers[""]
 

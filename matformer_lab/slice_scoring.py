@@ -7,9 +7,7 @@ batch (`packing`), and slices with common first layers take a batch through thos
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +16,8 @@ import torch
 from matformer_lab.packed_forward import Activations, PackedForward, check_transformers
 from matformer_lab.packing import Batch, Request, pack
 from matformer_lab.per_layer_rows import RowFetcher, Rows, per_layer_table, source_layers
-from matformer_lab.piecewise_mlp import PIECE_BYTES
 from matformer_lab.slice_trie import TrieNode, build_trie, walk
+from matformer_lab.token_budget import FEWEST_TOKENS, TokenBudget, budget_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,19 +26,12 @@ if TYPE_CHECKING:
 Answer = tuple[float, bool]
 """Log-probability of the continuation, and whether greedy decoding would produce it."""
 
-FEWEST_TOKENS = 256
-MOST_TOKENS = 8192
-# Activations that wait at branches of the trie while one of the 8 slices of a pass is computed.
-WAITING_STATES = 3
-# What a GPU's activations may take however small the weights are.
-ROOM_ANYWAY = 1 << 28
-
 
 def score_slices(
     models: Mapping[str, Gemma3nForCausalLM],
     requests: Sequence[Request],
     *,
-    batch_tokens: int | None = None,
+    budget: TokenBudget | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, list[Answer]]:
     """Every slice's answer to every request.
@@ -50,8 +41,8 @@ def score_slices(
     Args:
         models: Live slices of one parent by name, sharing its memory; or a single model.
         requests: For all slices, in any order.
-        batch_tokens: Tokens of one forward (see `packing.pack`); None chooses by memory. Where the
-            accelerator's does not suffice, it is halved until it does.
+        budget: Tokens of one forward; None chooses by memory. Where the accelerator's does not
+            suffice, it is halved until it does.
         progress: Called with (requests done, requests in all) after every batch.
 
     Raises ValueError for models that do not share their embeddings, and `InputError` for a
@@ -61,12 +52,9 @@ def score_slices(
     if len({model.model.embed_tokens.weight.data_ptr() for model in models.values()}) != 1:
         raise ValueError("the models must be live slices of one parent, sharing its embeddings")
     some_model = next(iter(models.values()))
-    config, fetcher = some_model.config, RowFetcher(some_model)
+    fetcher = RowFetcher(some_model)
     trie = build_trie({name: layer_keys(model) for name, model in models.items()})
-    row_tokens = sys.maxsize
-    if batch_tokens is None:
-        row_tokens = affordable_tokens(some_model)
-        batch_tokens = min(MOST_TOKENS, row_tokens)
+    budget = budget or budget_for(some_model)
 
     read: list[tuple[np.ndarray, Mapping[str, tuple[Tensor, Tensor]]]] = []
     todo = np.arange(len(requests))
@@ -74,26 +62,32 @@ def score_slices(
         done = np.zeros(len(todo), dtype=bool)
         waiting = [requests[number] for number in todo.tolist()]
         try:
-            batches = pack(
-                waiting,
-                batch_tokens=batch_tokens,
-                row_tokens=row_tokens,
-                attention_cost=attention_cost(config),
-            )
-            for batch, rows in fetcher.ahead(batches):
+            for batch, rows in fetcher.ahead(batches_of(some_model, waiting, budget)):
                 read.append((todo[batch.request], _score_batch(models, trie, batch, rows)))
                 done[batch.request] = True
                 if progress is not None:
                     progress(len(requests) - len(todo) + int(done.sum()), len(requests))
         except torch.OutOfMemoryError:
-            if batch_tokens <= FEWEST_TOKENS:
+            if budget.batch_tokens <= FEWEST_TOKENS:
                 raise
-            batch_tokens, row_tokens = batch_tokens // 2, row_tokens // 2
+            budget = budget.halved()
         todo = todo[~done]
     return {
         name: _answers(len(requests), [(owner, *scores[name]) for owner, scores in read])
         for name in models
     }
+
+
+def batches_of(
+    model: Gemma3nForCausalLM, requests: Sequence[Request], budget: TokenBudget
+) -> Iterator[Batch]:
+    """The requests packed for `model` and all slices of its parent."""
+    return pack(
+        requests,
+        batch_tokens=budget.batch_tokens,
+        row_tokens=budget.row_tokens,
+        attention_cost=attention_cost(model.config),
+    )
 
 
 def layer_keys(model: Gemma3nForCausalLM) -> list[Hashable]:
@@ -121,41 +115,6 @@ def attention_cost(config: Gemma3nTextConfig) -> float:
     so that all slices of a parent are packed alike.
     """
     return config.num_attention_heads * config.head_dim / (4 * config.hidden_size**2)
-
-
-def affordable_tokens(model: Gemma3nForCausalLM) -> int:
-    """How many tokens of activations memory has room for.
-
-    They may take half of what is free; on a GPU also no more than a tenth of what is held there
-    already, the parent's weights. The plan's `accelerator_bytes` and a tenth are then all that
-    scoring needs, and it is none the slower for it: E4B's tenth are thousands of tokens.
-    """
-    weight = model.model.embed_tokens.weight
-    if weight.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(weight.device)
-        held = torch.cuda.memory_allocated(weight.device)
-        return tokens_within(min(free // 2, max(held // 10, ROOM_ANYWAY)), model)
-    import psutil  # type: ignore[import-untyped]
-
-    return tokens_within(psutil.virtual_memory().available // 2, model)
-
-
-def tokens_within(room: int, model: Gemma3nForCausalLM) -> int:
-    """Tokens of one forward whose activations take `room` bytes, in steps of `FEWEST_TOKENS`.
-
-    A slice's widths and skips do not enter, nor how many slices are scored together, so that all of
-    a parent's are packed alike.
-    """
-    config, weight = model.config, model.model.embed_tokens.weight
-    per_token = weight.element_size() * (
-        (3 + WAITING_STATES) * config.altup_num_inputs * config.hidden_size
-        + 16 * config.hidden_size  # what else a layer makes
-        + 2 * per_layer_table(model).shape[1]  # two batches' rows
-    )
-    per_pair = 2 + weight.element_size()  # two masks, and one of them as numbers
-    left = max(0, room - PIECE_BYTES)
-    tokens = (math.sqrt(per_token**2 + 4 * per_pair * left) - per_token) / (2 * per_pair)
-    return max(FEWEST_TOKENS, int(tokens) // FEWEST_TOKENS * FEWEST_TOKENS)
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from matformer_lab.elastic import ElasticParent, has_own_memory
 from matformer_lab.packing import Request
 from matformer_lab.parent import open_parent
 from matformer_lab.slice_scoring import Answer, score_slices
+from matformer_lab.token_budget import TokenBudget
 
 ACCELERATOR = torch.accelerator.current_accelerator()
 TABLE = "embed_tokens_per_layer.weight"
@@ -39,7 +40,7 @@ def scored(device: str, *, table_moves: bool = False) -> dict[str, list[Answer]]
     slices = resolve_slices(["e4b", "e2b", "e2.49b-block"], elastic.parent.text)
     models = {slice_.name: elastic.live(slice_) for slice_ in slices}
     # Small batches, so that rows are under way while others are computed.
-    return score_slices(models, some_requests(), batch_tokens=120)
+    return score_slices(models, some_requests(), budget=TokenBudget(120))
 
 
 def test_scores_are_the_cpus() -> None:

@@ -10,21 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import Gemma3nForCausalLM
 
+from matformer_lab import slice_scoring
 from matformer_lab.catalog import resolve_slices
 from matformer_lab.elastic import ElasticParent
 from matformer_lab.extract import write_checkpoint
 from matformer_lab.packing import Request
 from matformer_lab.parent import open_parent
 from matformer_lab.plan import make_plan
-from matformer_lab.slice_scoring import (
-    FEWEST_TOKENS,
-    MOST_TOKENS,
-    affordable_tokens,
-    layer_keys,
-    score_slices,
-)
+from matformer_lab.slice_scoring import layer_keys, score_slices
 from matformer_lab.slice_trie import build_trie
 from matformer_lab.slices import Slice
+from matformer_lab.token_budget import TokenBudget
 
 
 def some_requests(count: int = 12, seed: int = 0) -> list[Request]:
@@ -70,11 +66,11 @@ def test_bit_identical_to_separate_models(
     together = score_slices(
         {slice_.name: elastic.live(slice_) for slice_ in slices},
         requests,
-        batch_tokens=batch_tokens,
+        budget=TokenBudget(batch_tokens),
     )
     for slice_ in slices:
         alone = score_slices(
-            {"alone": separate(parent, slice_)}, requests, batch_tokens=batch_tokens
+            {"alone": separate(parent, slice_)}, requests, budget=TokenBudget(batch_tokens)
         )
         assert together[slice_.name] == alone["alone"]
 
@@ -89,9 +85,11 @@ def test_the_published_slices_share_their_first_layers(miniature: Path) -> None:
     trie = build_trie({name: layer_keys(model) for name, model in models.items()})
     assert (len(models), sum(layers.values()), trie.layer_forwards()) == (16, 550, 312)
 
-    together = score_slices(models, some_requests(), batch_tokens=400)
+    together = score_slices(models, some_requests(), budget=TokenBudget(400))
     for slice_ in [slices[n] for n in (0, 1, 4, 15)]:
-        alone = score_slices({"alone": separate(parent, slice_)}, some_requests(), batch_tokens=400)
+        alone = score_slices(
+            {"alone": separate(parent, slice_)}, some_requests(), budget=TokenBudget(400)
+        )
         assert together[slice_.name] == alone["alone"]
 
 
@@ -115,12 +113,12 @@ def _memory_for(tokens: int, model: Gemma3nForCausalLM) -> Any:
 def test_the_budget_shrinks_until_the_memory_suffices(pico: Path) -> None:
     model = separate(open_parent(str(pico)), Slice("full", (64,) * 10))
     requests = some_requests(200)
-    expected = score_slices({"": model}, requests, batch_tokens=4096)[""]
+    expected = score_slices({"": model}, requests, budget=TokenBudget(4096))[""]
     calls: list[tuple[int, int]] = []
 
     hook = _memory_for(600, model)
     got = score_slices(
-        {"": model}, requests, batch_tokens=4096, progress=lambda *call: calls.append(call)
+        {"": model}, requests, budget=TokenBudget(4096), progress=lambda *call: calls.append(call)
     )[""]
     hook.remove()
 
@@ -136,7 +134,7 @@ def test_memory_for_nothing_is_an_error_not_a_loop(pico: Path) -> None:
     model = separate(open_parent(str(pico)), Slice("full", (64,) * 10))
     hook = _memory_for(10, model)
     with pytest.raises(torch.OutOfMemoryError):
-        score_slices({"": model}, some_requests(), batch_tokens=4096)
+        score_slices({"": model}, some_requests(), budget=TokenBudget(4096))
     hook.remove()
 
 
@@ -145,19 +143,31 @@ def test_no_requests_are_no_answers(pico: Path) -> None:
     assert score_slices({"": model}, []) == {"": []}
 
 
-@pytest.mark.parametrize("available", [0, 2**28, 2**50])
-def test_the_budget_follows_the_free_memory(
-    pico: Path, monkeypatch: pytest.MonkeyPatch, available: int
+def test_without_a_budget_memory_decides_and_running_out_of_it_halves_both_bounds(
+    pico: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import psutil
-
-    class Memory:
-        pass
-
-    memory = Memory()
-    memory.available = available  # type: ignore[attr-defined]
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     model = separate(open_parent(str(pico)), Slice("full", (64,) * 10))
-    tokens = affordable_tokens(model)
-    assert (tokens == FEWEST_TOKENS) == (available == 0)
-    assert (tokens >= MOST_TOKENS) == (available == 2**50)
+    requests = some_requests(200)
+    expected = score_slices({"": model}, requests, budget=TokenBudget(64))[""]
+    shapes: list[tuple[int, int]] = []
+
+    def check(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        rows, tokens = inputs[0].shape[1:3]
+        shapes.append((rows, tokens))
+        if tokens > 100:
+            raise torch.OutOfMemoryError("not enough memory for a row of more than 100 tokens")
+
+    monkeypatch.setattr(slice_scoring, "budget_for", lambda _: TokenBudget(4096, 160))
+    monkeypatch.setattr(
+        slice_scoring, "attention_cost", lambda _: 0.0
+    )  # the longest rows there are
+    hook = model.model.layers[0].register_forward_pre_hook(check)
+    got = score_slices({"": model}, requests)[""]
+    hook.remove()
+
+    (_, longest), *others = shapes
+    assert 100 < longest <= 160
+    assert others
+    assert all(tokens <= 80 and rows * tokens <= 2048 for rows, tokens in others)
+    assert [greedy for _, greedy in got] == [greedy for _, greedy in expected]
+    assert [a for a, _ in got] == pytest.approx([a for a, _ in expected], abs=1e-4)
