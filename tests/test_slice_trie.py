@@ -59,7 +59,7 @@ def test_states_alive_do_not_grow_with_the_slices(count: int, comb: bool) -> Non
     )
     arrived, _, most = _walk(slices)
     assert arrived == slices
-    assert most <= math.log2(count) + 3
+    assert most <= math.log2(count) + 1
 
 
 def test_a_chain_of_slices_that_end_along_the_way() -> None:
