@@ -61,7 +61,7 @@ class KeptPerLayerEmbedding(nn.Module):
         """(*S, parent layers, size) the rows of all the parent's layers, unscaled.
 
         They lie where the table does, in its dtype; for an accelerator in pinned memory, which
-        PyTorch uses again and again (to get 69 MB anew takes six times as long as to fill them).
+        PyTorch uses again and again: to get pages anew takes longer than to fill them.
         """
         ids, place = input_ids.to(self.table.device).flatten(), self.table.device
         rows = torch.empty(

@@ -149,7 +149,7 @@ TASKS = {
     "hellaswag": prompts(context=1000, shared=0, choices=4, length=25, count=4),
     "boolq": prompts(context=180, shared=3, choices=2, length=1, count=24),
     "mmlu": prompts(context=800, shared=650, choices=4, length=1, count=30),
-    "mmlu, long questions": prompts(context=2600, shared=2300, choices=4, length=1, count=3),
+    "mmlu, long questions": prompts(context=3300, shared=2800, choices=4, length=1, count=3),
     "rolling": prompts(context=2, shared=0, choices=1, length=1400, count=2),
     "rolling, branching": prompts(context=2, shared=2, choices=3, length=900, count=1),
 }
