@@ -3,7 +3,7 @@
     python benchmarks/sweep.py --datasets DIR [--task hellaswag] [--items 2] [--naive 2]
 
 1. `score_slices` over all of them against HFLM on each: same live models, one process, by turns.
-2. Peak memory of `score_slices` in a process of its own, for 1, 4 and 16 slices.
+2. Peak memory of `matformer-lab sweep` over 1, 8, 16 and 64 slices.
 3. `matformer-lab sweep`, from the start of the command to its report, against the naive sweep:
    extract a slice, start a fresh `lm_eval` on it, and so on. `--naive N` runs N slices of the naive
    sweep and extrapolates to 16.
@@ -11,18 +11,15 @@
 
 import argparse
 import json
-import multiprocessing
 import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from random_parent import write_random_parent
@@ -50,7 +47,7 @@ def main() -> None:
         folder = Path(scratch) / "parent"
         write_random_parent(folder, arguments.hidden_size, torch.float32)
         side_by_side(folder, arguments)
-        memory(folder, arguments)
+        memory(folder, Path(scratch), arguments)
         if arguments.naive:
             whole_sweep(folder, Path(scratch), arguments)
 
@@ -74,10 +71,10 @@ def published(folder: Path) -> tuple[Slice, ...]:
 class Sweep:
     """Everything loaded, as one process of a sweep has it."""
 
-    def __init__(self, folder: Path, arguments: argparse.Namespace, slices: int = 16) -> None:
+    def __init__(self, folder: Path, arguments: argparse.Namespace) -> None:
         parent = open_parent(str(folder))
         elastic = ElasticParent.load(parent)
-        self.models = {each.name: elastic.live(each) for each in published(folder)[:slices]}
+        self.models = {each.name: elastic.live(each) for each in published(folder)}
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         entry = TaskEntry(name=arguments.task, num_fewshot=NUM_FEWSHOT[arguments.task])
         (self.task,) = load_tasks(
@@ -145,41 +142,37 @@ def timed(work: Callable[[], Any], times: list[tuple[float, float]]) -> Any:
     return result
 
 
-def memory(folder: Path, arguments: argparse.Namespace) -> None:
-    peaks = [in_a_process(peak_memory, folder, arguments, slices) for slices in (1, 4, 16)]
-    print(
-        "peak resident memory of a process scoring 1, 4, 16 slices: "
-        + ", ".join(f"{peak} MiB" for peak in peaks)
-    )
+def memory(folder: Path, scratch: Path, arguments: argparse.Namespace) -> None:
+    peaks = []
+    for count in (1, 8, 16, 64):
+        sample = {"sample": count, "widths": ["1/2", "3/4", "full"], "by": "layer", "seed": 0}
+        command = sweep_command(folder, scratch, f"sweep-of-{count}", [sample], arguments)
+        peaks.append(f"{count}: {run(*command, cwd=scratch).peak >> 20} MiB")
+    print(f"peak resident memory of a sweep of so many slices: {', '.join(peaks)}")
 
 
-def peak_memory(folder: Path, arguments: argparse.Namespace, slices: int) -> int:
-    """MiB while scoring, weights and libraries included. Linux only."""
-    torch.set_num_threads(1)
-    sweep = Sweep(folder, arguments, slices)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    sweep.ours()
-    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(peak) // 1024
-
-
-def whole_sweep(folder: Path, scratch: Path, arguments: argparse.Namespace) -> None:
+def sweep_command(
+    folder: Path, scratch: Path, name: str, slices: Sequence[Any], arguments: argparse.Namespace
+) -> tuple[object, ...]:
     recipe = {
         "parent": str(folder),
-        "slices": ["published"],
+        "slices": slices,
         "tasks": [{"name": arguments.task, "num_fewshot": NUM_FEWSHOT[arguments.task]}],
         "limit": arguments.items,
         "dtype": "float32",
         "device": "cpu",
     }
-    written = scratch / "recipe.yaml"
+    written = scratch / f"{name}.yaml"
     written.write_text(json.dumps(recipe))
-    ours = run(
-        *("matformer_lab", "sweep", written, "--out", scratch / "sweep"),
+    return (
+        *("matformer_lab", "sweep", written, "--out", scratch / name),
         *("--datasets", arguments.datasets.resolve()),
-        cwd=scratch,
     )
 
+
+def whole_sweep(folder: Path, scratch: Path, arguments: argparse.Namespace) -> None:
+    command = sweep_command(folder, scratch, "sweep", ["published"], arguments)
+    ours = run(*command, cwd=scratch).seconds
     names = [each.name for each in published(folder)]
     step = max(1, len(names) // arguments.naive)
     each = []
@@ -193,7 +186,7 @@ def whole_sweep(folder: Path, scratch: Path, arguments: argparse.Namespace) -> N
             *("--limit", arguments.items, "--batch_size", BATCH_SIZE),
             cwd=arguments.datasets,  # where "Rowan/hellaswag" is a folder
         )
-        each.append(extraction + scoring)
+        each.append(extraction.seconds + scoring.seconds)
     naive = statistics.mean(each) * len(names)
     print(
         f"whole sweep: naive {naive:.0f} s (from {len(each)} slices, "
@@ -201,8 +194,14 @@ def whole_sweep(folder: Path, scratch: Path, arguments: argparse.Namespace) -> N
     )
 
 
-def run(module: str, *arguments: object, cwd: Path | None = None) -> float:
-    """Seconds of `python -m module arguments` with one thread and no network."""
+class Run(NamedTuple):
+    seconds: float
+    peak: int
+    """Bytes of resident memory."""
+
+
+def run(module: str, *arguments: object, cwd: Path | None = None) -> Run:
+    """`python -m module arguments` with one thread and no network. Linux only."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
@@ -212,18 +211,13 @@ def run(module: str, *arguments: object, cwd: Path | None = None) -> float:
     }
     command = [sys.executable, "-m", module, *map(str, arguments)]
     began = time.perf_counter()
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
-    return time.perf_counter() - began
-
-
-def in_a_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of `work(*arguments)` in a fresh interpreter."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(command)}\n{said.read()}")
+    return Run(time.perf_counter() - began, usage.ru_maxrss << 10)
 
 
 if __name__ == "__main__":
