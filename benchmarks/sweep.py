@@ -55,13 +55,15 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--datasets", type=Path, required=True, help="local dataset folders")
-    parser.add_argument("--task", choices=NUM_FEWSHOT, default="hellaswag")
+    parser.add_argument("--task", default="hellaswag", help="or boolq, mmlu, mmlu_anatomy, ...")
     parser.add_argument("--items", type=int, default=2, help="documents (of each MMLU subject)")
     parser.add_argument("--hidden-size", type=int, default=64, help="E4B has 2048")
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--naive", type=int, default=0, help="slices of the naive sweep to run")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.num_fewshot = NUM_FEWSHOT[arguments.task.partition("_")[0]]
+    return arguments
 
 
 def published(folder: Path) -> tuple[Slice, ...]:
@@ -76,7 +78,7 @@ class Sweep:
         elastic = ElasticParent.load(parent)
         self.models = {each.name: elastic.live(each) for each in published(folder)}
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        entry = TaskEntry(name=arguments.task, num_fewshot=NUM_FEWSHOT[arguments.task])
+        entry = TaskEntry(name=arguments.task, num_fewshot=arguments.num_fewshot)
         (self.task,) = load_tasks(
             [entry], limit=arguments.items, seed=1234, datasets=arguments.datasets
         )
@@ -105,7 +107,7 @@ def side_by_side(folder: Path, arguments: argparse.Namespace) -> None:
     layers = sum(len(model.model.layers) for model in sweep.models.values())
     print(
         f"{len(sweep.models)} slices, hidden size {arguments.hidden_size}, fp32, 1 thread, "
-        f"{arguments.task} {NUM_FEWSHOT[arguments.task]}-shot, {len(sweep.task.requests)} requests"
+        f"{arguments.task} {arguments.num_fewshot}-shot, {len(sweep.task.requests)} requests"
     )
     print(f"layer forwards: {layers} -> {trie.layer_forwards()}")
     encoded = sweep.encoded()
@@ -157,7 +159,7 @@ def sweep_command(
     recipe = {
         "parent": str(folder),
         "slices": slices,
-        "tasks": [{"name": arguments.task, "num_fewshot": NUM_FEWSHOT[arguments.task]}],
+        "tasks": [{"name": arguments.task, "num_fewshot": arguments.num_fewshot}],
         "limit": arguments.items,
         "dtype": "float32",
         "device": "cpu",
@@ -182,7 +184,7 @@ def whole_sweep(folder: Path, scratch: Path, arguments: argparse.Namespace) -> N
         scoring = run(
             *("lm_eval", "run", "--model", "hf", "--device", "cpu"),
             *("--model_args", f"pretrained={out},dtype=float32,add_bos_token=True"),
-            *("--tasks", arguments.task, "--num_fewshot", NUM_FEWSHOT[arguments.task]),
+            *("--tasks", arguments.task, "--num_fewshot", arguments.num_fewshot),
             *("--limit", arguments.items, "--batch_size", BATCH_SIZE),
             cwd=arguments.datasets,  # where "Rowan/hellaswag" is a folder
         )
