@@ -34,6 +34,7 @@ from matformer_lab.catalog import resolve_slices
 from matformer_lab.elastic import ElasticParent
 from matformer_lab.packing import Request
 from matformer_lab.parent import open_parent
+from matformer_lab.passes import SLICES_PER_PASS
 from matformer_lab.plan import make_plan
 from matformer_lab.prefix_scorer import PrefixScorer
 from matformer_lab.scoring import make_lm
@@ -107,7 +108,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         prompts[task] = items, requests
 
     for task, (_, requests) in prompts.items():
-        for together, few in ((1, {"": model}), (16, models)):
+        for together in (1, SLICES_PER_PASS):
+            few = {each.name: models[each.name] for each in (full, *slices)[:together]}
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             score_slices(few, requests)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 CLI = [sys.executable, "-m", "matformer_lab"]
 ORDINARY_CLI = [
@@ -27,11 +28,19 @@ class Run:
     peak_anonymous_mb: float
 
 
-def timed(command: Sequence[object]) -> Run:
-    """Run a command that must succeed; its wall time, CPU time and peak `RssAnon` (Linux)."""
+def timed(command: Sequence[object], *, quiet: bool = False, **options: Any) -> Run:
+    """Run a command that must succeed; its wall time, CPU time and peak `RssAnon` (Linux).
+
+    `quiet`: what it says is dropped. `options`: `subprocess.Popen`'s.
+    """
     before = os.times()
     start = time.monotonic()
-    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if quiet else None,
+        **options,
+    )
     peak = 0.0
     done = threading.Event()
 

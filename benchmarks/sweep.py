@@ -13,15 +13,15 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from measure import Run, timed
 from random_parent import write_random_parent
 from score import BATCH_SIZE, NUM_FEWSHOT, hflm_batches
 from transformers import AutoTokenizer
@@ -62,7 +62,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--naive", type=int, default=0, help="slices of the naive sweep to run")
     arguments = parser.parse_args()
-    arguments.num_fewshot = NUM_FEWSHOT[arguments.task.partition("_")[0]]
+    benchmark = arguments.task.partition("_")[0]
+    if benchmark not in NUM_FEWSHOT:
+        parser.error(f"--task {arguments.task}: hellaswag, boolq, mmlu or one of MMLU's subjects")
+    arguments.num_fewshot = NUM_FEWSHOT[benchmark]
     return arguments
 
 
@@ -120,8 +123,8 @@ def side_by_side(folder: Path, arguments: argparse.Namespace) -> None:
     )
     ours, theirs = [], []
     for _ in range(arguments.repeats):
-        our_answers = timed(sweep.ours, ours)
-        their_answers = timed(sweep.hflm, theirs)
+        our_answers = clocked(sweep.ours, ours)
+        their_answers = clocked(sweep.hflm, theirs)
     ratios = [b / a for (a, _), (b, _) in zip(ours, theirs, strict=True)]
     cpu_ratios = [b / a for (_, a), (_, b) in zip(ours, theirs, strict=True)]
     largest = max(
@@ -137,7 +140,7 @@ def side_by_side(folder: Path, arguments: argparse.Namespace) -> None:
     )
 
 
-def timed(work: Callable[[], Any], times: list[tuple[float, float]]) -> Any:
+def clocked(work: Callable[[], Any], times: list[tuple[float, float]]) -> Any:
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
     times.append((time.perf_counter() - wall, time.process_time() - cpu))
@@ -149,8 +152,8 @@ def memory(folder: Path, scratch: Path, arguments: argparse.Namespace) -> None:
     for count in (1, 8, 16, 64):
         sample = {"sample": count, "widths": ["1/2", "3/4", "full"], "by": "layer", "seed": 0}
         command = sweep_command(folder, scratch, f"sweep-of-{count}", [sample], arguments)
-        peaks.append(f"{count}: {run(*command, cwd=scratch).peak >> 20} MiB")
-    print(f"peak resident memory of a sweep of so many slices: {', '.join(peaks)}")
+        peaks.append(f"{count}: {run(*command, cwd=scratch).peak_anonymous_mb:.0f} MB")
+    print(f"peak anonymous memory of a sweep of so many slices: {', '.join(peaks)}")
 
 
 def sweep_command(
@@ -196,12 +199,6 @@ def whole_sweep(folder: Path, scratch: Path, arguments: argparse.Namespace) -> N
     )
 
 
-class Run(NamedTuple):
-    seconds: float
-    peak: int
-    """Bytes of resident memory."""
-
-
 def run(module: str, *arguments: object, cwd: Path | None = None) -> Run:
     """`python -m module arguments` with one thread and no network. Linux only."""
     environment = {
@@ -211,15 +208,7 @@ def run(module: str, *arguments: object, cwd: Path | None = None) -> Run:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    began = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=said, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            said.seek(0)
-            raise SystemExit(f"{' '.join(command)}\n{said.read()}")
-    return Run(time.perf_counter() - began, usage.ru_maxrss << 10)
+    return timed([sys.executable, "-m", module, *arguments], cwd=cwd, env=environment)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ nothing else. `embed_tokens_per_layer` is the exception to plain views: cutting 
 copy gigabytes, so the live model looks up whole rows and keeps the kept layers' blocks.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from matformer_lab.slices import Slice
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
 
+ALIGNED_COLUMNS = 64
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -138,7 +140,7 @@ class ElasticParent:
             if name == EMBED_TOKENS_PER_LAYER:
                 weights[name] = tensor
             elif name in needed:
-                weights[name] = _part(tensor, needed[name]).to(device=device, dtype=dtype)
+                weights[name] = _moved(_part(tensor, needed[name]), device, dtype)
         return cls(parent, dtype, device, weights)
 
     def live(self, slice_: Slice) -> "Gemma3nForCausalLM":
@@ -209,6 +211,21 @@ def _part(tensor: Tensor, part: Part) -> Tensor:
         return tensor
     axis, count = part
     return tensor[:count] if axis == 0 else tensor[:, :count]
+
+
+def _moved(tensor: Tensor, device: str, dtype: torch.dtype) -> Tensor:
+    """`tensor` on `device` in `dtype`, its rows no less aligned than a whole parent's are.
+
+    Where rows start matters to the last bits of a product: without this, a slice of odd width would
+    score a little differently beside a wider one than alone.
+    """
+    if tensor.is_contiguous() or (tensor.device == torch.device(device) and tensor.dtype == dtype):
+        return tensor.to(device=device, dtype=dtype)
+    rows, columns = tensor.shape
+    wide = torch.empty(
+        (rows, math.ceil(columns / ALIGNED_COLUMNS) * ALIGNED_COLUMNS), device=device, dtype=dtype
+    )
+    return wide[:, :columns].copy_(tensor)
 
 
 def _needed(parent: Parent, slices: Sequence[Slice] | None) -> dict[str, Part]:

@@ -125,8 +125,8 @@ def _lack_of_memory_in_words(prepared: Prepared) -> Iterator[None]:
             raise
         raise InputError(
             f"device: {prepared.device} has too little memory for these slices in "
-            f"{prepared.recipe.dtype}: `matformer-lab plan` says what a slice takes, and scoring a "
-            "tenth more; use narrower slices, bfloat16 or device: cpu"
+            f"{prepared.recipe.dtype}: `matformer-lab plan` says what a slice takes, and scoring "
+            "takes up to a fifth more; use narrower slices, bfloat16 or device: cpu"
         ) from None
 
 

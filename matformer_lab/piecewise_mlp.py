@@ -28,11 +28,15 @@ full speed of a matrix product."""
 @contextmanager
 def in_pieces(mlp: Gemma3nTextMLP) -> Iterator[None]:
     """Let `mlp` work with `PIECE_BYTES` of activations at a time; equal up to rounding."""
+    before = vars(mlp).get("forward")  # a hook's, of accelerate for instance
     mlp.forward = partial(_forward, mlp)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del mlp.forward
+        if before is None:
+            del mlp.forward
+        else:
+            mlp.forward = before  # type: ignore[method-assign]
 
 
 def _forward(mlp: Gemma3nTextMLP, hidden_states: Tensor) -> Tensor:

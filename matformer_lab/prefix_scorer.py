@@ -6,6 +6,7 @@ rolling windows, generation, chat templates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
     wrong positions (it does not with `logits_cache=False`).
 
     Args:
-        batch_tokens: Tokens of one forward; None chooses by free memory.
+        batch_tokens: Of a batch, and of what a row adds to its first text; None chooses by memory.
         max_length: Longest input in tokens; longer ones lose their left end. None: the model's.
         batch_size: Of lm-eval's own generation.
         answers: Known answers by (context, continuation), as `score_slices` gave them for several
@@ -62,8 +63,16 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
 
     def encode(self, instances: Sequence[Instance]) -> list[Request]:
         """Log-likelihood requests as lm-eval encodes them: once, for any number of slices."""
+        # One object for each id: a text then takes 8 bytes a token, not 36.
+        same: dict[int, int] = {}
+
+        def shared(ids: Sequence[int]) -> list[int]:
+            return [same.setdefault(each, each) for each in ids]
+
+        pairs = (self._encode(*instance.args) for instance in instances)
         return [
-            Request.of(*self._encode(*instance.args), self.max_length) for instance in instances
+            Request.of(shared(context), shared(continuation), self.max_length)
+            for context, continuation in pairs
         ]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
@@ -128,7 +137,7 @@ def difference_from_lm_eval(
     ]
     again = lm.loglikelihood([instance for instance, _ in pairs], disable_tqdm=True)
     differences = [
-        (abs(ours - theirs), our_greedy != their_greedy)
+        (_distance(ours, theirs), our_greedy != their_greedy)
         for (_, (ours, our_greedy)), (theirs, their_greedy) in zip(pairs, again, strict=True)
     ]
     return Difference(
@@ -137,3 +146,11 @@ def difference_from_lm_eval(
         largest=max((delta for delta, _ in differences), default=0.0),
         greedy_flips=sum(flipped for _, flipped in differences),
     )
+
+
+def _distance(one: float, other: float) -> float:
+    """Infinite where only one of them is a number, so that no maximum passes over it."""
+    if one == other or (math.isnan(one) and math.isnan(other)):
+        return 0.0
+    distance = abs(one - other)
+    return math.inf if math.isnan(distance) else distance

@@ -36,19 +36,27 @@ def score_slices(
 ) -> dict[str, list[Answer]]:
     """Every slice's answer to every request.
 
-    Memory does not grow with the number of slices, but for the answers themselves.
+    Besides the answers, memory grows with the logarithm of the number of slices, and not at all
+    from a sweep's 8 on, which takes larger numbers in passes.
 
     Args:
         models: Live slices of one parent by name, sharing its memory; or a single model.
         requests: For all slices, in any order.
-        budget: Tokens of one forward; None chooses by memory. Where the accelerator's does not
-            suffice, it is halved until it does.
+        budget: Bounds of a batch and of a row in tokens; None chooses by memory. Where the
+            accelerator's does not suffice, they are halved until it does.
         progress: Called with (requests done, requests in all) after every batch.
 
-    Raises ValueError for models that do not share their embeddings, and `InputError` for a
-    transformers too old.
+    Raises ValueError for models that do not share their embeddings or whose attention is not
+    `sdpa`, and `InputError` for a transformers too old.
     """
     check_transformers()
+    for name, model in models.items():
+        if (attention := model.config._attn_implementation) != "sdpa":
+            # Others read the packed masks differently, or not at all.
+            raise ValueError(
+                f"model {name!r}: its attention is {attention}, and scoring needs sdpa: "
+                'model.set_attn_implementation("sdpa")'
+            )
     if len({model.model.embed_tokens.weight.data_ptr() for model in models.values()}) != 1:
         raise ValueError("the models must be live slices of one parent, sharing its embeddings")
     some_model = next(iter(models.values()))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from matformer_lab.elastic import has_own_memory
+from matformer_lab.packed_forward import LOGITS_AT_ONCE
 from matformer_lab.per_layer_rows import per_layer_table
 from matformer_lab.piecewise_mlp import PIECE_BYTES
 
@@ -74,16 +75,31 @@ def free_bytes(device: torch.device) -> int:
 
 
 def tokens_within(room: int, model: Gemma3nForCausalLM) -> int:
-    """Tokens of one forward whose activations take `room` bytes, in steps of `FEWEST_TOKENS`."""
+    """Tokens of one forward whose activations take `room` bytes, in steps of `FEWEST_TOKENS`.
+
+    Never less than one step, however small the room.
+    """
     config, itemsize = model.config, model.model.embed_tokens.weight.itemsize
-    per_token = itemsize * (
-        (3 + WAITING_STATES) * config.altup_num_inputs * config.hidden_size
-        + 16 * config.hidden_size  # what else a layer makes
-        + BATCHES_OF_ROWS * per_layer_table(model).shape[1]
+    state = itemsize * config.altup_num_inputs * config.hidden_size
+    always = WAITING_STATES * state + BATCHES_OF_ROWS * itemsize * per_layer_table(model).shape[1]
+    # Masks for two layer types, of all tokens and of the scored ones.
+    masks = 4
+    in_a_layer = _largest(
+        room - PIECE_BYTES,
+        always + 3 * state + 16 * itemsize * config.hidden_size,
+        # In attention one mask as numbers, and these once more where rows must be aligned.
+        masks + 2 * itemsize,
     )
-    # Masks for two layer types, of all tokens and of the scored ones; in attention one of them as
-    # numbers, and these once more where their rows must be aligned.
-    per_pair = 4 + 2 * itemsize
-    left = max(0, room - PIECE_BYTES)
-    tokens = (math.sqrt(per_token**2 + 4 * per_pair * left) - per_token) / (2 * per_pair)
-    return max(FEWEST_TOKENS, int(tokens) // FEWEST_TOKENS * FEWEST_TOKENS)
+    at_the_end = _largest(
+        # Logits in the model's dtype, the same in fp32, and their log_softmax.
+        room - LOGITS_AT_ONCE * (itemsize + 8),
+        always + 2 * state + 2 * itemsize * config.hidden_size,
+        masks,
+    )
+    tokens = int(min(in_a_layer, at_the_end))
+    return max(FEWEST_TOKENS, tokens // FEWEST_TOKENS * FEWEST_TOKENS)
+
+
+def _largest(room: int, per_token: int, per_pair: int) -> float:
+    """The n for which n * per_token + n^2 * per_pair is `room`."""
+    return (math.sqrt(per_token**2 + 4 * per_pair * max(0, room)) - per_token) / (2 * per_pair)

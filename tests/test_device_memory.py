@@ -5,7 +5,7 @@ attention and log_softmax need besides their results is added to what is seen th
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -25,20 +25,23 @@ from matformer_lab.sizes import sizes_of
 from matformer_lab.slice_scoring import _score_batch, batches_of, layer_keys
 from matformer_lab.slice_trie import build_trie
 from matformer_lab.slices import Slice
-from matformer_lab.token_budget import BATCHES_OF_ROWS, TokenBudget, tokens_within
+from matformer_lab.token_budget import ROOM_ANYWAY, TokenBudget, tokens_within
 
 PARENT = e4b_text_parent()
 FULL = Slice("full", PARENT.text.intermediate_size)
 
 
 class DeviceMemory(TorchDispatchMode):
-    """Bytes of `meta` tensors made while it is on: alive now, and at the peak."""
+    """Bytes of `meta` tensors made while it is on: alive now, and at the peak.
 
-    def __init__(self) -> None:
+    `there`: tensors made before, views of which count for nothing.
+    """
+
+    def __init__(self, there: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
         self.alive = 0
         self.peak = 0
-        self._known: set[int] = set()
+        self._known = {tensor.untyped_storage()._cdata for tensor in there}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -76,13 +79,15 @@ def unseen(func: Any, args: Any, kwargs: Any) -> int:
 
 
 def test_the_count_follows_what_is_alive() -> None:
-    with DeviceMemory() as memory:
+    weight = torch.zeros(10_000, device="meta")
+    with DeviceMemory([weight]) as memory:
+        part = weight[5:]
         kept = torch.zeros(100, dtype=torch.bfloat16, device="meta")
         view = kept[10:]
         gone = torch.zeros(1000, device="meta") + 1  # both terms' memory for a moment
         del gone
     assert (memory.alive, memory.peak) == (200, 200 + 4000 + 4000)
-    del kept, view
+    del kept, view, part
     assert memory.alive == 0
 
 
@@ -162,8 +167,9 @@ def peak_of(models: list[Gemma3nForCausalLM], batches: Iterator[Batch]) -> int:
     fetcher = RowFetcher(models[0])
     peak = 0
     for batch in batches:
-        with DeviceMemory() as memory:
-            rows, *ahead = (fetcher.fetch(batch) for _ in range(BATCHES_OF_ROWS))
+        with DeviceMemory(weight for model in models for weight in model.parameters()) as memory:
+            # The batch's, the next one's, and those after it that are being fetched.
+            rows, *ahead = (fetcher.fetch(batch) for _ in range(3))
             _score_batch(named, trie, batch, rows)
             del rows, ahead
         peak = max(peak, memory.peak)
@@ -203,6 +209,21 @@ def test_long_rows_keep_to_a_larger_room(models: dict[str, list[Gemma3nForCausal
     (batch,) = pack(branching, batch_tokens=most, row_tokens=most, attention_cost=0)
     assert batch.input_ids.shape > (1, 10_000)
     assert peak_of(comb, iter([batch])) <= room
+
+
+@pytest.mark.parametrize("room", [ROOM_ANYWAY, ROOM])
+@pytest.mark.parametrize("group", ["one slice", "comb"])
+def test_the_longest_text_scored_from_end_to_end_keeps_to_the_room(
+    models: dict[str, list[Gemma3nForCausalLM]], group: str, room: int
+) -> None:
+    """The most that a budget lets through; in the smaller room its logits matter."""
+    most = tokens_within(room, models[group][0])
+    (batch,) = batches_of(models[group][0], prompts(2, 0, 1, most - 1, 1), TokenBudget(most, most))
+    assert batch.input_ids.shape == (1, most)
+    assert batch.scored.shape == (1, most - 1)
+    peak = peak_of(models[group], iter([batch]))
+    print(f"{group}: {most} tokens, {peak / room:.3f} of the room")
+    assert peak <= room
 
 
 def test_without_pieces_the_ffn_alone_would_need_more(

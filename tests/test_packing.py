@@ -56,9 +56,13 @@ def test_batches_keep_to_the_budget(
         assert rows == 1 or rows * length <= batch_tokens
         assert length <= max(longest, min(row_tokens, longest + batch_tokens))
         assert batch.tokens >= FULLNESS * rows * length
-    if attention_cost == 0 and batch_tokens == 40 and row_tokens == 60:
-        distinct = {r.inputs[: d + 1] for r in requests for d in range(len(r.inputs))}
-        assert sum(batch.tokens for batch in batches) >= len(distinct)
+
+
+@given(_requests())
+def test_without_bounds_every_prefix_is_computed_once(requests: list[Request]) -> None:
+    distinct = {r.inputs[: d + 1] for r in requests for d in range(len(r.inputs))}
+    batches = pack(requests, batch_tokens=1000, attention_cost=0.0)
+    assert sum(batch.tokens for batch in batches) == len(distinct)
 
 
 @given(

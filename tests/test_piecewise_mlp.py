@@ -81,6 +81,12 @@ def test_afterwards_it_is_the_stock_ffn_again(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(RuntimeError), in_pieces(mlp):
         mlp(torch.zeros(3, 7, dtype=torch.float64))  # not hidden_size
     assert "forward" not in vars(mlp)
+    hooked = mlp.forward  # as hooks do it
+    mlp.forward = hooked  # type: ignore[method-assign]
+    with in_pieces(mlp):
+        assert mlp.forward is not hooked
+    assert mlp.forward is hooked
+    del mlp.forward
     seen: list[int] = []
     mlp.gate_proj.register_forward_hook(lambda *call: seen.append(call[2].shape[0]))
     mlp(torch.zeros(3, 8, dtype=torch.float64))

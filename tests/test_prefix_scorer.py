@@ -92,8 +92,7 @@ CONTINUATIONS = st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map(""
 def test_random_texts_score_as_lm_eval_scores_them(
     pairs: list[tuple[str, str]], max_length: int, batch_tokens: int
 ) -> None:
-    # Whitespace alone is no context: lm-eval itself fails on it.
-    pairs = [(context, " then" + text) for context, text in pairs if context.strip() or not context]
+    pairs = [(context, " then" + text) for context, text in pairs]
     # logits_cache: lm-eval's reads the wrong positions where one text is split in two places.
     theirs = hflm(max_length=max_length, logits_cache=False).loglikelihood(instances(pairs))
     ours = prefix_scorer(max_length=max_length, batch_tokens=batch_tokens)
@@ -108,6 +107,7 @@ EDGES = {
     "equal requests": [("The cat", " sat")] * 3,
     "longer than max_length": [("word " * 100 + n, " on the mat") for n in ("one", "two")],
     "its own BOS": [("<bos>The cat", " sat")],
+    "nothing but space": [(" ", "sat"), ("\n", " sat"), ("  ", " sat")],
     "nothing in common": [("The cat", " sat"), ("A dog", " is big"), ("One", " two three")],
 }
 
@@ -171,6 +171,21 @@ def test_the_check_finds_a_wrong_answer() -> None:
     found = difference_from_lm_eval(hflm(), requests, wrong, items=4)
     assert found.largest == pytest.approx(0.25, abs=CLOSE)
     assert found.greedy_flips == 4
+
+
+@pytest.mark.parametrize("lost", [float("nan"), float("-inf")])
+def test_the_check_finds_what_is_no_number(lost: float) -> None:
+    requests = instances([("The cat", f" sat {n}") for n in range(4)])
+    answers = prefix_scorer().loglikelihood(requests)
+    answers[2] = lost, answers[2][1]
+    assert difference_from_lm_eval(hflm(), requests, answers, items=4).largest == float("inf")
+
+
+def test_encoded_requests_share_their_ids() -> None:
+    one, other = prefix_scorer().encode(instances([("The dog sat on the mat", " and")] * 2))
+    assert one == other
+    assert all(a is b for a, b in zip(one.inputs, other.inputs, strict=True))
+    assert any(each > 256 for each in one.inputs)  # smaller ones Python shares itself
 
 
 def shortest_prompts(task: LoadedTask, items: int) -> list[Instance]:

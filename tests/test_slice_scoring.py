@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import PICO, write_parent
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import Gemma3nForCausalLM
@@ -110,13 +111,14 @@ def _memory_for(tokens: int, model: Gemma3nForCausalLM) -> Any:
     return model.model.layers[3].register_forward_pre_hook(check)
 
 
-def test_the_budget_shrinks_until_the_memory_suffices(pico: Path) -> None:
+@pytest.mark.parametrize("tokens", [300, 600])
+def test_the_budget_shrinks_until_the_memory_suffices(pico: Path, tokens: int) -> None:
     model = separate(open_parent(str(pico)), Slice("full", (64,) * 10))
     requests = some_requests(200)
     expected = score_slices({"": model}, requests, budget=TokenBudget(4096))[""]
     calls: list[tuple[int, int]] = []
 
-    hook = _memory_for(600, model)
+    hook = _memory_for(tokens, model)
     got = score_slices(
         {"": model}, requests, budget=TokenBudget(4096), progress=lambda *call: calls.append(call)
     )[""]
@@ -171,3 +173,72 @@ def test_without_a_budget_memory_decides_and_running_out_of_it_halves_both_bound
     assert all(tokens <= 80 and rows * tokens <= 2048 for rows, tokens in others)
     assert [greedy for _, greedy in got] == [greedy for _, greedy in expected]
     assert [a for a, _ in got] == pytest.approx([a for a, _ in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize("failing", [2, 3])
+def test_answers_stay_with_their_requests_when_memory_runs_out_midway(
+    pico: Path, failing: int
+) -> None:
+    model = separate(open_parent(str(pico)), Slice("full", (64,) * 10))
+    requests = some_requests(200)
+    expected = score_slices({"": model}, requests, budget=TokenBudget(300, 60))[""]
+    forwards = 0
+
+    def fail_once(*_: Any) -> None:
+        nonlocal forwards
+        forwards += 1
+        if forwards == failing:
+            raise torch.OutOfMemoryError("another program took the memory")
+
+    progress: list[int] = []
+    hook = model.model.layers[3].register_forward_pre_hook(fail_once)
+    got = score_slices(
+        {"": model},
+        requests,
+        budget=TokenBudget(300, 60),
+        progress=lambda done, _: progress.append(done),
+    )[""]
+    hook.remove()
+
+    assert len(progress) > failing  # some batches were scored before it, and more than one after
+    assert [a for a, _ in got] == pytest.approx([a for a, _ in expected], abs=1e-4)
+    assert len({round(a, 3) for a, _ in expected}) > 100  # so that a wrong place shows
+
+
+def test_ids_that_have_no_rows_of_their_own(tmp_path: Path) -> None:
+    """E4B's images and sounds are such ids: transformers gives them row 0."""
+    parent = open_parent(
+        str(write_parent(tmp_path / "parent", config={**PICO, "vocab_size_per_layer_input": 40}))
+    )
+    full = Slice("full", (64,) * 10)
+    live = ElasticParent.load(parent, dtype=torch.float32).live(full)
+    requests = some_requests(20)
+    assert {each >= 40 for request in requests for each in request.inputs} == {True, False}
+    for request, (logprob, _) in zip(requests, score_slices({"": live}, requests)[""], strict=True):
+        with torch.no_grad():
+            logits = separate(parent, full)(torch.tensor([request.inputs])).logits[0]
+        scores = logits[-len(request.targets) :].log_softmax(-1)
+        expected = sum(scores[t, target].item() for t, target in enumerate(request.targets))
+        assert logprob == pytest.approx(expected, abs=1e-4)
+
+
+def test_other_attention_than_sdpa_is_refused(pico: Path) -> None:
+    model = separate(open_parent(str(pico)), Slice("full", (64,) * 10))
+    model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match="its attention is eager, and scoring needs sdpa"):
+        score_slices({"e": model}, some_requests())
+
+
+@pytest.mark.parametrize("width", [31, 33, 60])
+def test_what_else_is_loaded_does_not_matter(tmp_path: Path, width: int) -> None:
+    """A single text, so that the last layers multiply one row: there its place matters."""
+    config = {**PICO, "intermediate_size": [256] * 10}
+    parent = open_parent(str(write_parent(tmp_path / "parent", config=config)))
+    own, wider, full = (Slice(str(w), (w,) * 10) for w in (width, width + 40, 256))
+    models = [
+        ElasticParent.load(parent, slices=slices, dtype=torch.float32).live(own)
+        for slices in ([own], [own, wider], [own, full], None)
+    ]
+    for request in some_requests(10):
+        alone, *beside = (score_slices({"": model}, [request]) for model in models)
+        assert all(each == alone for each in beside)

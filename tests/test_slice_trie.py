@@ -53,7 +53,7 @@ def test_every_slice_runs_its_own_layers_and_shares_the_common_ones(slices: dict
 def test_states_alive_do_not_grow_with_the_slices(count: int, comb: bool) -> None:
     # A comb branches at every layer; the other shape branches once, into `count` leaves.
     slices = (
-        {str(n): "a" * n + "b" * (count - n + 1) for n in range(count)}
+        {str(n): "a" * n + "b" * (count - n + 1) for n in reversed(range(count))}
         if comb
         else {str(n): "aaa" + chr(1000 + n) for n in range(count)}
     )
