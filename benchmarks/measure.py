@@ -28,18 +28,15 @@ class Run:
     peak_anonymous_mb: float
 
 
-def timed(command: Sequence[object], *, quiet: bool = False, **options: Any) -> Run:
+def timed(command: Sequence[object], **options: Any) -> Run:
     """Run a command that must succeed; its wall time, CPU time and peak `RssAnon` (Linux).
 
-    `quiet`: what it says is dropped. `options`: `subprocess.Popen`'s.
+    `options`: `subprocess.Popen`'s.
     """
     before = os.times()
     start = time.monotonic()
     process = subprocess.Popen(
-        [str(part) for part in command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL if quiet else None,
-        **options,
+        [str(part) for part in command], stdout=subprocess.DEVNULL, **options
     )
     peak = 0.0
     done = threading.Event()
