@@ -1,7 +1,8 @@
 """Write a planned child as a checkpoint folder: whole under its final name, or not there."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,9 +69,11 @@ def write_checkpoint(
     with staging(out, source, job) as place:
         work = place.subfolder("work")
         keep_only(place.files, {shard.file for shard in shards})
-        written = write_shards(source, shards, place.files, work, advance=advance, threads=threads)
+        with watch.reading(place):
+            written = write_shards(
+                source, shards, place.files, work, advance=advance, threads=threads
+            )
         digests = {name: digest for file in written.values() for name, digest in file.items()}
-        watch.check(place)
         write_rest(plan, side, place.files, shards, digests, base_model)
         place.publish()
     return out
@@ -107,11 +110,21 @@ class ParentWatch:
             "state": [*self._state.items()],
         }
 
-    def check(self, place: Staging) -> None:
-        """Raise `InputError`, and throw away what was written, if the parent changed."""
+    @contextmanager
+    def reading(self, place: Staging) -> Iterator[None]:
+        """Raise `InputError`, and throw away what was written, if the parent changed within."""
+        try:
+            yield
+        except InputError:
+            # A file that shrank reads as a damaged one. That it changed is the whole truth.
+            self._check(place)
+            raise
+        self._check(place)
+
+    def _check(self, place: Staging) -> None:
         if self._look() != self._state:
             place.discard()
-            raise self._changed()
+            raise self._changed() from None
 
 
 def keep_only(folder: Path, names: set[str]) -> None:

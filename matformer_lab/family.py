@@ -155,8 +155,10 @@ def write_family(
             check_space(out, _bytes_of(pieces) + copies)
         pool, work = place.subfolder("pool"), place.subfolder("work")
         keep_only(pool, {piece.file for piece in pieces})
-        digests = write_shards(parent.local, pieces, pool, work, advance=advance, threads=threads)
-        watch.check(place)
+        with watch.reading(place):
+            digests = write_shards(
+                parent.local, pieces, pool, work, advance=advance, threads=threads
+            )
         for path in place.files.iterdir():
             shutil.rmtree(path)
         paths = {piece.file: pool / piece.file for piece in pieces}
@@ -215,10 +217,10 @@ def add_to_family(
             with staging(out, parent.local, job) as place:
                 pool, work = place.subfolder("pool"), place.subfolder("work")
                 keep_only(pool, {piece.file for piece in missing})
-                digests = write_shards(
-                    parent.local, missing, pool, work, advance=advance, threads=threads
-                )
-                watch.check(place)
+                with watch.reading(place):
+                    digests = write_shards(
+                        parent.local, missing, pool, work, advance=advance, threads=threads
+                    )
                 paths = {piece.file: pool / piece.file for piece in missing}
                 for file, (path, known) in held.items():
                     paths[file], digests[file] = path, known

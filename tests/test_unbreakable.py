@@ -331,7 +331,22 @@ def test_an_empty_folder_is_fine(pico: Path, tmp_path: Path) -> None:
 # --- a parent that changes, two runs ------------------------------------------------------------
 
 
-def test_a_parent_that_changes_while_it_is_read(pico: Path, tmp_path: Path) -> None:
+def one_byte_changes(weights: Path) -> None:
+    with weights.open("r+b") as file:
+        file.seek(-100, 2)
+        (byte,) = file.read(1)
+        file.seek(-100, 2)
+        file.write(bytes([byte ^ 1]))
+
+
+def it_shrinks(weights: Path) -> None:
+    os.truncate(weights, weights.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("change", [one_byte_changes, it_shrinks])
+def test_a_parent_that_changes_while_it_is_read(
+    pico: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
     parent = tmp_path / "parent"
     shutil.copytree(pico, parent)
     plan = half(parent)
@@ -341,10 +356,7 @@ def test_a_parent_that_changes_while_it_is_read(pico: Path, tmp_path: Path) -> N
         nonlocal touched
         if not touched:
             touched = True
-            weights = parent / "model.safetensors"
-            data = bytearray(weights.read_bytes())
-            data[-100] ^= 1
-            weights.write_bytes(data)
+            change(parent / "model.safetensors")
 
     with pytest.raises(InputError, match="changed while it was read"):
         write_checkpoint(plan, tmp_path / "child", advance=advance)
