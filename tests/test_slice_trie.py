@@ -4,7 +4,9 @@ import weakref
 from hypothesis import given
 from hypothesis import strategies as st
 
+from matformer_lab.passes import SLICES_PER_PASS
 from matformer_lab.slice_trie import TrieNode, build_trie, walk
+from matformer_lab.token_budget import WAITING_STATES
 
 SLICES = st.lists(
     st.lists(st.sampled_from("abc"), max_size=6).map("".join), min_size=1, max_size=12
@@ -60,6 +62,12 @@ def test_states_alive_do_not_grow_with_the_slices(count: int, comb: bool) -> Non
     arrived, _, most = _walk(slices)
     assert arrived == slices
     assert most <= math.log2(count) + 1
+
+
+def test_the_token_budget_counts_the_states_that_wait_in_the_worst_pass() -> None:
+    doubling = {f"{number:03b}": f"{number:03b}then" for number in range(SLICES_PER_PASS)}
+    _, _, most = _walk(doubling)
+    assert most - 1 == WAITING_STATES  # one is the layer's input
 
 
 def test_a_chain_of_slices_that_end_along_the_way() -> None:
