@@ -2,11 +2,9 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,12 +226,41 @@ def stored(out: Path) -> dict[str, int]:
     }
 
 
-def interrupt_after_a_score(sweep: "subprocess.Popen[str]", out: Path) -> str:
-    """Ctrl-C for a sweep that has stored something; what it then says on stderr."""
-    while not stored(out):
-        assert sweep.poll() is None
-        time.sleep(0.02)
-    sweep.send_signal(signal.SIGINT)
-    _, err = sweep.communicate(timeout=60)
-    assert sweep.returncode == 130
-    return err
+INTERRUPTED_BEFORE_A_RENAME = """
+import os, signal, sys
+from pathlib import Path
+from matformer_lab.cli import main
+
+left, replace = int(sys.argv[1]), Path.replace
+
+def counting(self, target):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGINT)
+    return replace(self, target)
+
+Path.replace = counting
+main(sys.argv[2:])
+"""
+
+
+def interrupted(
+    *arguments: object, before_rename: int, cwd: Path, env: Mapping[str, str] | None = None
+) -> str:
+    """Ctrl-C for a command when it is about to name its n-th file; what it says on stderr.
+
+    It comes from within: a busy machine may let a command finish before a test's signal is there.
+    """
+    command = [sys.executable, "-c", INTERRUPTED_BEFORE_A_RENAME, before_rename, *arguments]
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 130, done.stderr
+    return done.stderr

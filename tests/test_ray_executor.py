@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from conftest import interrupt_after_a_score, stored
+from conftest import interrupted, stored
 
 from matformer_lab import ray_executor
 from matformer_lab.errors import InputError
@@ -167,8 +167,8 @@ def test_ctrl_c_stops_the_work_on_the_cluster_and_the_sweep_continues(
 ) -> None:
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(yaml.safe_dump(recipe_of(scorable)))
-    sweep = start(nodes, recipe, out)
-    err = interrupt_after_a_score(sweep, out)
+    command = ["sweep", recipe, "--out", out, "--executor", "ray"]
+    err = interrupted(*command, before_rename=3, cwd=tmp_path, env=nodes.env)
     assert err.strip() == "interrupted; run the same command again to continue"
     before = stored(out)
     assert 0 < len(before) < 12

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 import yaml
-from conftest import interrupt_after_a_score, stored
+from conftest import interrupted, stored
 
 from matformer_lab import tiny
 from matformer_lab.catalog import resolve_slices
@@ -309,18 +310,20 @@ def test_results_of_an_unfinished_sweep_are_refused(tmp_path: Path) -> None:
 # --- kills, interrupts, locks ------------------------------------------------------------------
 
 
-def _sweep_in_child(recipe: Mapping[str, Any], out: Path, die_at_rename: int | None) -> None:
-    """Runs a sweep; with `die_at_rename`, SIGKILLs itself just before that file appears."""
+def _sweep_in_child(
+    recipe: Mapping[str, Any], out: Path, at_rename: int | None, to_itself: signal.Signals
+) -> None:
+    """Runs a sweep; with `at_rename`, sends itself a signal just before that file appears."""
     os.setpgid(0, 0)
-    if die_at_rename is not None:
+    if at_rename is not None:
         renames = 0
         replace = Path.replace
 
         def counting(self: Path, target: Any) -> Path:
             nonlocal renames
             renames += 1
-            if renames == die_at_rename:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if renames == at_rename:
+                os.kill(os.getpid(), to_itself)
             return replace(self, target)
 
         Path.replace = counting  # type: ignore[method-assign, assignment]
@@ -345,8 +348,14 @@ def start() -> Callable[..., Any]:
         ]
     )
 
-    def start_one(recipe: Mapping[str, Any], out: Path, die_at_rename: int | None = None) -> Any:
-        process = context.Process(target=_sweep_in_child, args=(recipe, out, die_at_rename))
+    def start_one(
+        recipe: Mapping[str, Any],
+        out: Path,
+        at_rename: int | None = None,
+        to_itself: signal.Signals = signal.SIGKILL,
+    ) -> Any:
+        arguments = (recipe, out, at_rename, to_itself)
+        process = context.Process(target=_sweep_in_child, args=arguments)
         process.start()
         return process
 
@@ -377,9 +386,8 @@ def test_a_sweep_killed_at_random_moments_finishes_as_if_undisturbed(
         process.join()
         killed += 1
         seen = check_killed(out, seen)
-        if process.exitcode == 0:
-            break
-        assert not (out / "results.parquet").exists()
+        if (out / "results.parquet").exists():
+            break  # the kill came too late
     run(out, scorable)
     assert seen.items() <= stored(out).items()
     assert (out / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
@@ -470,11 +478,11 @@ def test_a_second_sweep_in_a_busy_folder_is_told_so(
     scorable: Path, tmp_path: Path, start: Callable[..., Any]
 ) -> None:
     out = tmp_path / "out"
-    first = start(recipe_of(scorable), out)
-    while not stored(out):  # it holds the lock by then
+    # It stops when it has the lock and a score, and holds the lock for as long as it takes.
+    first = start(recipe_of(scorable), out, 2, signal.SIGSTOP)
+    while psutil.Process(first.pid).status() != psutil.STATUS_STOPPED:
         assert first.is_alive()
         time.sleep(0.01)
-    os.kill(first.pid, signal.SIGSTOP)  # holds the lock for as long as it takes
     try:
         with pytest.raises(InputError, match="another sweep is running in this folder"):
             run(out, scorable)
@@ -490,10 +498,8 @@ def test_ctrl_c_leaves_a_folder_that_continues(
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe_of(scorable)))
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "matformer_lab", "sweep", str(path), "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    err = interrupt_after_a_score(process, out)
-    assert "Traceback" not in err
+    err = interrupted("sweep", path, "--out", out, before_rename=3, cwd=tmp_path)
+    assert err.strip() == "interrupted; run the same command again to continue"
     before = stored(out)
     assert 0 < len(before) < 6
     run(out, scorable)
