@@ -4,9 +4,10 @@
 
 Both score the same live model on the same requests, taking turns; every time is the median over
 `--repeats`, encoding included. HFLM batches 8 requests and we `--batch-tokens` tokens, of which
-HFLM's batches of long prompts hold as many or more (its largest is printed). With `--dtype
-bfloat16` both are also compared with fp32 on the same rounded weights. `unrelated` is the worst
-case for sharing: BoolQ's passages, each with its own question as the one continuation.
+HFLM's batches of long prompts hold as many or more (its largest is printed). With `--truth float32`
+(or float64) both are also compared with HFLM in that precision on the same rounded weights; in
+bfloat16 they always are. `unrelated` is the worst case for sharing: BoolQ's passages, each with its
+own question as the one continuation.
 """
 
 import argparse
@@ -47,8 +48,11 @@ def main() -> None:
         parent = open_parent(str(folder))
         full = Slice("full", parent.text.intermediate_size)
         model = ElasticParent.load(parent, dtype=dtype, device=arguments.device).live(full)
-        # The same weights, so that only the arithmetic differs.
-        truth = ElasticParent.load(parent, dtype=torch.float32, device=arguments.device).live(full)
+        truth = None
+        if arguments.truth:
+            # The same weights, so that only the arithmetic differs.
+            exact = getattr(torch, arguments.truth)
+            truth = ElasticParent.load(parent, dtype=exact, device=arguments.device).live(full)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         print(
             f"35 layers of hidden size {arguments.hidden_size}, {arguments.dtype}, "
@@ -99,17 +103,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hidden-size", type=int, default=128, help="E4B has 2048")
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--truth", choices=["float32", "float64"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.dtype == "bfloat16":
+        arguments.truth = arguments.truth or "float32"
+    return arguments
 
 
 def compare(
     name: str,
     requests: Sequence[Any],
     model: Gemma3nForCausalLM,
-    truth: Gemma3nForCausalLM,
+    truth: Gemma3nForCausalLM | None,
     tokenizer: Any,
     arguments: argparse.Namespace,
 ) -> None:
@@ -142,11 +150,11 @@ def compare(
         f"of CPU time {statistics.median(cpu_ratios):.2f}"
     )
     print(f"  ours against HFLM: {differences(requests, our_answers, their_answers)}")
-    if arguments.dtype != "float32":
+    if truth is not None:
         lm = make_lm(truth, tokenizer, scorer="lm-eval", batch_size=BATCH_SIZE)
-        exact = lm.loglikelihood(requests)
-        print(f"  HFLM against fp32: {differences(requests, their_answers, exact)}")
-        print(f"  ours against fp32: {differences(requests, our_answers, exact)}")
+        exact, _ = timed(lambda: lm.loglikelihood(requests))
+        print(f"  HFLM against {arguments.truth}: {differences(requests, their_answers, exact)}")
+        print(f"  ours against {arguments.truth}: {differences(requests, our_answers, exact)}")
 
 
 class Seconds:
