@@ -33,8 +33,8 @@ def write_random_parent(folder: Path, hidden_size: int, dtype: torch.dtype) -> P
     for layer in model.model.layers:
         # Zero in a fresh model, which would leave the per-layer inputs without effect.
         torch.nn.init.normal_(layer.altup.correct_output_scale)
-        # Gemma 3n does not divide q k by sqrt(head_dim): trained norms do as much. With norms of
-        # ones attention picks single tokens, and layer by layer rounding grows a thousandfold.
+        # Gemma 3n leaves the division of q k by sqrt(head_dim) to these weights. With ones,
+        # attention picks single tokens, and rounding grows from layer to layer.
         torch.nn.init.constant_(layer.self_attn.q_norm.weight, config.head_dim**-0.5)
     model.to(dtype).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
