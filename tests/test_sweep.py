@@ -399,7 +399,7 @@ def test_the_published_slices_killed_ten_times_equal_an_undisturbed_run(tmp_path
     """The demo's job through the command line: 16 slices of `tiny`, its three tasks."""
     recipe = tmp_path / "recipe.yaml"
     demo = yaml.safe_load((ROOT / "recipes/demo.yaml").read_text())
-    recipe.write_text(yaml.safe_dump(demo | {"slices": ["published"], "limit": 60}))
+    recipe.write_text(yaml.safe_dump(demo | {"slices": ["published"]}))
 
     def sweep(out: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "matformer_lab", "sweep", str(recipe), "--out", str(out)]
@@ -411,10 +411,10 @@ def test_the_published_slices_killed_ten_times_equal_an_undisturbed_run(tmp_path
     seen: dict[str, int] = {}
     for kill in range(10):
         process = sweep(out)
-        goal = max(len(seen), min(5 * kill, 47))
+        goal = max(len(seen), min(5 * kill, 40))  # the last 8 are one pass, of some seconds
         while process.poll() is None and len(stored(out)) < goal:
             time.sleep(0.01)
-        time.sleep(generator.uniform(0, 2 if goal > len(seen) else 8))
+        time.sleep(generator.uniform(0, 2 if goal > len(seen) else 5))
         assert process.poll() is None
         process.kill()
         process.wait()
