@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lm_eval.api.instance import Instance
@@ -37,6 +37,7 @@ from matformer_lab.token_budget import TokenBudget
 NUM_FEWSHOT = {"hellaswag": 10, "boolq": 0, "mmlu": 5}
 UNRELATED = "unrelated"
 BATCH_SIZE = 8
+Result = TypeVar("Result")
 
 
 def main() -> None:
@@ -130,9 +131,9 @@ def compare(
 
     our_times, their_times = [], []
     for _ in range(arguments.repeats):
-        our_answers, seconds = timed(lambda: ours.loglikelihood(requests))
+        our_answers, seconds = clocked(lambda: ours.loglikelihood(requests))
         our_times.append(seconds)
-        their_answers, seconds = timed(lambda: theirs.loglikelihood(requests))
+        their_answers, seconds = clocked(lambda: theirs.loglikelihood(requests))
         their_times.append(seconds)
 
     ratios = [b.wall / a.wall for a, b in zip(our_times, their_times, strict=True)]
@@ -152,7 +153,7 @@ def compare(
     print(f"  ours against HFLM: {differences(requests, our_answers, their_answers)}")
     if truth is not None:
         lm = make_lm(truth, tokenizer, scorer="lm-eval", batch_size=BATCH_SIZE)
-        exact, _ = timed(lambda: lm.loglikelihood(requests))
+        exact, _ = clocked(lambda: lm.loglikelihood(requests))
         print(f"  HFLM against {arguments.truth}: {differences(requests, their_answers, exact)}")
         print(f"  ours against {arguments.truth}: {differences(requests, our_answers, exact)}")
 
@@ -163,11 +164,11 @@ class Seconds:
         self.cpu = cpu
 
 
-def timed(work: Callable[[], list[Answer]]) -> tuple[list[Answer], Seconds]:
+def clocked(work: Callable[[], Result]) -> tuple[Result, Seconds]:
     wall, cpu = time.perf_counter(), time.process_time()
     with quiet_lm_eval():
-        answers = work()
-    return answers, Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+        result = work()
+    return result, Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def median(times: Sequence[Seconds]) -> float:

@@ -15,15 +15,14 @@ import os
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from measure import Run, timed
 from random_parent import write_random_parent
-from score import BATCH_SIZE, NUM_FEWSHOT, hflm_batches
+from score import BATCH_SIZE, NUM_FEWSHOT, clocked, hflm_batches, median
 from transformers import AutoTokenizer
 
 from matformer_lab.catalog import resolve_slices
@@ -123,28 +122,23 @@ def side_by_side(folder: Path, arguments: argparse.Namespace) -> None:
     )
     ours, theirs = [], []
     for _ in range(arguments.repeats):
-        our_answers = clocked(sweep.ours, ours)
-        their_answers = clocked(sweep.hflm, theirs)
-    ratios = [b / a for (a, _), (b, _) in zip(ours, theirs, strict=True)]
-    cpu_ratios = [b / a for (_, a), (_, b) in zip(ours, theirs, strict=True)]
+        our_answers, seconds = clocked(sweep.ours)
+        ours.append(seconds)
+        their_answers, seconds = clocked(sweep.hflm)
+        theirs.append(seconds)
+    ratios = [b.wall / a.wall for a, b in zip(ours, theirs, strict=True)]
+    cpu_ratios = [b.cpu / a.cpu for a, b in zip(ours, theirs, strict=True)]
     largest = max(
         abs(a - b)
         for name in sweep.models
         for (a, _), (b, _) in zip(our_answers[name], their_answers[name], strict=True)
     )
     print(
-        f"seconds: HFLM on each {statistics.median(wall for wall, _ in theirs):.1f}, "
-        f"score_slices {statistics.median(wall for wall, _ in ours):.1f}, "
+        f"seconds: HFLM on each {median(theirs):.1f}, "
+        f"score_slices {median(ours):.1f}, "
         f"ratio {statistics.median(ratios):.1f} [{min(ratios):.1f} to {max(ratios):.1f}], "
         f"of CPU time {statistics.median(cpu_ratios):.1f}; |delta logprob| at most {largest:.2g}"
     )
-
-
-def clocked(work: Callable[[], Any], times: list[tuple[float, float]]) -> Any:
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = work()
-    times.append((time.perf_counter() - wall, time.process_time() - cpu))
-    return result
 
 
 def memory(folder: Path, scratch: Path, arguments: argparse.Namespace) -> None:

@@ -181,22 +181,29 @@ class Finished:
     err: str
 
 
+def run_offline(
+    *arguments: object, cwd: Path, env: Mapping[str, str] | None = None, **kwargs: Any
+) -> Finished:
+    """`python ARGUMENTS...`, a process of its own, with `env` besides this one's environment."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=kwargs.pop("timeout", 300),
+        check=False,
+        **kwargs,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Callable[..., Finished]:
     """Runs `matformer-lab` as a user does: a process of its own, offline, in an empty folder."""
 
-    def run(*arguments: object, env: dict[str, str] | None = None, **kwargs: Any) -> Finished:
-        done = subprocess.run(
-            [sys.executable, "-m", "matformer_lab", *map(str, arguments)],
-            cwd=kwargs.pop("cwd", tmp_path),
-            env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=kwargs.pop("timeout", 300),
-            check=False,
-            **kwargs,
-        )
-        return Finished(done.returncode, done.stdout, done.stderr)
+    def run(*arguments: object, **kwargs: Any) -> Finished:
+        return run_offline("-m", "matformer_lab", *arguments, **{"cwd": tmp_path, **kwargs})
 
     return run
 
@@ -230,41 +237,11 @@ def stored(out: Path) -> dict[str, int]:
     }
 
 
-INTERRUPTED_BEFORE_A_RENAME = """
-import os, signal, sys
-from pathlib import Path
-from matformer_lab.cli import main
-
-left, replace = int(sys.argv[1]), Path.replace
-
-def counting(self, target):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGINT)
-    return replace(self, target)
-
-Path.replace = counting
-main(sys.argv[2:])
-"""
-
-
 def interrupted(
     *arguments: object, before_rename: int, cwd: Path, env: Mapping[str, str] | None = None
 ) -> str:
-    """Ctrl-C for a command when it is about to name its n-th file; what it says on stderr.
-
-    It comes from within: a busy machine may let a command finish before a test's signal is there.
-    """
-    command = [sys.executable, "-c", INTERRUPTED_BEFORE_A_RENAME, before_rename, *arguments]
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 130, done.stderr
-    return done.stderr
+    """Ctrl-C for a command when it is about to name its n-th file; what it says on stderr."""
+    script = Path(__file__).with_name("at_rename.py")
+    done = run_offline(script, before_rename, *arguments, cwd=cwd, env=env)
+    assert done.code == 130, done.err
+    return done.err
