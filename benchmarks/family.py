@@ -13,8 +13,8 @@ from pathlib import Path
 
 from measure import CLI, machine, settle, size_of, timed, warm, weights
 
-from matformer_lab.catalog import resolve_slices
-from matformer_lab.parent import open_parent
+from matformer_lab.parent.parent import open_parent
+from matformer_lab.slicing.catalog import resolve_slices
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

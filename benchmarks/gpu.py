@@ -30,18 +30,18 @@ from score import BATCH_SIZE, NUM_FEWSHOT, load
 from transformers import AutoTokenizer
 
 from matformer_lab import tiny
-from matformer_lab.catalog import resolve_slices
-from matformer_lab.elastic import ElasticParent
-from matformer_lab.packing import Request
-from matformer_lab.parent import open_parent
-from matformer_lab.passes import SLICES_PER_PASS
-from matformer_lab.plan import make_plan
-from matformer_lab.prefix_scorer import PrefixScorer
-from matformer_lab.scoring import make_lm
-from matformer_lab.sizes import sizes_of
-from matformer_lab.slice_scoring import batches_of, score_slices
-from matformer_lab.tasks import quiet_lm_eval
-from matformer_lab.token_budget import budget_for
+from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+from matformer_lab.evaluation.scoring import make_lm
+from matformer_lab.evaluation.tasks import quiet_lm_eval
+from matformer_lab.live.elastic import ElasticParent
+from matformer_lab.parent.parent import open_parent
+from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.slice_scoring import batches_of, score_slices
+from matformer_lab.scoring.token_budget import budget_for
+from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.slicing.plan import make_plan
+from matformer_lab.slicing.sizes import sizes_of
+from matformer_lab.sweep.passes import SLICES_PER_PASS
 
 ITEMS = {"hellaswag": 10_042, "boolq": 3_270, "mmlu": 14_042}
 TABLE = "embed_tokens_per_layer.weight"

@@ -23,16 +23,16 @@ from lm_eval.api.instance import Instance
 from random_parent import write_random_parent
 from transformers import AutoTokenizer, Gemma3nForCausalLM
 
-from matformer_lab.elastic import ElasticParent
-from matformer_lab.packing import Request
-from matformer_lab.parent import open_parent
-from matformer_lab.prefix_scorer import PrefixScorer
-from matformer_lab.recipe import TaskEntry
-from matformer_lab.scoring import make_lm
-from matformer_lab.slice_scoring import Answer, batches_of
-from matformer_lab.slices import Slice
-from matformer_lab.tasks import LoadedTask, load_tasks, quiet_lm_eval
-from matformer_lab.token_budget import TokenBudget
+from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+from matformer_lab.evaluation.scoring import make_lm
+from matformer_lab.evaluation.tasks import LoadedTask, load_tasks, quiet_lm_eval
+from matformer_lab.live.elastic import ElasticParent
+from matformer_lab.parent.parent import open_parent
+from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.slice_scoring import Answer, batches_of
+from matformer_lab.scoring.token_budget import TokenBudget
+from matformer_lab.slicing.slices import Slice
+from matformer_lab.sweep.recipe import TaskEntry
 
 NUM_FEWSHOT = {"hellaswag": 10, "boolq": 0, "mmlu": 5}
 UNRELATED = "unrelated"

@@ -16,50 +16,50 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from matformer_lab.catalog import resolve_slice, resolve_slices
-    from matformer_lab.compare import compare_sweeps
-    from matformer_lab.editor import SliceEditor
-    from matformer_lab.elastic import ElasticParent
-    from matformer_lab.errors import InputError
-    from matformer_lab.extract import write_checkpoint
-    from matformer_lab.family import write_family
-    from matformer_lab.finished import Finished
-    from matformer_lab.parent import Parent, open_parent
-    from matformer_lab.plan import Plan, make_plan
-    from matformer_lab.read_sweep import read_finished
-    from matformer_lab.recipe import Recipe, load_recipe, parse_recipe
-    from matformer_lab.report import write_report
-    from matformer_lab.results import load_results
-    from matformer_lab.sizes import Sizes, sizes_of
-    from matformer_lab.slices import Slice
-    from matformer_lab.sweep import run_sweep
-    from matformer_lab.verify import verify_checkpoint
+    from matformer_lab.checkpoint.extract import write_checkpoint
+    from matformer_lab.checkpoint.family import write_family
+    from matformer_lab.checkpoint.verify import verify_checkpoint
+    from matformer_lab.common.errors import InputError
+    from matformer_lab.live.elastic import ElasticParent
+    from matformer_lab.notebook.editor import SliceEditor
+    from matformer_lab.parent.parent import Parent, open_parent
+    from matformer_lab.report.report import write_report
+    from matformer_lab.results.compare import compare_sweeps
+    from matformer_lab.results.finished import Finished
+    from matformer_lab.results.read_sweep import read_finished
+    from matformer_lab.results.results import load_results
+    from matformer_lab.slicing.catalog import resolve_slice, resolve_slices
+    from matformer_lab.slicing.plan import Plan, make_plan
+    from matformer_lab.slicing.sizes import Sizes, sizes_of
+    from matformer_lab.slicing.slices import Slice
+    from matformer_lab.sweep.recipe import Recipe, load_recipe, parse_recipe
+    from matformer_lab.sweep.sweep import run_sweep
 
 _HOME = {
-    "ElasticParent": "elastic",
-    "Finished": "finished",
-    "InputError": "errors",
-    "Parent": "parent",
-    "Plan": "plan",
-    "Recipe": "recipe",
-    "Sizes": "sizes",
-    "Slice": "slices",
-    "SliceEditor": "editor",
-    "compare_sweeps": "compare",
-    "load_recipe": "recipe",
-    "load_results": "results",
-    "make_plan": "plan",
-    "open_parent": "parent",
-    "parse_recipe": "recipe",
-    "read_finished": "read_sweep",
-    "resolve_slice": "catalog",
-    "resolve_slices": "catalog",
-    "run_sweep": "sweep",
-    "sizes_of": "sizes",
-    "verify_checkpoint": "verify",
-    "write_checkpoint": "extract",
-    "write_family": "family",
-    "write_report": "report",
+    "ElasticParent": "live.elastic",
+    "Finished": "results.finished",
+    "InputError": "common.errors",
+    "Parent": "parent.parent",
+    "Plan": "slicing.plan",
+    "Recipe": "sweep.recipe",
+    "Sizes": "slicing.sizes",
+    "Slice": "slicing.slices",
+    "SliceEditor": "notebook.editor",
+    "compare_sweeps": "results.compare",
+    "load_recipe": "sweep.recipe",
+    "load_results": "results.results",
+    "make_plan": "slicing.plan",
+    "open_parent": "parent.parent",
+    "parse_recipe": "sweep.recipe",
+    "read_finished": "results.read_sweep",
+    "resolve_slice": "slicing.catalog",
+    "resolve_slices": "slicing.catalog",
+    "run_sweep": "sweep.sweep",
+    "sizes_of": "slicing.sizes",
+    "verify_checkpoint": "checkpoint.verify",
+    "write_checkpoint": "checkpoint.extract",
+    "write_family": "checkpoint.family",
+    "write_report": "report.report",
 }
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from matformer_lab.errors import InputError
+from matformer_lab.common.errors import InputError
 
 LayerType = Literal["sliding_attention", "full_attention"]
 Dimension = Annotated[int, Field(strict=True, gt=0, lt=2**31)]

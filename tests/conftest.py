@@ -229,7 +229,7 @@ def scorable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stored(out: Path) -> dict[str, int]:
     """Every stored score of a sweep and when it was written, to the nanosecond."""
-    from matformer_lab.sweep import STORE
+    from matformer_lab.sweep.sweep import STORE
 
     return {
         str(path.relative_to(out)): path.stat().st_mtime_ns
@@ -241,7 +241,7 @@ def interrupted(
     *arguments: object, before_rename: int, cwd: Path, env: Mapping[str, str] | None = None
 ) -> str:
     """Ctrl-C for a command when it is about to name its n-th file; what it says on stderr."""
-    script = Path(__file__).with_name("at_rename.py")
+    script = Path(__file__).parent / "support" / "at_rename.py"
     done = run_offline(script, before_rename, *arguments, cwd=cwd, env=env)
     assert done.code == 130, done.err
     return done.err

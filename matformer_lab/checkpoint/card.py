@@ -1,0 +1,124 @@
+"""The model card of a written checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from matformer_lab import __version__
+from matformer_lab.common.errors import InputError
+from matformer_lab.common.untrusted import read_small
+from matformer_lab.parent.parent import path_inside
+from matformer_lab.slicing.plan import Plan
+from matformer_lab.slicing.tables import (
+    LAYER_HEAD,
+    RUNTIME_HEAD,
+    layer_rows,
+    runtime_rows,
+    size_rows,
+)
+
+CARD_FILE: Final = "README.md"
+_MAX_CARD_BYTES: Final = 1 << 20
+TAGS: Final = ["matformer", "mix-n-match", "gemma3n", "matformer-lab"]
+
+
+def model_card(plan: Plan, base_model: str | None = None) -> str:
+    """The card: metadata for the Hub, what the slice is, how large, how made, how to load.
+
+    `base_model` overrides what is known of the parent's Hub id.
+    """
+    parent_card = parent_card_metadata(plan.parent.folder)
+    base = base_model or plan.parent.base_model or parent_card.get("base_model")
+    metadata: dict[str, Any] = {
+        **({"base_model": base} if base else {}),
+        "license": parent_card.get("license", "gemma"),
+        **{k: parent_card[k] for k in ("license_name", "license_link") if k in parent_card},
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation" if plan.text_only else "image-text-to-text",
+        "tags": TAGS,
+    }
+    front = yaml.safe_dump(metadata, sort_keys=False).strip()
+    name = _plain(plan.slice.name)
+    shown_base = _plain(base if isinstance(base, str) else plan.parent.name)
+    text_only = " --text-only" if plan.text_only and plan.parent.multimodal else ""
+    return f"""---
+{front}
+---
+
+# {name}: a slice of {shown_base}
+
+Cut from {shown_base} by Mix-and-Match: the first *w* hidden units of each layer's FFN are
+themselves a trained FFN, so this checkpoint was selected, not trained. Every tensor is a part of
+the parent's, bit for bit.
+
+{_table(("", "value"), size_rows(plan))}
+
+*Effective* parameters are the text model's without `embed_tokens` and `embed_tokens_per_layer`.
+
+## The slice
+
+{_table(LAYER_HEAD, layer_rows(plan))}
+
+## How it was made
+
+matformer-lab {__version__}, from a parent with fingerprint `{plan.parent.fingerprint[:16]}`
+(`matformer_lab.json` in this folder has the widths and a digest of every tensor):
+
+```
+matformer-lab slice PARENT --slice SLICE --out DIR{text_only}
+matformer-lab verify DIR --parent PARENT
+```
+
+## How to load it
+
+```python
+{_loading(plan)}
+```
+
+{_table(RUNTIME_HEAD, runtime_rows(plan))}
+"""
+
+
+def parent_card_metadata(folder: Path | None) -> dict[str, Any]:
+    """Texts, and lists of texts, in the metadata of the parent's own card, if it can be read."""
+    if folder is None:
+        return {}
+    try:
+        text = read_small(path_inside(folder, CARD_FILE, str(folder)), _MAX_CARD_BYTES).decode()
+        front = text.split("---\n", 2)[1] if text.startswith("---\n") else ""
+        metadata = yaml.safe_load(front)
+    except (InputError, ValueError, IndexError, RecursionError, yaml.YAMLError):
+        return {}
+    if not isinstance(metadata, dict):
+        return {}
+    return {key: value for key, value in metadata.items() if _is_text(value)}
+
+
+def _is_text(value: object) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return all(isinstance(item, str) for item in items)
+
+
+def _loading(plan: Plan) -> str:
+    if plan.text_only:
+        model = "Gemma3nForCausalLM"
+        return f"""from transformers import AutoTokenizer, {model}
+
+model = {model}.from_pretrained(DIR, dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained(DIR)"""
+    return """from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained(DIR, dtype="auto")  # needs timm
+processor = AutoProcessor.from_pretrained(DIR)"""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
+
+
+def _plain(text: object) -> str:
+    """User text without what Markdown or HTML would act on."""
+    return "".join(f"&#{ord(c)};" if c in "|<>&`[]" else c for c in str(text))

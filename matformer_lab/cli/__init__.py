@@ -1,0 +1,5 @@
+"""The command line."""
+
+from matformer_lab.cli.cli import main
+
+__all__ = ["main"]

@@ -1,0 +1,99 @@
+"""Progress of long work: a bar on a terminal, silence elsewhere."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from matformer_lab.sweep.jobs import Job
+    from matformer_lab.sweep.store import Key
+
+Advance = Callable[[int], None]
+"""Called with the work done since the last call (bytes, items)."""
+
+
+def quiet(_: int) -> None:
+    """Shows nothing."""
+
+
+@contextmanager
+def bytes_bar(title: str, total: int) -> Iterator[Advance]:
+    """A bar over `total` bytes on stderr if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+class SweepBar:
+    """A sweep's pending jobs as a bar on a terminal or in a notebook; nothing elsewhere."""
+
+    def __init__(self, pending: "Sequence[Job]") -> None:
+        from rich import progress
+        from rich.console import Console
+
+        console = Console(file=sys.stderr)
+        # In a notebook, rich draws with ipywidgets and warns where they are not installed.
+        visible = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets"))
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.fields[stored]}/{task.fields[count]} scores"),
+            progress.BarColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            disable=not visible,
+        )
+        self._costs = {job.key: job.cost for job in pending}
+        self._shares: dict[Key, float] = {}
+        self._stored: set[Key] = set()
+        self._row = self._bar.add_task(
+            "", total=sum(self._costs.values()), stored=0, count=len(self._costs)
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def report(self, group: "Sequence[Job]", share: float) -> None:
+        """That `share` (0 to 1) of scoring these jobs together is done."""
+        if not share:
+            slices = ", ".join(job.sized.plan.slice.name for job in group[:2])
+            more = f" +{len(group) - 2}" if len(group) > 2 else ""
+            self._bar.update(self._row, description=f"{group[0].task.name} · {slices}{more}")
+        self._shares |= {job.key: share for job in group}
+        self._show()
+
+    def stored(self, key: "Key") -> None:
+        """That this job's score is in the store."""
+        self._shares[key] = 1.0
+        self._stored.add(key)
+        self._show()
+
+    def _show(self) -> None:
+        done = sum(share * self._costs[key] for key, share in self._shares.items())
+        self._bar.update(self._row, completed=done, stored=len(self._stored))

@@ -1,0 +1,156 @@
+"""The prefix-sharing scorer as an lm-eval model, and its check against lm-eval's own.
+
+Everything but log-likelihoods is lm-eval's `HFLM` over the same model: how a text is encoded,
+rolling windows, generation, chat templates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.models.huggingface import HFLM
+
+from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.slice_scoring import Answer, score_slices
+from matformer_lab.scoring.token_budget import TokenBudget
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from transformers import Gemma3nForCausalLM, PreTrainedTokenizerBase
+
+
+class PrefixScorer(HFLM):  # type: ignore[misc]
+    """A text Gemma 3n in eval mode that scores requests packed by their common prefixes.
+
+    Answers are `HFLM`'s up to rounding, but for one case: where the same text comes twice, split
+    into context and continuation in two places, lm-eval 0.4.13 reads the shorter continuation at
+    wrong positions (it does not with `logits_cache=False`).
+
+    Args:
+        batch_tokens: Of a batch, and of what a row adds to its first text; None chooses by memory.
+        max_length: Longest input in tokens; longer ones lose their left end. None: the model's.
+        batch_size: Of lm-eval's own generation.
+        answers: Known answers by (context, continuation), as `score_slices` gave them for several
+            slices at once. Only requests that are not among them run the model.
+        progress: Called with (requests done, requests in all).
+    """
+
+    def __init__(
+        self,
+        model: Gemma3nForCausalLM,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_tokens: int | None = None,
+        max_length: int | None = None,
+        batch_size: int | str = 8,
+        answers: Mapping[tuple[str, str], Answer] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        super().__init__(
+            pretrained=model,
+            tokenizer=tokenizer,
+            backend="causal",
+            max_length=max_length,
+            batch_size=batch_size,
+            add_bos_token=True,
+        )
+        self._budget = None if batch_tokens is None else TokenBudget(batch_tokens)
+        self._known = dict(answers or {})
+        self._progress = progress
+
+    def encode(self, instances: Sequence[Instance]) -> list[Request]:
+        """Log-likelihood requests as lm-eval encodes them: once, for any number of slices."""
+        # One object for each id: a text then takes 8 bytes a token, not 36.
+        same: dict[int, int] = {}
+
+        def shared(ids: Sequence[int]) -> list[int]:
+            return [same.setdefault(each, each) for each in ids]
+
+        pairs = (self._encode(*instance.args) for instance in instances)
+        return [
+            Request.of(shared(context), shared(continuation), self.max_length)
+            for context, continuation in pairs
+        ]
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
+        """(log-probability, is greedy) of each (context, continuation)."""
+        new = [request for request in requests if request.args not in self._known]
+        answers = self._known | dict(
+            zip((request.args for request in new), self._score(self.encode(new)), strict=True)
+        )
+        return [answers[request.args] for request in requests]
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[Answer]:
+        """What lm-eval's rolling log-likelihood calls, with the windows of its texts."""
+        return self._score(
+            [
+                Request.of(context, continuation, self.max_length)
+                for _, context, continuation in requests
+            ]
+        )
+
+    def _score(self, requests: Sequence[Request]) -> list[Answer]:
+        answers = score_slices(
+            {"": self.model}, requests, budget=self._budget, progress=self._progress
+        )
+        return answers[""]
+
+    def _encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """`TemplateLM.loglikelihood`'s encoding: an empty context becomes the prefix token."""
+        if context:
+            pair: tuple[list[int], list[int]] = self._encode_pair(context, continuation)
+            return pair
+        tokens: list[int] = self.tok_encode(continuation, add_special_tokens=False)
+        if tokens[:1] == [self.prefix_token_id]:
+            return tokens[:1], tokens[1:]
+        return [self.prefix_token_id], tokens
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far answers are from lm-eval's own on `requests` requests of `items` items."""
+
+    items: int
+    requests: int
+    largest: float
+    """Largest difference of two log-probabilities (natural logarithm)."""
+    greedy_flips: int
+    """Requests whose greedy flags differ."""
+
+
+def difference_from_lm_eval(
+    lm: HFLM, instances: Sequence[Instance], answers: Sequence[Answer], *, items: int
+) -> Difference:
+    """Score `items` items again with lm-eval's `lm`, spread evenly over a task's `instances`."""
+    documents = list(dict.fromkeys((each.task_name, each.doc_id) for each in instances))
+    count = min(items, len(documents))
+    chosen = {documents[number * len(documents) // count] for number in range(count)}
+    pairs = [
+        (instance, answer)
+        for instance, answer in zip(instances, answers, strict=True)
+        if (instance.task_name, instance.doc_id) in chosen
+    ]
+    again = lm.loglikelihood([instance for instance, _ in pairs], disable_tqdm=True)
+    differences = [
+        (_distance(ours, theirs), our_greedy != their_greedy)
+        for (_, (ours, our_greedy)), (theirs, their_greedy) in zip(pairs, again, strict=True)
+    ]
+    return Difference(
+        items=count,
+        requests=len(pairs),
+        largest=max((delta for delta, _ in differences), default=0.0),
+        greedy_flips=sum(flipped for _, flipped in differences),
+    )
+
+
+def _distance(one: float, other: float) -> float:
+    """Infinite where only one of them is a number, so that no maximum passes over it."""
+    if one == other or (math.isnan(one) and math.isnan(other)):
+        return 0.0
+    distance = abs(one - other)
+    return math.inf if math.isnan(distance) else distance

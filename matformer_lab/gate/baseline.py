@@ -1,0 +1,140 @@
+"""The gate's baseline: a YAML file that lives in the repository and reviews well.
+
+A table of scores on top, one line a slice and task, and below it which items each slice got right,
+256 a line, so that the comparison is paired and a diff shows how much really changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.results.finished import Finished, TaskScores
+from matformer_lab.slicing.slices import explain
+from matformer_lab.statistics import paired
+
+_LINE = 64  # hex digits, or numbers, on a line of outcomes
+_HEADER = """\
+# Baseline of `matformer-lab gate`: the scores somebody last called good. Rewritten by --update.
+# scores: percent. outcomes: one bit an item (right or wrong), in the order of subject and document,
+# 256 items a line, so that a changed line is a changed answer.
+"""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskBaseline(_Model):
+    """What has to stay the same for outcomes to be comparable."""
+
+    metric: str
+    num_fewshot: int | None
+    n: Annotated[int, Field(ge=1)]
+    items: str
+    """sha256 over the items' ids, in order."""
+    encoding: Literal["bits", "numbers"]
+
+
+class Baseline(_Model):
+    """The baseline file."""
+
+    format: Literal[1] = 1
+    parent: str
+    fingerprint: str
+    tasks: dict[str, TaskBaseline]
+    scores: dict[str, dict[str, float]]
+    """slice -> task -> percent, for people; the gate computes from `outcomes`."""
+    slices: dict[str, str]
+    """slice -> digest of its widths and skipped layers."""
+    outcomes: dict[str, dict[str, tuple[str, ...]]]
+
+
+def make_baseline(finished: Finished) -> Baseline:
+    """The sweep as a baseline; only tasks with per-item outcomes can be gated."""
+    tasks = [task for task in finished.tasks if task.outcomes is not None]
+    if not tasks:
+        raise InputError(f"{finished.folder}: no task has per-item outcomes, nothing to gate")
+    outcomes: dict[str, dict[str, tuple[str, ...]]] = {}
+    scores: dict[str, dict[str, float]] = {}
+    described = {task.name: describe(task) for task in tasks}
+    for member in finished.members:
+        for task in tasks:
+            assert task.outcomes is not None
+            if member.name in task.slices:
+                row = task.outcomes.scores[task.slices.index(member.name)]
+                lines = encode(row, described[task.name].encoding)
+                outcomes.setdefault(member.name, {})[task.name] = lines
+                value = task.values[task.slices.index(member.name)]
+                scores.setdefault(member.name, {})[task.name] = round(100 * value, 2)
+    return Baseline(
+        parent=finished.parent.name,
+        fingerprint=finished.parent.fingerprint,
+        tasks=described,
+        scores=scores,
+        slices={m.name: m.slice.digest for m in finished.members if m.name in outcomes},
+        outcomes=outcomes,
+    )
+
+
+def dump_baseline(baseline: Baseline) -> str:
+    """The file's text."""
+    document = baseline.model_dump(mode="json")
+    return _HEADER + yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def load_baseline(path: Path) -> Baseline:
+    """Raises InputError naming the file and the key at fault."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no baseline yet; make one with --update") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
+    try:
+        return Baseline.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{path}: {explain(error, Baseline)}") from None
+
+
+def describe(task: TaskScores) -> TaskBaseline:
+    """What a task is, as the baseline records it; it must have per-item outcomes."""
+    assert task.outcomes is not None
+    return TaskBaseline(
+        metric=task.metric,
+        num_fewshot=task.num_fewshot,
+        n=task.outcomes.n,
+        items=hashlib.sha256("\n".join(task.item_ids).encode()).hexdigest(),
+        encoding="bits" if task.outcomes.binary else "numbers",
+    )
+
+
+def encode(row: paired.Floats, encoding: str) -> tuple[str, ...]:
+    """A slice's outcomes (items,) as lines of text."""
+    if encoding == "numbers":
+        words = [f"{value:.6g}" for value in row]
+        return tuple(" ".join(words[k : k + _LINE]) for k in range(0, len(words), _LINE))
+    digits = np.packbits(row.astype(np.uint8)).tobytes().hex()
+    return tuple(digits[k : k + _LINE] for k in range(0, len(digits), _LINE))
+
+
+def decode(lines: Sequence[str], task: TaskBaseline, where: str) -> paired.Floats:
+    """The outcomes (items,) that `encode` wrote; `where` names them in an `InputError`."""
+    try:
+        if task.encoding == "numbers":
+            row = np.array([float(word) for line in lines for word in line.split()])
+        else:
+            bits = np.unpackbits(np.frombuffer(bytes.fromhex("".join(lines)), dtype=np.uint8))
+            row = bits.astype(np.float64)[: task.n]
+    except ValueError as error:
+        raise InputError(f"baseline: outcomes of {where}: {one_line(error)}") from None
+    if len(row) != task.n or not np.isfinite(row).all():
+        raise InputError(f"baseline: outcomes of {where} are not those of {task.n} items")
+    return row

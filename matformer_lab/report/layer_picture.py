@@ -1,0 +1,79 @@
+"""The picture of a slice: a column for each of the parent's layers, in SVG and in words."""
+
+from __future__ import annotations
+
+from matformer_lab.results.finished import Member, ParentInfo
+
+# Columns of 10, bars of 8 up to 46 high, attention marks and the K/V rule below.
+_PITCH, _BAR, _HIGH, _MARK, _RULE = 10, 8, 46, 54, 60
+
+
+def viewbox(parent: ParentInfo) -> str:
+    """The `viewBox` of the SVG around a picture."""
+    return f"0 0 {_PITCH * parent.num_hidden_layers} {_RULE + 2}"
+
+
+def layer_picture(parent: ParentInfo, member: Member) -> str:
+    """SVG shapes of a slice: a column per parent layer as high as its FFN is wide, skipped layers
+    hollow, a dot under full attention, a rule under layers that reuse K/V. Numbers only."""
+    widths = dict(
+        zip(member.slice.kept(parent.num_hidden_layers), member.slice.widths, strict=True)
+    )
+    top = max(parent.intermediate_size)
+    track, hole = "", ""
+    bars, marks = {"": "", " full": ""}, {"": "", " gone": ""}
+    for layer, whole in enumerate(parent.intermediate_size):
+        x = _PITCH * layer + (_PITCH - _BAR) / 2
+        outline = _rectangle(x, _HIGH * whole / top)
+        full = parent.layer_types[layer] == "full_attention"
+        if layer in widths:
+            track += outline
+            bars[" full" if full else ""] += _rectangle(x, _HIGH * widths[layer] / top)
+        else:
+            hole += outline
+        if full:
+            centre = _PITCH * layer + _PITCH / 2
+            marks["" if layer in widths else " gone"] += (
+                f"M{centre - 2:g} {_MARK}a2 2 0 1 0 4 0a2 2 0 1 0 -4 0z"
+            )
+    shapes = [
+        ("track", track),
+        *((f"ffn{kind}", path) for kind, path in bars.items()),
+        ("hole", hole),
+    ]
+    shapes += [(f"mark{kind}", path) for kind, path in marks.items()]
+    shared = parent.first_kv_shared_layer
+    if shared < parent.num_hidden_layers:
+        shapes.append(
+            ("shared", f"M{_PITCH * shared + 1} {_RULE}H{_PITCH * parent.num_hidden_layers - 1}")
+        )
+    return "".join(f'<path class="{kind}" d="{path}"/>' for kind, path in shapes if path)
+
+
+def _rectangle(x: float, height: float) -> str:
+    return f"M{x:g} {_HIGH + 2 - height:.4g}h{_BAR}v{height:.4g}h-{_BAR}z"
+
+
+def describe_layers(parent: ParentInfo, member: Member) -> str:
+    """The layer picture in words: runs of equal width, and what is skipped."""
+    widths = dict(
+        zip(member.slice.kept(parent.num_hidden_layers), member.slice.widths, strict=True)
+    )
+    runs: list[tuple[int, int, int | None]] = []
+    for layer in range(parent.num_hidden_layers):
+        width = widths.get(layer)
+        if runs and runs[-1][2] == width:
+            runs[-1] = runs[-1][0], layer, width
+        else:
+            runs.append((layer, layer, width))
+    parts = [
+        (f"layer {first}: " if first == last else f"layers {first} to {last}: ")
+        + ("skipped" if width is None else f"{width:,}")
+        for first, last, width in runs
+    ]
+    full = [str(k) for k, kind in enumerate(parent.layer_types) if kind == "full_attention"]
+    return (
+        f"FFN widths of {member.name}. "
+        + "; ".join(parts)
+        + f". Full attention at {', '.join(full)}."
+    )

@@ -1,0 +1,1 @@
+"""A sweep folder's files."""

@@ -1,0 +1,251 @@
+"""One packed batch through Gemma 3n, layer by layer, so that several slices can share layers.
+
+The steps are those of `Gemma3nTextModel.forward` in transformers 5.6 and up, with two savings that
+are exact:
+
+- From the first layer that reuses earlier K/V on, a token's activations no longer reach any other
+  token, so only the tokens whose prediction is scored go on.
+- The LM head runs on scored tokens only, a bounded number of logits at a time.
+
+The projection of the embeddings to per-layer inputs runs layer by layer, not for all layers at
+once: which layers a slice skips then cannot change the rounding of the ones it keeps.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, log_softmax
+
+from matformer_lab.common.errors import InputError
+from matformer_lab.live.elastic import send
+from matformer_lab.scoring.packing import Batch
+from matformer_lab.scoring.per_layer_rows import Rows, source_layers
+from matformer_lab.scoring.piecewise_mlp import in_pieces
+
+if TYPE_CHECKING:
+    from transformers import Gemma3nForCausalLM
+    from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextModel
+
+LAYER_TYPES = ("full_attention", "sliding_attention")
+# Logits held at once: 2^24 are 64 MiB in fp32, 64 tokens of Gemma's vocabulary.
+LOGITS_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens that a layer computes: all of a batch, or the scored ones.
+
+    Attributes:
+        embeddings: [rows, tokens, hidden_size] what the per-layer inputs are projected from.
+        per_layer: [rows, all tokens, source layers, size] rows of `embed_tokens_per_layer`.
+        places: [rows, tokens] where these tokens are among all; None: they are all.
+        rotary: (cos, sin), each [rows, tokens, head_dim], by layer type.
+        masks: [rows, 1, tokens, all tokens] who attends to whom, by layer type; None is causal.
+    """
+
+    embeddings: Tensor
+    per_layer: Tensor
+    places: Tensor | None
+    rotary: Mapping[str, tuple[Tensor, Tensor]]
+    masks: Mapping[str, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """A batch between two layers; `hidden` is [altup_num_inputs, rows, tokens, hidden_size]."""
+
+    hidden: Tensor
+    shared_kv: Mapping[str, tuple[Tensor, ...]]
+    tokens: Tokens
+
+
+def check_transformers() -> None:
+    """Raise `InputError` where layers hand K/V on in another way than `PackedForward` does."""
+    import transformers
+    from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextDecoderLayer
+
+    if "shared_kv_states" not in inspect.signature(Gemma3nTextDecoderLayer.forward).parameters:
+        raise InputError(
+            f"scorer prefix: needs transformers 5.6 or newer, not {transformers.__version__}; "
+            "upgrade it, or use scorer: lm-eval"
+        )
+
+
+class PackedForward:
+    """A batch on its way through `model` and the slices that share its embeddings."""
+
+    def __init__(self, model: Gemma3nForCausalLM, batch: Batch, rows: Rows) -> None:
+        """`rows`: the batch's, from `per_layer_rows.RowFetcher`."""
+        self._model = model.model
+        self._batch = batch
+        self._rows = rows
+        self._device = model.model.embed_tokens.weight.device
+        self._depth = self._tensor(batch.depth)
+        self._subtree_end = self._tensor(batch.subtree_end)
+        self._scored = self._tensor(batch.scored)
+
+    def begin(self) -> Activations:
+        """The activations before the first layer."""
+        text = self._model
+        hidden = [self.all_tokens.embeddings]
+        magnitude = _magnitude(hidden[0])
+        hidden += [
+            _rescale(projection(hidden[0]), magnitude) for projection in text.altup_projections
+        ]
+        return Activations(torch.stack(hidden), {}, self.all_tokens)
+
+    def advance(self, model: Gemma3nForCausalLM, here: Activations, index: int) -> Activations:
+        """The activations after layer `index` of `model`, given those before it."""
+        text = model.model
+        layer = text.layers[index]
+        if layer.self_attn.is_kv_shared_layer and self._drops_tokens(here):
+            here = self._only_scored(here)
+        layer_type = text.config.layer_types[index]
+        shared_kv = dict(here.shared_kv)
+        with in_pieces(layer.mlp):
+            hidden = layer(
+                here.hidden,
+                here.tokens.rotary[layer_type],
+                per_layer_input(text, source_layers(model)[index], here.tokens),
+                shared_kv_states=shared_kv,
+                attention_mask=here.tokens.masks[layer_type],
+            )
+        return replace(here, hidden=hidden, shared_kv=shared_kv)
+
+    def read(self, model: Gemma3nForCausalLM, here: Activations) -> tuple[Tensor, Tensor]:
+        """(log-probability, whether it is the most likely token) of each of the batch's targets.
+
+        Log-probabilities are fp32, whatever the model's dtype.
+        """
+        if here.tokens is self.all_tokens:
+            here = self._only_scored(here)
+        final = _final(model, here.hidden).flatten(0, 1)
+        slot, target = self._batch.slot, self._tensor(self._batch.target)
+        step = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+        logprobs, greedy = [], []
+        for first in range(0, len(final), step):
+            begin, end = np.searchsorted(slot, [first, first + step])
+            reads, wanted = self._tensor(slot[begin:end] - first), target[begin:end]
+            logprob, likeliest = _predictions(model, final[first : first + step], reads, wanted)
+            logprobs.append(logprob)
+            greedy.append(likeliest == wanted)
+        return torch.cat(logprobs), torch.cat(greedy)
+
+    @cached_property
+    def all_tokens(self) -> Tokens:
+        text = self._model
+        input_ids = self._tensor(self._batch.input_ids)
+        embeddings = text.embed_tokens(input_ids)
+        window = text.config.sliding_window
+        everything = torch.arange(input_ids.shape[1], device=self._device).expand_as(input_ids)
+        is_causal = self._batch.is_causal
+        fits = is_causal and input_ids.shape[1] <= window
+        return Tokens(
+            embeddings,
+            self._rows.wait(),
+            None,
+            {kind: text.rotary_emb(embeddings, self._depth, kind) for kind in LAYER_TYPES},
+            {
+                "full_attention": None if is_causal else self._mask(everything, None),
+                "sliding_attention": None if fits else self._mask(everything, window),
+            },
+        )
+
+    @cached_property
+    def _scored_tokens(self) -> Tokens:
+        everything = self.all_tokens
+        return Tokens(
+            take(everything.embeddings, self._scored),
+            everything.per_layer,
+            self._scored,
+            {
+                kind: (take(cos, self._scored), take(sin, self._scored))
+                for kind, (cos, sin) in everything.rotary.items()
+            },
+            {
+                "full_attention": self._mask(self._scored, None),
+                "sliding_attention": self._mask(self._scored, self._model.config.sliding_window),
+            },
+        )
+
+    def _drops_tokens(self, here: Activations) -> bool:
+        """Whether some tokens are still there that are not scored."""
+        return here.tokens is self.all_tokens and self._scored.shape[1] < self._depth.shape[1]
+
+    def _only_scored(self, here: Activations) -> Activations:
+        hidden = torch.stack([take(stream, self._scored) for stream in here.hidden])
+        return replace(here, hidden=hidden, tokens=self._scored_tokens)
+
+    def _mask(self, queries: Tensor, window: int | None) -> Tensor:
+        """[rows, 1, queries, tokens] whether a token is an ancestor of a query, or the query.
+
+        With a window, only the last `window` of them, the query included.
+        """
+        query = queries[:, :, None]
+        key = torch.arange(self._depth.shape[1], device=self._device)
+        mask = key <= query
+        mask &= query < self._subtree_end[:, None, :]
+        if window is not None:
+            mask &= self._depth.gather(1, queries)[:, :, None] - window < self._depth[:, None, :]
+        return mask[:, None]
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return send(torch.from_numpy(values), self._device)
+
+
+def per_layer_input(text: Gemma3nTextModel, source: int, tokens: Tokens) -> Tensor:
+    """`project_per_layer_inputs` for the one layer that is number `source` in the tables."""
+    size = text.config.hidden_size_per_layer_input
+    weight = text.per_layer_model_projection.weight[source * size : (source + 1) * size]
+    scale = text.per_layer_projection_scale.to(tokens.embeddings.dtype)
+    projected: Tensor = text.per_layer_projection_norm(linear(tokens.embeddings, weight) * scale)
+    rows = tokens.per_layer[:, :, source]
+    total = projected + (rows if tokens.places is None else take(rows, tokens.places))
+    return total * text.per_layer_input_scale.to(tokens.embeddings.dtype)
+
+
+def _final(model: Gemma3nForCausalLM, hidden: Tensor) -> Tensor:
+    """[rows, tokens, hidden_size] what the LM head reads."""
+    text = model.model
+    streams = [hidden[0]]
+    magnitude = _magnitude(streams[0])
+    streams += [
+        _rescale(projection(stream), magnitude)
+        for projection, stream in zip(text.altup_unembed_projections, hidden[1:], strict=True)
+    ]
+    final: Tensor = text.norm(torch.stack(streams).mean(dim=0))
+    return final
+
+
+def _predictions(
+    model: Gemma3nForCausalLM, final: Tensor, reads: Tensor, wanted: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(log-probability of `wanted`, likeliest token), each [reads], at `final[reads]`."""
+    softcap = model.config.final_logit_softcapping
+    # In place, as these are the largest tensors of a forward.
+    logits = model.lm_head(final).div_(softcap).tanh_().mul_(softcap)
+    scores = log_softmax(logits, dim=-1, dtype=torch.float32)
+    return scores[reads, wanted], scores.argmax(dim=-1)[reads]
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """[rows, n, size] the entries of [rows, tokens, size] at `index` [rows, n]."""
+    return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[-1]))
+
+
+def _magnitude(stream: Tensor) -> Tensor:
+    return torch.mean(stream**2, dim=-1, keepdim=True) ** 0.5
+
+
+def _rescale(stream: Tensor, magnitude: Tensor) -> Tensor:
+    """An AltUp stream brought to the magnitude of the first one."""
+    own = torch.sqrt(torch.mean(stream**2, dim=-1, keepdim=True).clamp(min=1e-5))
+    return stream * magnitude / own

@@ -1,0 +1,39 @@
+"""A plan as JSON, for `plan --json` and for programs."""
+
+from dataclasses import asdict
+from typing import Any
+
+from matformer_lab.slicing.plan import Plan
+from matformer_lab.slicing.runtimes import runtime_verdicts
+from matformer_lab.slicing.sizes import sizes_of
+
+
+def plan_json(plan: Plan, context: int | None = None) -> dict[str, Any]:
+    """Keys: slice, parent, num_hidden_layers, params, bytes, kv_cache, layers, runtimes."""
+    size = sizes_of(plan, context)
+    parent = plan.parent.text
+    return {
+        "slice": plan.slice.name,
+        "parent": plan.parent.ref,
+        "num_hidden_layers": plan.text.num_hidden_layers,
+        "skipped": list(plan.slice.skipped),
+        "text_only": plan.text_only,
+        "params": {"total": size.total, "text": size.text, "effective": size.effective},
+        "bytes": size.nbytes,
+        "accelerator_bytes": size.accelerator_bytes,
+        "kv_cache": {"context": size.context, "bytes": size.kv_cache_bytes},
+        "flops_per_token": size.flops_per_token,
+        "layers": [
+            {
+                "layer": index,
+                "parent_layer": source,
+                "attention": plan.text.layer_types[index],
+                "intermediate_size": width,
+                "fraction": width / parent.intermediate_size[source],
+                "activation_sparsity": plan.text.activation_sparsity_pattern[index],
+                "kv_shared": index >= plan.text.first_kv_shared_layer,
+            }
+            for index, (source, width) in enumerate(zip(plan.kept, plan.slice.widths, strict=True))
+        ],
+        "runtimes": [asdict(verdict) for verdict in runtime_verdicts(plan)],
+    }

@@ -1,0 +1,68 @@
+"""How large a slice is: parameters, bytes, KV cache, compute. Computed from the plan alone."""
+
+from dataclasses import dataclass
+
+from matformer_lab.gemma3n import EMBED_TOKENS, EMBED_TOKENS_PER_LAYER
+from matformer_lab.parent.headers import ITEM_SIZE
+from matformer_lab.slicing.plan import Plan
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a child.
+
+    total, text, effective: parameters (tensor elements). `text` counts the text model's tensors as
+    the parent's files hold them, K/V of sharing layers included; `effective` is `text` without the
+    two embedding tables, which is how Google counts "effective parameters" (E4B: 3,980,491,248).
+    nbytes: bytes of all tensors on disk.
+    accelerator_bytes: bytes of the effective parameters and `embed_tokens`, i.e. what must lie on
+    the accelerator when `embed_tokens_per_layer` stays in host memory.
+    kv_cache_bytes: bytes of the K/V cache of one sequence of `context` tokens in the weights'
+    dtype; a sliding layer holds at most `sliding_window` tokens, a sharing layer none.
+    flops_per_token: 2 x (effective parameters + the LM head's), without attention scores (Kaplan et
+    al. 2020, section 2.1).
+    """
+
+    total: int
+    text: int
+    effective: int
+    nbytes: int
+    accelerator_bytes: int
+    context: int
+    kv_cache_bytes: int
+    flops_per_token: int
+
+
+def sizes_of(plan: Plan, context: int | None = None) -> Sizes:
+    """Sizes of `plan`'s child; `context` in tokens, `max_position_embeddings` if None."""
+    text_tensors = plan.text_tensors()
+    text = sum(tensor.numel for tensor in text_tensors.values())
+    embed = text_tensors[EMBED_TOKENS]
+    per_layer = text_tensors[EMBED_TOKENS_PER_LAYER]
+    effective = text - embed.numel - per_layer.numel
+    context = plan.text.max_position_embeddings if context is None else context
+    return Sizes(
+        total=sum(tensor.numel for tensor in plan.tensors),
+        text=text,
+        effective=effective,
+        nbytes=plan.nbytes,
+        accelerator_bytes=sum(t.nbytes for t in text_tensors.values()) - per_layer.nbytes,
+        context=context,
+        kv_cache_bytes=_kv_cache_tokens(plan, context) * _kv_bytes_per_token(plan),
+        flops_per_token=2 * (effective + embed.numel),
+    )
+
+
+def _kv_cache_tokens(plan: Plan, context: int) -> int:
+    """Cached tokens summed over the layers that own K/V."""
+    text = plan.text
+    own = text.layer_types[: text.first_kv_shared_layer]
+    return sum(
+        context if kind == "full_attention" else min(context, text.sliding_window) for kind in own
+    )
+
+
+def _kv_bytes_per_token(plan: Plan) -> int:
+    """Bytes of one token's keys and values in one layer."""
+    text = plan.text
+    return 2 * text.num_key_value_heads * text.head_dim * ITEM_SIZE[plan.parent.dtype]

@@ -1,0 +1,1 @@
+"""Paired intervals and Pareto sets: pure functions on arrays."""

@@ -1,0 +1,1 @@
+"""The main job: recipe, jobs, store, executors."""

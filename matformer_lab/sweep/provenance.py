@@ -1,0 +1,133 @@
+"""Where scores come from: versions, hashes, and the recipe as it ran."""
+
+import hashlib
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from matformer_lab import __version__
+from matformer_lab.evaluation.tasks import LoadedTask
+from matformer_lab.parent.parent import TINY, Parent
+from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.slicing.slices import Slice
+from matformer_lab.sweep.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FILE: Final = re.compile(r"[^#]+\.(yaml|yml|csv)(#.*)?", re.IGNORECASE)
+
+
+def as_run_yaml(
+    recipe: Recipe,
+    parent: Parent,
+    slices: Sequence[Slice],
+    tasks: Sequence[LoadedTask],
+    *,
+    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer_sha256: str,
+    device: str,
+    device_names: Sequence[str],
+) -> str:
+    """The recipe as it ran, with what is needed to run it again; itself a valid recipe."""
+    import yaml
+
+    document = portable(recipe, parent)
+    document["tasks"] = [
+        {"name": task.name, "num_fewshot": task.num_fewshot, "metric": task.metric}
+        for task in tasks
+    ]
+    document["as_run"] = {
+        "written": now(),
+        "parent": {
+            "name": parent.name,
+            "revision": parent.revision,
+            "fingerprint": parent.fingerprint,
+        },
+        "tokenizer": {
+            "sha256": tokenizer_sha256,
+            "add_bos_token": True,
+            "bos_token_id": tokenizer.bos_token_id,
+        },
+        "device": {"kind": device, "name": ", ".join(device_names)},
+        "versions": library_versions(),
+        "tasks": {
+            task.name: {
+                "version": task.version,
+                "prompt_hash": task.prompt_hash,
+                "items": task.items,
+                "datasets": list(task.datasets),
+            }
+            for task in tasks
+        },
+        "slices": {one.name: one.digest for one in slices},
+    }
+    return yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=100)
+
+
+def portable(recipe: Recipe, parent: Parent) -> dict[str, Any]:
+    """The recipe's keys, with nothing left that depends on where the recipe lies."""
+    document = recipe.model_dump(mode="json", exclude={"as_run"})
+    if parent.revision:
+        document["parent"] = f"{parent.name}@{parent.revision}"
+    elif parent.ref != TINY:
+        document["parent"] = str(Path(parent.ref).absolute())
+    document["slices"] = _portable_slices(recipe, parent)
+    if recipe.datasets_folder:
+        document["datasets"] = str(recipe.datasets_folder)
+    return document
+
+
+def _portable_slices(recipe: Recipe, parent: Parent) -> list[Any]:
+    """The recipe's entries, those from files written out so that the copy needs no other file."""
+    entries: list[Any] = []
+    for entry in recipe.slices:
+        if isinstance(entry, str) and _FILE.fullmatch(entry):
+            found = resolve_slices([entry], parent.text, recipe.base)
+            entries += [
+                {
+                    "name": one.name,
+                    "widths": list(one.widths),
+                    "skip": list(one.skipped),
+                    **({"published": one.published.model_dump()} if one.published else {}),
+                }
+                for one in found
+            ]
+        else:
+            entries.append(entry)
+    return entries
+
+
+def tokenizer_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """sha256 (hex) of the fast tokenizer's full definition."""
+    definition: str = tokenizer.backend_tokenizer.to_str()
+    return hashlib.sha256(definition.encode()).hexdigest()
+
+
+@cache
+def library_versions() -> Mapping[str, str]:
+    """Versions of what can change a score or is needed to run it again."""
+    names = ("lm_eval", "torch", "transformers", "tokenizers", "datasets", "numpy")
+    return {
+        "matformer_lab": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
+def device_name(device: str) -> str:
+    import torch
+
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    return platform.processor() or platform.machine()
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

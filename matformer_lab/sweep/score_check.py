@@ -1,0 +1,87 @@
+"""Stored scores against lm-eval's own backend, on a few items of each task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.scoring import make_lm
+from matformer_lab.parent.hub import with_weights
+from matformer_lab.sweep.executor import load_elastic
+from matformer_lab.sweep.jobs import Job, prepare
+from matformer_lab.sweep.recipe import Recipe
+from matformer_lab.sweep.store import Store
+from matformer_lab.sweep.sweep import STORE
+
+if TYPE_CHECKING:
+    from matformer_lab.evaluation.prefix_scorer import Difference
+    from matformer_lab.scoring.slice_scoring import Answer
+
+
+@dataclass(frozen=True)
+class ScoreCheck:
+    """What lm-eval's `HFLM` makes of some items of a stored score."""
+
+    slice: str
+    task: str
+    difference: Difference
+
+    def __str__(self) -> str:
+        found = self.difference
+        return (
+            f"{self.slice}  {self.task}: {found.items} items, {found.requests} requests; largest "
+            f"difference of a log-probability {found.largest:.1e}, {found.greedy_flips} greedy "
+            "flags differ"
+        )
+
+
+def check_scores(recipe: Recipe, out: Path, items: int) -> tuple[ScoreCheck, ...]:
+    """Score `items` items of every task again with lm-eval, on the recipe's first slice.
+
+    Tasks without log-likelihood requests are left out. Raises `InputError` where `out` does not
+    hold the recipe's scores.
+    """
+    from matformer_lab.evaluation.prefix_scorer import difference_from_lm_eval
+
+    prepared = prepare(recipe)
+    store = Store(out / STORE)
+    first = replace(prepared, parent=with_weights(prepared.parent), sized=prepared.sized[:1])
+    elastic = load_elastic(first)
+    checks = []
+    for job in first.jobs:
+        stored = _answers(job, store)
+        requests = [request for request in job.task.requests if _place(request) in stored]
+        if not requests:
+            continue
+        lm = make_lm(
+            elastic.live(job.sized.plan.slice),
+            prepared.tokenizer,
+            scorer="lm-eval",
+            batch_size=recipe.batch_size,
+        )
+        # With it, lm-eval 0.4.13 misreads a text that is split in two places.
+        lm.logits_cache = False
+        answers = [stored[_place(request)] for request in requests]
+        difference = difference_from_lm_eval(lm, requests, answers, items=items)
+        checks.append(ScoreCheck(job.sized.plan.slice.name, job.task.name, difference))
+    return tuple(checks)
+
+
+def _answers(job: Job, store: Store) -> dict[tuple[str, int, int], Answer]:
+    """The stored answers by task, document and number of the request."""
+    if store.get(job.key) is None:
+        raise InputError(
+            f"{store.folder.parent}: not every score of the recipe is here; sweep first"
+        )
+    return {
+        (item["subtask"], item["doc_id"], number): answer
+        for item in store.items(job.key).to_pylist()
+        if item.get("is_greedy")
+        for number, answer in enumerate(zip(item["logprobs"], item["is_greedy"], strict=True))
+    }
+
+
+def _place(request: Any) -> tuple[str, int, int]:
+    return request.task_name, request.doc_id, request.idx

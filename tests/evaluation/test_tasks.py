@@ -1,0 +1,223 @@
+"""Tasks: names, dataset mapping, prompts and their hash."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import pytest
+
+from matformer_lab import tiny
+from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.tasks import LoadedTask, load_tasks, mapped_datasets
+from matformer_lab.sweep.recipe import TaskEntry
+
+
+def load(
+    name: str,
+    *,
+    num_fewshot: int | None = None,
+    metric: str | None = None,
+    limit: float | None = 3,
+    seed: int = 1234,
+    data: Path | None = None,
+) -> LoadedTask:
+    entry = TaskEntry(name=name, num_fewshot=num_fewshot, metric=metric)
+    return load_tasks([entry], limit=limit, seed=seed, datasets=data)[0]
+
+
+def test_own_tasks_load_without_a_datasets_folder() -> None:
+    task = load("tiny_hellaswag")
+    assert (task.num_fewshot, task.items, len(task.requests)) == (5, 3, 12)
+    assert task.datasets == ("matformer_lab/tiny_hellaswag",)
+
+
+def test_own_tasks_load_beside_a_datasets_folder_that_lacks_them(tmp_path: Path) -> None:
+    assert load("tiny_boolq", data=tmp_path).items == 3
+
+
+def test_a_group_counts_the_limit_for_each_of_its_tasks() -> None:
+    task = load("tiny_mmlu", limit=2)
+    assert task.items == 2 * len(task.subtasks) > 2
+    assert task.metric == "acc"
+
+
+def test_a_fraction_is_a_share_of_the_items() -> None:
+    whole = load("tiny_boolq", limit=None).items
+    assert load("tiny_boolq", limit=0.1).items == -(-whole // 10)
+
+
+def test_a_task_whose_file_says_zero_shots_stays_at_zero() -> None:
+    """lm-eval's rule; what was used is what is recorded."""
+    assert load("tiny_boolq", num_fewshot=3).num_fewshot == 0
+    assert load("tiny_hellaswag", num_fewshot=2).num_fewshot == 2
+
+
+def test_too_many_shots_are_refused() -> None:
+    with pytest.raises(InputError, match=r"tiny_mmlu: .*fewshot samples"):
+        load("tiny_mmlu", num_fewshot=100_000)
+
+
+def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(
+        InputError, match=r"tiny_hellaswag has no metric 'f1'; it has acc, acc_norm"
+    ):
+        load("tiny_hellaswag", metric="f1")
+
+
+def test_prompts_hash_alike_only_when_they_are_alike() -> None:
+    base = load("tiny_hellaswag")
+    assert load("tiny_hellaswag").prompt_hash == base.prompt_hash
+    others = [
+        load("tiny_hellaswag", num_fewshot=4),
+        load("tiny_hellaswag", limit=4),
+        load("tiny_hellaswag", seed=1),
+        load("tiny_boolq"),
+    ]
+    assert len({base.prompt_hash, *(other.prompt_hash for other in others)}) == 5
+
+
+def test_the_prompt_hash_is_the_same_in_another_process() -> None:
+    script = "from tests.evaluation.test_tasks import load; print(load('tiny_mmlu', num_fewshot=1).prompt_hash)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONHASHSEED": "77"},
+    )
+    assert done.stdout.strip() == load("tiny_mmlu", num_fewshot=1).prompt_hash
+
+
+def write_boolq(root: Path, labels: list[int]) -> Path:
+    """A dataset repository that lm-eval's own `boolq` reads, with these answers."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = root / "aps" / "super_glue" / "boolq"
+    folder.mkdir(parents=True)
+    rows = len(labels)
+    table = pa.table(
+        {
+            "passage": [f"Passage {n}." for n in range(rows)],
+            "question": [f"is it {n}" for n in range(rows)],
+            "label": labels,
+        }
+    )
+    for split in ("train", "validation"):
+        pq.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+    (folder.parent / "README.md").write_text(
+        "---\nconfigs:\n- config_name: boolq\n  data_files:\n"
+        "  - {split: train, path: boolq/train-*}\n"
+        "  - {split: validation, path: boolq/validation-*}\n---\n"
+    )
+    return root
+
+
+def test_lm_evals_own_tasks_read_the_mapped_folder(tmp_path: Path) -> None:
+    task = load("boolq", data=write_boolq(tmp_path, [0, 1, 1, 0]))
+    assert (task.items, task.version, task.datasets) == (3, "2.0", ("aps/super_glue",))
+    prompt, answer = task.requests[0].args
+    assert prompt == "Passage 0.\nQuestion: is it 0?\nAnswer:"
+    assert answer == " no"
+
+
+def test_the_gold_answers_and_where_the_data_lies(tmp_path: Path) -> None:
+    """A flipped label is a different task; the same data elsewhere is not."""
+    here = load("boolq", data=write_boolq(tmp_path / "a", [0, 1, 1, 0]))
+    there = load("boolq", data=write_boolq(tmp_path / "b", [0, 1, 1, 0]))
+    flipped = load("boolq", data=write_boolq(tmp_path / "c", [0, 1, 0, 0]))
+    beyond_the_limit = load("boolq", data=write_boolq(tmp_path / "d", [0, 1, 1, 1]))
+    assert here.prompt_hash == there.prompt_hash == beyond_the_limit.prompt_hash
+    assert here.prompt_hash != flipped.prompt_hash
+
+
+def test_mapped_data_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    tried = []
+
+    def connect(_: socket.socket, address: object) -> None:
+        tried.append(address)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    assert load("boolq", data=write_boolq(tmp_path, [0, 1, 1, 1, 0])).items == 3
+    assert tried == []
+
+
+def test_a_missing_dataset_is_named_at_once(tmp_path: Path) -> None:
+    """And without the 23 s that a fruitless search of the Hub takes."""
+    began = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        load("boolq", data=tmp_path)
+    assert time.monotonic() - began < 10
+    message = str(caught.value)
+    assert "'aps/super_glue'" in message
+    assert str(tmp_path / "aps" / "super_glue") in message
+
+
+def test_a_datasets_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        load("boolq", data=tmp_path / "nowhere")
+
+
+def test_a_broken_dataset_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "aps" / "super_glue").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"'aps/super_glue' cannot be read from .*super_glue"):
+        load("boolq", data=tmp_path)
+
+
+def test_the_mapping_ends_with_its_block(tmp_path: Path) -> None:
+    before = datasets.load_dataset
+    with mapped_datasets(tmp_path):
+        kept = datasets.load_dataset  # as `from datasets import load_dataset` in a task module
+    assert datasets.load_dataset is before
+    own = tiny.datasets_dir() / "matformer_lab" / "tiny_boolq"
+    assert len(kept(str(own))["validation"]) > 0
+
+
+def test_a_task_file_is_refused_and_its_code_not_run(tmp_path: Path) -> None:
+    hit = tmp_path / "hit"
+    (tmp_path / "evil.py").write_text(f"open({str(hit)!r}, 'w')\ndef f(doc): return ''\n")
+    task = tmp_path / "task.yaml"
+    task.write_text("task: evil\ndataset_path: x/y\ndoc_to_text: !function evil.f\n")
+    with pytest.raises(InputError, match="a task file can run code"):
+        load(str(task))
+    assert not hit.exists()
+
+
+@pytest.mark.slow
+def test_the_short_index_holds_the_same_tasks_as_the_full_one() -> None:
+    from matformer_lab.evaluation.tasks import _USUAL_FOLDERS, _indexed
+
+    short, full = _indexed(tuple(sorted(_USUAL_FOLDERS))), _indexed(None)
+
+    def leaves(index: object, name: str) -> dict[str, Path]:
+        entry = index.task_index[name]  # type: ignore[attr-defined]
+        children = entry.tags if entry.kind.name == "TAG" else (entry.cfg or {}).get("task")
+        if isinstance(children, str) or children is None:
+            return {name: entry.yaml_path}
+        return {leaf: path for child in children for leaf, path in leaves(index, child).items()}
+
+    for name in _USUAL_FOLDERS:
+        assert leaves(short, name) == leaves(full, name)
+    assert len(leaves(full, "mmlu")) == 57
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("helaswag", r"not a task or group of lm-eval; did you mean hellaswag"),
+        ("ai2_arc", r"tag for several tasks .* arc_"),
+        ("humaneval", r"runs code that the model writes"),
+        ("openllm", r"group 'openllm' defines no common score"),
+    ],
+)
+def test_names_that_cannot_be_scored_say_why(name: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        load(name)

@@ -1,0 +1,101 @@
+"""How many tokens a forward may have, by what memory there is."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+from matformer_lab.live.elastic import ElasticParent
+from matformer_lab.parent.parent import open_parent
+from matformer_lab.scoring.token_budget import (
+    FEWEST_TOKENS,
+    MOST_TOKENS,
+    ROOM_ANYWAY,
+    TokenBudget,
+    budget_for,
+    free_bytes,
+    room_for,
+    tokens_within,
+)
+from matformer_lab.slicing.catalog import resolve_slices
+
+
+@pytest.fixture(scope="module")
+def model() -> Gemma3nForCausalLM:
+    (full,) = resolve_slices(["full"], open_parent("tiny").text)
+    return ElasticParent.load(open_parent("tiny")).live(full)
+
+
+@pytest.mark.parametrize("available", [0, 2**30, 2**50])
+def test_on_a_cpu_the_budget_follows_the_free_memory(
+    model: Gemma3nForCausalLM, monkeypatch: pytest.MonkeyPatch, available: int
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
+    budget = budget_for(model)
+    assert (budget.row_tokens == FEWEST_TOKENS) == (available == 0)
+    assert (budget.row_tokens > MOST_TOKENS) == (available == 2**50)
+    assert budget.batch_tokens == min(budget.row_tokens, MOST_TOKENS)
+
+
+@given(st.integers(0, 2**50), st.integers(0, 2**50))
+def test_more_room_is_never_fewer_tokens(room: int, more: int) -> None:
+    config = Gemma3nTextConfig()
+    there = SimpleNamespace(weight=torch.empty(10, 4, device="meta"))
+    model: Any = SimpleNamespace(
+        config=config, model=SimpleNamespace(embed_tokens=there, embed_tokens_per_layer=there)
+    )
+    tokens = tokens_within(room, model)
+    assert tokens % FEWEST_TOKENS == 0
+    assert FEWEST_TOKENS <= tokens <= tokens_within(room + more, model)
+
+
+def test_all_slices_of_a_parent_have_one_budget(miniature: Path) -> None:
+    parent = open_parent(str(miniature))
+    elastic = ElasticParent.load(parent)
+    slices = resolve_slices(["published"], parent.text)
+    assert len({tokens_within(2**30, elastic.live(slice_)) for slice_ in slices}) == 1
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The figures that CUDA would give, of a device that is not there."""
+    told = SimpleNamespace(free=0, reserved=0, allocated=0)
+    backend = SimpleNamespace(
+        mem_get_info=lambda _: (told.free, 80 << 30),
+        memory_reserved=lambda _: told.reserved,
+        memory_allocated=lambda _: told.allocated,
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda _: backend)
+    return told
+
+
+def on_gpu(embed_bytes: int) -> Any:
+    weight = SimpleNamespace(device=torch.device("cuda", 0), nbytes=embed_bytes)
+    return SimpleNamespace(model=SimpleNamespace(embed_tokens=SimpleNamespace(weight=weight)))
+
+
+def test_what_pytorch_keeps_counts_as_free(gpu: SimpleNamespace) -> None:
+    gpu.free, gpu.reserved, gpu.allocated = 100, 50, 20
+    assert free_bytes(torch.device("cuda", 0)) == 130
+
+
+@pytest.mark.parametrize("allocated", [5 << 30, 9 << 30])
+def test_on_a_gpu_it_does_not_matter_what_is_loaded(gpu: SimpleNamespace, allocated: int) -> None:
+    gpu.free, gpu.reserved, gpu.allocated = (70 << 30) - allocated, allocated, allocated
+    assert room_for(on_gpu(10**9)) == 8 * 10**8
+    assert room_for(on_gpu(1000)) == ROOM_ANYWAY
+
+
+def test_on_a_gpu_with_little_left_half_of_that(gpu: SimpleNamespace) -> None:
+    gpu.free = 10**8
+    assert room_for(on_gpu(10**9)) == 5 * 10**7
+
+
+def test_both_bounds_are_halved() -> None:
+    assert TokenBudget(1024, 4096).halved() == TokenBudget(512, 2048)

@@ -1,0 +1,82 @@
+"""Google's CSV: arithmetic is read, nothing is run."""
+
+import sys
+from math import prod
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from matformer_lab.common.errors import InputError
+from matformer_lab.slicing.google_csv import integers, load_csv
+
+HEAD = "name,# Layers,# Effective Params (B),MMLU PT accuracy,FFN Hidden Dims,Layers Skipped\n"
+
+
+@given(st.lists(st.lists(st.integers(0, 10**9), min_size=1, max_size=4), max_size=40))
+def test_products_are_multiplied_as_python_would(factors: list[list[int]]) -> None:
+    cell = "[" + ", ".join(" * ".join(f"{n:_}" for n in item) for item in factors) + "]"
+    assert integers(cell, "cell") == [prod(item) for item in factors]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "[__import__('os').system('touch ran')]",
+        "[().__class__.__bases__]",
+        "[2048 ** 99999]",
+        "[2048 * 8; print(1)]",
+        "[0x10]",
+        "[-1]",
+        "[1.5]",
+        "[1 2]",
+        "[,1]",
+        "[9999999999999]",
+        "[٣]",
+        "(1, 2)",
+        "2_048 * 8",
+        "[[1]]",
+    ],
+)
+def test_anything_else_is_refused(cell: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cell"):
+        integers(cell, "cell")
+    assert not Path("ran").exists()
+
+
+def test_reading_a_file_never_compiles_or_runs_code(tmp_path: Path) -> None:
+    """CPython reports every compile() and exec() to audit hooks; cells cause none."""
+    path = tmp_path / "slices.csv"
+    path.write_text(HEAD + 'a,2,1,50%,"[2_048 * 4, 8192]","[3]"\n')
+    seen: list[str] = []
+    watching = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event in ("compile", "exec", "os.system", "subprocess.Popen"):
+            seen.append(f"{event} {arguments!r:.80}")
+
+    load_csv(path)  # its codec is imported on first use, which executes the codec's own module
+    sys.addaudithook(hook)
+    (spec,) = load_csv(path)
+    watching = False
+    assert spec.name == "a" and spec.skip == (3,)
+    assert [int(w.value) for w in spec.widths] == [8192, 8192]
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,b\n1,2\n", "no column 'FFN Hidden Dims'"),
+        (HEAD + 'row,1,1,1%,"[os.getcwd()]",\n', "line 2: FFN Hidden Dims: item 0"),
+        (HEAD + ',1,1,1%,"[1]",\n', "line 2: the row needs a printable name"),
+        (HEAD + 'row,1,1,1%,"[1]","[x]"\n', "line 2: Layers Skipped: item 0"),
+    ],
+)
+def test_errors_name_line_and_column(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        load_csv(path)
+    assert words in str(error.value) and str(path) in str(error.value)

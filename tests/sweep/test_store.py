@@ -1,0 +1,170 @@
+"""The store: exact keys, staleness with its reason, whole files only."""
+
+import dataclasses
+import logging
+import os
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matformer_lab.evaluation.scoring import MetricRow, Score
+from matformer_lab.sweep.store import Key, Run, Store
+
+KEY = Key(
+    slice="a" * 64,
+    task="mmlu",
+    parent="b" * 64,
+    tokenizer="c" * 64,
+    task_version="2",
+    prompt_hash="d" * 64,
+    num_fewshot=5,
+    seed=1234,
+    limit=None,
+    dtype="float32",
+    device="cpu",
+    scorer="lm-eval v1",
+    lm_eval="0.4.13",
+    torch="2.13.0",
+    transformers="5.23.0",
+)
+RUN = Run(
+    seconds=2.0,
+    prompt_chars=100,
+    effective_params=10,
+    batch_size="auto",
+    device_name="cpu",
+    finished="2026-01-01T00:00:00+00:00",
+)
+
+
+def scored(value: float = 0.5, items: int = 2) -> Score:
+    row = MetricRow("mmlu", None, "acc", value, None, items, 5, True, "2")
+    outcomes = tuple(
+        {"subtask": "mmlu_x", "doc_id": n, "acc": 1.0, "logprobs": [-1.5, -0.25 * n]}
+        for n in range(items)
+    )
+    return Score((row,), outcomes)
+
+
+def test_what_is_put_comes_back(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    assert store.get(KEY) is None
+    store.put(KEY, scored(), RUN)
+    entry = Store(tmp_path / "store").get(KEY)
+    assert entry is not None
+    assert (entry.rows, entry.run) == (scored().rows, RUN)
+    assert store.items(KEY).to_pylist() == [dict(item) for item in scored().items]
+
+
+def other_value(field: dataclasses.Field[Any]) -> Any:
+    value = getattr(KEY, field.name)
+    return "other" if isinstance(value, str) else 7
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Key), ids=lambda field: field.name)
+def test_a_score_counts_only_under_its_own_key(
+    field: dataclasses.Field[Any], tmp_path: Path
+) -> None:
+    """Whatever can change the value: changed, the stored score is not used, and it says why."""
+    store = Store(tmp_path)
+    store.put(KEY, scored(), RUN)
+    changed = dataclasses.replace(KEY, **{field.name: other_value(field)})
+    assert store.get(changed) is None
+    if field.name in ("slice", "task"):
+        assert store.stale(changed) == ()  # another score, not an older state of this one
+    else:
+        (why,) = store.stale(changed)
+        assert why.startswith(f"{field.name} ")
+        assert why.endswith(f" -> {other_value(field)}")
+    assert store.get(KEY) is not None
+
+
+def test_stale_names_the_nearest_of_several(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(KEY, scored(), RUN)
+    store.put(dataclasses.replace(KEY, torch="2.12.0", seed=1), scored(), RUN)
+    assert store.stale(dataclasses.replace(KEY, torch="2.12.0")) == ("torch 2.13.0 -> 2.12.0",)
+
+
+def test_both_states_stay_so_that_going_back_costs_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    short = dataclasses.replace(KEY, limit=5)
+    store.put(short, scored(0.25), RUN)
+    store.put(KEY, scored(0.75), RUN)
+    found = [store.get(key) for key in (short, KEY)]
+    assert [entry.rows[0].value for entry in found if entry] == [0.25, 0.75]
+    assert len(list(store.entries())) == 2
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -1])
+def test_a_damaged_file_is_no_score(
+    tmp_path: Path, keep: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    store.put(KEY, scored(), RUN)
+    (path,) = tmp_path.glob("*/*.parquet")
+    path.write_bytes(path.read_bytes()[:keep])
+    with caplog.at_level(logging.WARNING):
+        assert store.get(KEY) is None
+    assert str(path) in caplog.text
+    store.put(KEY, scored(), RUN)
+    assert store.get(KEY) is not None
+
+
+def test_a_file_under_a_foreign_name_is_not_taken_for_another_key(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(KEY, scored(), RUN)
+    (path,) = tmp_path.glob("*/*.parquet")
+    changed = dataclasses.replace(KEY, seed=1)
+    path.rename(store._path(changed))
+    assert store.get(changed) is None
+
+
+def test_flipped_bits_in_the_items_are_noticed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(KEY, scored(items=50), RUN)
+    (path,) = tmp_path.glob("*/*.parquet")
+    data = bytearray(path.read_bytes())
+    data[60] ^= 0xFF
+    path.write_bytes(bytes(data))
+    with pytest.raises(OSError):
+        store.items(KEY)
+
+
+def _put_often(folder: Path, rounds: int) -> None:
+    for _ in range(rounds):
+        Store(folder).put(KEY, scored(items=200), RUN)
+
+
+def test_two_writers_of_one_score_leave_one_whole_score(tmp_path: Path) -> None:
+    context = get_context("spawn")
+    writers = [context.Process(target=_put_often, args=(tmp_path, 30)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    seen = 0
+    while any(writer.is_alive() for writer in writers):
+        if any(tmp_path.glob("*/*.parquet")):
+            assert Store(tmp_path).get(KEY) is not None
+            seen += 1
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert seen
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".parquet"]
+
+
+def test_mixed_answers_become_text(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    items = ({"doc_id": 0, "target": 1}, {"doc_id": 1, "target": "yes"}, {"doc_id": 2})
+    store.put(KEY, Score(scored().rows, items), RUN)
+    assert store.items(KEY).column("target").to_pylist() == ["1", "yes", None]
+
+
+def test_nothing_outside_the_folder_is_written_for_an_odd_task_name(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    odd = dataclasses.replace(KEY, task=f"..{os.sep}..{os.sep}up")
+    store.put(odd, scored(), RUN)
+    assert store.get(odd) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
