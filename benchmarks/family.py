@@ -13,8 +13,8 @@ from pathlib import Path
 
 from measure import CLI, machine, settle, size_of, timed, warm, weights
 
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.slicing.notation.catalog import resolve_slices
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -47,7 +47,7 @@ if __name__ == "__main__":
         return run.seconds, disk
 
     # The family before, between and after the separate ones, as the machine's mood changes.
-    names = [s.name for s in resolve_slices(options.slices, open_parent(str(options.parent)).text)]
+    names = [s.name for s in resolve_slices(options.slices, open_parent(str(options.parent)))]
     half = len(names) // 2
     families = [together()]
     separate = [apart(name) for name in names[:half]]

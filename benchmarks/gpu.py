@@ -30,15 +30,15 @@ from score import BATCH_SIZE, NUM_FEWSHOT, load
 from transformers import AutoTokenizer
 
 from matformer_lab import tiny
+from matformer_lab.evaluation.lm import make_lm
 from matformer_lab.evaluation.prefix_scorer import PrefixScorer
-from matformer_lab.evaluation.scoring import make_lm
-from matformer_lab.evaluation.tasks import quiet_lm_eval
+from matformer_lab.evaluation.quiet import quiet_lm_eval
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.parent.parent import open_parent
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import batches_of, score_slices
 from matformer_lab.scoring.token_budget import budget_for
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
 from matformer_lab.sweep.passes import SLICES_PER_PASS
@@ -85,7 +85,7 @@ def parse() -> argparse.Namespace:
 def measure(folder: Path, arguments: argparse.Namespace) -> None:
     device = "cpu" if arguments.dry else "cuda"
     parent = open_parent(str(folder))
-    slices = resolve_slices(["published"], parent.text, Path())
+    slices = resolve_slices(["published"], parent, Path())
     (full,) = (each for each in slices if each.name == "e4b")
     name = "CPU, dry run" if arguments.dry else torch.cuda.get_device_name()
     print(f"{name}; torch {torch.__version__}; bf16, hidden size {parent.text.hidden_size}")

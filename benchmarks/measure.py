@@ -16,7 +16,7 @@ CLI = [sys.executable, "-m", "matformer_lab"]
 ORDINARY_CLI = [
     sys.executable,
     "-c",
-    "import os, sys; del os.O_DIRECT; from matformer_lab.cli.cli import main; main(sys.argv[1:])",
+    "import os, sys; del os.O_DIRECT; from matformer_lab.cli.main import main; main(sys.argv[1:])",
 ]
 """The same where direct writes do not exist."""
 

@@ -23,16 +23,17 @@ from lm_eval.api.instance import Instance
 from random_parent import write_random_parent
 from transformers import AutoTokenizer, Gemma3nForCausalLM
 
+from matformer_lab.evaluation.lm import make_lm
 from matformer_lab.evaluation.prefix_scorer import PrefixScorer
-from matformer_lab.evaluation.scoring import make_lm
-from matformer_lab.evaluation.tasks import LoadedTask, load_tasks, quiet_lm_eval
+from matformer_lab.evaluation.quiet import quiet_lm_eval
+from matformer_lab.evaluation.tasks.entry import TaskEntry
+from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.parent.parent import open_parent
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import Answer, batches_of
 from matformer_lab.scoring.token_budget import TokenBudget
-from matformer_lab.slicing.slices import Slice
-from matformer_lab.sweep.recipe import TaskEntry
+from matformer_lab.slicing.slice import Slice
 
 NUM_FEWSHOT = {"hellaswag": 10, "boolq": 0, "mmlu": 5}
 UNRELATED = "unrelated"

@@ -25,18 +25,19 @@ from random_parent import write_random_parent
 from score import BATCH_SIZE, NUM_FEWSHOT, clocked, hflm_batches, median
 from transformers import AutoTokenizer
 
+from matformer_lab.evaluation.lm import make_lm
 from matformer_lab.evaluation.prefix_scorer import PrefixScorer
-from matformer_lab.evaluation.scoring import make_lm
-from matformer_lab.evaluation.tasks import load_tasks, quiet_lm_eval
+from matformer_lab.evaluation.quiet import quiet_lm_eval
+from matformer_lab.evaluation.tasks.entry import TaskEntry
+from matformer_lab.evaluation.tasks.loading import load_tasks
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.parent.parent import open_parent
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import batches_of, layer_keys, score_slices
 from matformer_lab.scoring.slice_trie import build_trie
 from matformer_lab.scoring.token_budget import TokenBudget
-from matformer_lab.slicing.catalog import resolve_slices
-from matformer_lab.slicing.slices import Slice
-from matformer_lab.sweep.recipe import TaskEntry
+from matformer_lab.slicing.notation.catalog import resolve_slices
+from matformer_lab.slicing.slice import Slice
 
 
 def main() -> None:
@@ -69,7 +70,7 @@ def parse() -> argparse.Namespace:
 
 
 def published(folder: Path) -> tuple[Slice, ...]:
-    return resolve_slices(["published"], open_parent(str(folder)).text, Path())
+    return resolve_slices(["published"], open_parent(str(folder)))
 
 
 class Sweep:

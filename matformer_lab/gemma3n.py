@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.validation import explain
 
 LayerType = Literal["sliding_attention", "full_attention"]
 Dimension = Annotated[int, Field(strict=True, gt=0, lt=2**31)]
@@ -130,11 +131,8 @@ def read_text_config(config: Mapping[str, Any], where: str) -> TextConfig:
     try:
         return TextConfig.model_validate(text_part(config))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
         prefix = "text_config." if is_multimodal(config) else ""
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{where}: {prefix}{key}: {message}") from None
+        raise InputError(f"{where}: {prefix}{explain(error, TextConfig)}") from None
 
 
 class Cut(Enum):
@@ -206,6 +204,20 @@ _LAYER_NAME = re.compile(r"layers\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
 _CUT_BY_SUFFIX = {rule.name: rule.cut for rule in _LAYER_RULES + _MODEL_RULES}
 
 
+TEXT_ONLY_PREFIX = "model."
+"""What stands before the text tensors' names in a `gemma3n_text` checkpoint."""
+
+
+def layer_tensor(layer: int, rest: str) -> str:
+    """`(7, "mlp.up_proj.weight")` -> `layers.7.mlp.up_proj.weight`: what `split_layer` undoes."""
+    return f"layers.{layer}.{rest}"
+
+
+def is_lm_head(name: str) -> bool:
+    """Whether this is the LM head's tensor, in the full or the text-only form."""
+    return name == "lm_head.weight" or name.endswith(".lm_head.weight")
+
+
 def split_layer(name: str) -> tuple[int | None, str]:
     """`layers.7.mlp.up_proj.weight` -> `(7, "mlp.up_proj.weight")`; others -> `(None, name)`."""
     match = _LAYER_NAME.fullmatch(name)
@@ -251,7 +263,7 @@ def expected_tensors(text: TextConfig) -> Iterator[ExpectedTensor]:
         for rule in _LAYER_RULES:
             shape = tuple(width if d == "ffn" else dims[d] for d in rule.shape)
             required = not (shared and rule.absent_where_kv_shared)
-            yield ExpectedTensor(f"layers.{layer}.{rule.name}", shape, required)
+            yield ExpectedTensor(layer_tensor(layer, rule.name), shape, required)
 
 
 def text_prefix(names: Mapping[str, Any], where: str) -> str:

@@ -1,1 +1,5 @@
-"""A slice on disk."""
+"""A slice on disk: written, shared in a family, verified."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import yaml
 
-from matformer_lab import __version__
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.untrusted import read_small
-from matformer_lab.parent.parent import path_inside
+from matformer_lab.common.version import __version__
+from matformer_lab.parent.folder import path_inside
 from matformer_lab.slicing.plan import Plan
 from matformer_lab.slicing.tables import (
     LAYER_HEAD,

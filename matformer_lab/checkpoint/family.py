@@ -10,152 +10,99 @@ slice added later takes its pieces from the members that are there.
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from blake3 import blake3
-
-from matformer_lab.checkpoint.extract import (
-    DEFAULT_MAX_SHARD_BYTES,
-    ParentWatch,
-    keep_only,
-    read_side_files,
-    write_rest,
-)
-from matformer_lab.checkpoint.manifest import MANIFEST_FILE, read_manifest
-from matformer_lab.checkpoint.shard_writer import THREADS, Digests, write_shards
-from matformer_lab.checkpoint.shards import Shard, make_shard, shard_name, split
-from matformer_lab.checkpoint.staging import (
+from matformer_lab.checkpoint.contents import read_side_files, write_rest
+from matformer_lab.checkpoint.disk.shard_writer import THREADS, Digests, write_shards
+from matformer_lab.checkpoint.disk.shards import Shard
+from matformer_lab.checkpoint.disk.staging import (
     Staging,
     check_space,
     check_target,
-    in_units,
+    keep_only,
     published_before,
     staging,
 )
-from matformer_lab.checkpoint.verify import claimed_plan, members_of
+from matformer_lab.checkpoint.manifest import MANIFEST_FILE, read_manifest
+from matformer_lab.checkpoint.parent_watch import ParentWatch
+from matformer_lab.checkpoint.pieces import Member, distinct_pieces, family_members, held_pieces
+from matformer_lab.checkpoint.sources import with_weights_at_hand
+from matformer_lab.checkpoint.verification.claim import members_of
+from matformer_lab.checkpoint.write import DEFAULT_MAX_SHARD_SIZE, check_base_model
 from matformer_lab.common.atomic import fsync_folder
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.progress import Advance, quiet
-from matformer_lab.common.untrusted import open_regular
-from matformer_lab.gemma3n import Cut, cut_of, split_layer
-from matformer_lab.parent.parent import Parent, read_layout
-from matformer_lab.slicing.plan import Plan, TensorPlan
-
-
-@dataclass(frozen=True)
-class Member:
-    """One slice of the family: its plan and its pieces, each named by its address."""
-
-    plan: Plan
-    pieces: tuple[Shard, ...]
-
-    @property
-    def name(self) -> str:
-        """Its folder's name in the family."""
-        return self.plan.slice.slug
-
-    def shards(self) -> tuple[Shard, ...]:
-        """The pieces under the names that a checkpoint's shards have."""
-        count = len(self.pieces)
-        return tuple(
-            replace(piece, file=shard_name(number, count))
-            for number, piece in enumerate(self.pieces, 1)
-        )
-
-
-def family_members(
-    plans: Sequence[Plan], max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES
-) -> tuple[Member, ...]:
-    """The members. Raises `InputError` when two of them would have the same folder."""
-    members = tuple(Member(plan, pieces_of(plan, max_shard_bytes)) for plan in plans)
-    folders: dict[str, str] = {}
-    for member in members:
-        other = folders.setdefault(member.name.lower(), member.plan.slice.name)
-        if other != member.plan.slice.name:
-            raise InputError(
-                f"slices {other!r} and {member.plan.slice.name!r} would have the same folder name; "
-                "rename one"
-            )
-    return members
-
-
-def distinct_pieces(members: Sequence[Member]) -> tuple[Shard, ...]:
-    """Every piece once."""
-    return tuple({piece.file: piece for member in members for piece in member.pieces}.values())
-
-
-def pieces_of(plan: Plan, max_shard_bytes: int) -> tuple[Shard, ...]:
-    """A plan's pieces in the order of their first tensors, none over `max_shard_bytes` if it can.
-
-    Which tensors share a piece depends on the tensors alone, so that plans agree on it.
-    """
-    groups: dict[tuple[str, int | None], list[TensorPlan]] = {}
-    for tensor in plan.tensors:
-        groups.setdefault(_piece_key(plan, tensor), []).append(tensor)
-    return tuple(
-        replace(shard, file=f"{_address(shard)}.safetensors")
-        for group in groups.values()
-        for shard in split(group, max_shard_bytes)
-    )
-
-
-def _piece_key(plan: Plan, tensor: TensorPlan) -> tuple[str, int | None]:
-    if not tensor.name.startswith(plan.prefix):
-        return "towers", None
-    name = tensor.name.removeprefix(plan.prefix)
-    cut, layer = cut_of(name), split_layer(name)[0]
-    if cut in (Cut.LAYER_ROWS, Cut.LAYER_COLUMNS):
-        return "kept layers", None
-    if cut in (Cut.FFN_ROWS, Cut.FFN_COLUMNS):
-        return "ffn", layer
-    return "rest", layer
-
-
-def _address(shard: Shard) -> str:
-    """What the file is: its header, and where in the parent each tensor comes from."""
-    digest = blake3(shard.header)
-    for tensor in shard.tensors:
-        digest.update(f"{tensor.source} {tensor.axis} {tensor.ranges}\n".encode())
-    return digest.hexdigest()[:32]
+from matformer_lab.common.paths import StrPath
+from matformer_lab.common.progress import Advance, Progress, bytes_bar
+from matformer_lab.common.units import in_units, parse_size
+from matformer_lab.slicing.plan import Plan
 
 
 def write_family(
-    members: Sequence[Member],
-    out: Path,
+    plans: Sequence[Plan],
+    out: StrPath,
     *,
+    max_shard_size: int | str = DEFAULT_MAX_SHARD_SIZE,
     base_model: str | None = None,
-    advance: Advance = quiet,
-    warn: Callable[[str], None] = lambda _: None,
+    progress: Progress = True,
     threads: int = THREADS,
 ) -> Path:
-    """Write every member as a folder in `out`, which appears when all are complete.
+    """Write a folder in `out` for every plan; `out` appears when all are complete.
 
-    `advance` is told the bytes written, `warn` in a sentence when the filesystem has no hard links
-    and every member gets copies. Raises `InputError` as `write_checkpoint` does.
+    Args:
+        plans: At least one; of one parent, of slices with different names.
+        out: The family's folder: new or empty.
+        max_shard_size: The largest file, in bytes or like "5GB".
+        base_model: The parent's Hub id, for the model cards; None: what is known of it.
+        progress: As for `write_checkpoint`.
+        threads: Tensors in work at once.
+
+    Returns:
+        `out` as a path.
+
+    Raises:
+        InputError: As `write_checkpoint`.
+
+    Warns:
+        UserWarning: When the filesystem has no hard links, and every member gets its own copy.
+
+    Example:
+        >>> import matformer_lab as ml
+        >>> parent = ml.open_parent("tiny")
+        >>> slices = ml.resolve_slices(["e2b", "1/2"], parent)
+        >>> family = ml.write_family([ml.make_plan(parent, one) for one in slices], "family")
+        >>> sorted(path.name for path in family.iterdir())
+        ['e2b', 'uniform-1-2']
     """
-    parent = members[0].plan.parent
+    out = Path(out)
+    max_shard_bytes = parse_size(max_shard_size, "max_shard_size")
+    check_base_model(base_model)
+    plans = with_weights_at_hand(plans, out, progress=progress is True)
+    members = family_members(plans, max_shard_bytes)
+    parent = plans[0].parent
     pieces = distinct_pieces(members)
     watch = ParentWatch(parent)
     family = {member.name: [piece.file for piece in member.pieces] for member in members}
-    job = {**watch.job, "base_model": base_model, "family": family}
-    if published_before(out, job):
+    order = {**watch.order, "base_model": base_model, "family": family}
+    if published_before(out, order):
         return out
     check_target(parent.local, out)
-    side = read_side_files(members[0].plan)
+    side = read_side_files(plans[0])
     check_space(out, _bytes_of(pieces))
-    with staging(out, parent.local, job) as place:
+    with staging(out, parent.local, order) as place:
         if not _has_links(place):
             copies = sum(_bytes_of(member.pieces) for member in members)
-            warn(
+            warnings.warn(
                 f"{out}: this filesystem has no hard links, so every member gets its own copy: "
-                f"{in_units(copies)} instead of {in_units(_bytes_of(pieces))}"
+                f"{in_units(copies)} instead of {in_units(_bytes_of(pieces))}",
+                stacklevel=2,
             )
             check_space(out, _bytes_of(pieces) + copies)
         pool, work = place.subfolder("pool"), place.subfolder("work")
         keep_only(pool, {piece.file for piece in pieces})
-        with watch.reading(place):
+        title, total = f"{len(members)} slices -> {out}", family_nbytes(members)
+        with watch.reading(place), bytes_bar(title, total, progress) as advance:
             digests = write_shards(
                 parent.local, pieces, pool, work, advance=advance, threads=threads
             )
@@ -171,6 +118,11 @@ def write_family(
     return out
 
 
+def family_nbytes(members: Sequence[Member]) -> int:
+    """Bytes of the tensors that a family holds, what members share counted once."""
+    return sum(t.nbytes for piece in distinct_pieces(members) for t in piece.tensors)
+
+
 def can_be_added_to(folder: Path) -> bool:
     """Whether `folder` is a family, and holds nothing besides its members."""
     try:
@@ -181,57 +133,95 @@ def can_be_added_to(folder: Path) -> bool:
 
 
 def add_to_family(
-    members: Sequence[Member],
-    family: Path,
+    plans: Sequence[Plan],
+    family: StrPath,
     *,
+    max_shard_size: int | str = DEFAULT_MAX_SHARD_SIZE,
     base_model: str | None = None,
-    advance: Advance = quiet,
+    progress: Progress = True,
     threads: int = THREADS,
-) -> tuple[Member, ...]:
-    """Add the members that `family` does not have yet, and return them.
+) -> tuple[str, ...]:
+    """Add to a family what it does not have yet of these plans.
 
     Pieces that its members hold already are linked. Each new member appears when it is complete.
-    `advance` is told the bytes of the pieces. Raises `InputError` as `write_family` does, and when
-    the family is another parent's, has another slice of that name, or has all of them.
+
+    Args:
+        plans: At least one, of the family's parent.
+        family: What `write_family` wrote.
+        max_shard_size: The largest file, in bytes or like "5GB".
+        base_model: As for `write_family`.
+        progress: As for `write_checkpoint`.
+        threads: Tensors in work at once.
+
+    Returns:
+        The names of the folders added.
+
+    Raises:
+        InputError: As `write_family`, and when the family is another parent's, has another slice
+            of that name, or has all of them.
+
+    Example:
+        >>> import matformer_lab as ml
+        >>> parent = ml.open_parent("tiny")
+        >>> first, second = ml.resolve_slices(["e2b", "1/2"], parent)
+        >>> family = ml.write_family([ml.make_plan(parent, first)], "growing")
+        >>> ml.add_to_family([ml.make_plan(parent, second)], family)
+        ('uniform-1-2',)
     """
-    parent = members[0].plan.parent
+    family = Path(family)
+    max_shard_bytes = parse_size(max_shard_size, "max_shard_size")
+    check_base_model(base_model)
+    plans = with_weights_at_hand(plans, None, progress=progress is True)
+    members = family_members(plans, max_shard_bytes)
+    parent = plans[0].parent
     for folder in members_of(family):
         manifest = read_manifest(folder)
         if manifest and manifest.parent.fingerprint != parent.fingerprint:
             raise InputError(f"{family}: its slices are of another parent; give a new folder")
     for member in members:
         _is_there(member, family)  # raises before anything is written
-    added = []
-    for member in members:
-        out = family / member.name
-        watch = ParentWatch(parent)
-        addresses = [piece.file for piece in member.pieces]
-        job = {**watch.job, "base_model": base_model, "added": addresses}
-        if published_before(out, job):
-            added.append(member)
-        elif not _is_there(member, family):
-            side = read_side_files(member.plan)
-            held = held_pieces(family, parent)
-            missing = [piece for piece in member.pieces if piece.file not in held]
-            check_space(out, _bytes_of(missing))
-            with staging(out, parent.local, job) as place:
-                pool, work = place.subfolder("pool"), place.subfolder("work")
-                keep_only(pool, {piece.file for piece in missing})
-                with watch.reading(place):
-                    digests = write_shards(
-                        parent.local, missing, pool, work, advance=advance, threads=threads
-                    )
-                paths = {piece.file: pool / piece.file for piece in missing}
-                for file, (path, known) in held.items():
-                    paths[file], digests[file] = path, known
-                keep_only(place.files, set())
-                _assemble(member, place.files, paths, digests, side, base_model)
-                advance(_bytes_of(member.pieces) - _bytes_of(missing))
-                place.publish()
-            added.append(member)
+    added: list[str] = []
+    with bytes_bar(f"add to {family}", sum(plan.nbytes for plan in plans), progress) as advance:
+        for member in members:
+            if _add(member, family, base_model, advance, threads):
+                added.append(member.name)
     if not added:
         raise InputError(f"{family}: already exists and has all of these slices")
     return tuple(added)
+
+
+def _add(
+    member: Member, family: Path, base_model: str | None, advance: Advance, threads: int
+) -> bool:
+    """Whether `member` was not there, and now is."""
+    parent = member.plan.parent
+    out = family / member.name
+    watch = ParentWatch(parent)
+    addresses = [piece.file for piece in member.pieces]
+    order = {**watch.order, "base_model": base_model, "added": addresses}
+    if published_before(out, order):
+        return True
+    if _is_there(member, family):
+        return False
+    side = read_side_files(member.plan)
+    held = held_pieces(family, parent)
+    missing = [piece for piece in member.pieces if piece.file not in held]
+    check_space(out, _bytes_of(missing))
+    with staging(out, parent.local, order) as place:
+        pool, work = place.subfolder("pool"), place.subfolder("work")
+        keep_only(pool, {piece.file for piece in missing})
+        with watch.reading(place):
+            digests = write_shards(
+                parent.local, missing, pool, work, advance=advance, threads=threads
+            )
+        paths = {piece.file: pool / piece.file for piece in missing}
+        for file, (path, known) in held.items():
+            paths[file], digests[file] = path, known
+        keep_only(place.files, set())
+        _assemble(member, place.files, paths, digests, side, base_model)
+        advance(_bytes_of(member.pieces) - _bytes_of(missing))
+        place.publish()
+    return True
 
 
 def _is_there(member: Member, family: Path) -> bool:
@@ -248,35 +238,6 @@ def _is_there(member: Member, family: Path) -> bool:
     ):
         raise InputError(f"{folder}: is there already and holds something else")
     return True
-
-
-def held_pieces(family: Path, parent: Parent) -> dict[str, tuple[Path, Digests]]:
-    """By address, the pieces of `parent` that a family's members hold, with their digests."""
-    found: dict[str, tuple[Path, Digests]] = {}
-    for folder in members_of(family):
-        manifest = read_manifest(folder)
-        if manifest is None:
-            continue
-        planned = {tensor.name: tensor for tensor in claimed_plan(folder, parent).tensors}
-        files: dict[str, list[str]] = {}
-        for name, info in read_layout(folder).items():
-            files.setdefault(info.file, []).append(name)
-        for file, names in files.items():
-            if planned.keys() >= set(names) and manifest.tensors.keys() >= set(names):
-                shard = make_shard(file, sorted((planned[n] for n in names), key=_place_in_parent))
-                if _begins_with(folder / file, shard.header):
-                    digests = {name: manifest.tensors[name] for name in names}
-                    found[f"{_address(shard)}.safetensors"] = folder / file, digests
-    return found
-
-
-def _place_in_parent(tensor: TensorPlan) -> tuple[str, int]:
-    return tensor.info.file, tensor.info.offset
-
-
-def _begins_with(path: Path, header: bytes) -> bool:
-    with open_regular(path) as file:
-        return file.read(len(header)) == header
 
 
 def _assemble(

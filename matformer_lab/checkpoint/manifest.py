@@ -8,9 +8,10 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.strict_json import strict_json
 from matformer_lab.common.untrusted import read_small
-from matformer_lab.parent.headers import strict_json
-from matformer_lab.slicing.slices import Slice, explain
+from matformer_lab.common.validation import explain
+from matformer_lab.slicing.slice import Slice
 
 MANIFEST_FILE: Final = "matformer_lab.json"
 

@@ -1,5 +1,5 @@
 """The command line."""
 
-from matformer_lab.cli.cli import main
+from matformer_lab.cli.main import main
 
 __all__ = ["main"]

@@ -16,11 +16,9 @@ import os
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
-
-from matformer_lab.parent.headers import ALIGNMENT
 
 
 class DirectFile:
@@ -86,3 +84,7 @@ class DirectFile:
 
 
 _NO_DIRECT = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+ALIGNMENT: Final = 4096
+"""Data of the files that we write starts at a multiple of this, the unit of direct disk writes."""

@@ -1,14 +1,12 @@
-"""Progress of long work: a bar on a terminal, silence elsewhere."""
+"""Progress of long work: a bar on a terminal or in a notebook, silence elsewhere."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from matformer_lab.sweep.jobs import Job
-    from matformer_lab.sweep.store import Key
+    from rich.console import Console
 
 Advance = Callable[[int], None]
 """Called with the work done since the last call (bytes, items)."""
@@ -18,20 +16,36 @@ def quiet(_: int) -> None:
     """Shows nothing."""
 
 
-@contextmanager
-def bytes_bar(title: str, total: int) -> Iterator[Advance]:
-    """A bar over `total` bytes on stderr if that is a terminal."""
+def bar_console() -> "tuple[Console, bool]":
+    """Where bars are drawn, and whether anybody would see them there."""
     from rich.console import Console
+
+    console = Console(stderr=True)
+    # In a notebook, rich draws with ipywidgets and warns where they are not installed.
+    return console, console.is_terminal or bool(console.is_jupyter and find_spec("ipywidgets"))
+
+
+Progress = bool | Advance
+"""What public functions take: True shows a bar where somebody would see it, False nothing; or a
+function that is told the bytes done since its last call."""
+
+
+@contextmanager
+def bytes_bar(title: str, total: int, progress: Progress = True) -> Iterator[Advance]:
+    """A bar over `total` bytes, or what `progress` asks for instead."""
+    if callable(progress):
+        yield progress
+        return
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         DownloadColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
-    console = Console(stderr=True)
+    console, visible = bar_console()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -39,61 +53,9 @@ def bytes_bar(title: str, total: int) -> Iterator[Advance]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
+    from rich import progress as bars
+
+    shown = progress and visible
+    with bars.Progress(*columns, console=console, disable=not shown) as bar:
+        task = bar.add_task(escape(title), total=total)
         yield lambda done: bar.advance(task, done)
-
-
-class SweepBar:
-    """A sweep's pending jobs as a bar on a terminal or in a notebook; nothing elsewhere."""
-
-    def __init__(self, pending: "Sequence[Job]") -> None:
-        from rich import progress
-        from rich.console import Console
-
-        console = Console(file=sys.stderr)
-        # In a notebook, rich draws with ipywidgets and warns where they are not installed.
-        visible = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets"))
-        self._bar = progress.Progress(
-            progress.TextColumn("{task.fields[stored]}/{task.fields[count]} scores"),
-            progress.BarColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            disable=not visible,
-        )
-        self._costs = {job.key: job.cost for job in pending}
-        self._shares: dict[Key, float] = {}
-        self._stored: set[Key] = set()
-        self._row = self._bar.add_task(
-            "", total=sum(self._costs.values()), stored=0, count=len(self._costs)
-        )
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def report(self, group: "Sequence[Job]", share: float) -> None:
-        """That `share` (0 to 1) of scoring these jobs together is done."""
-        if not share:
-            slices = ", ".join(job.sized.plan.slice.name for job in group[:2])
-            more = f" +{len(group) - 2}" if len(group) > 2 else ""
-            self._bar.update(self._row, description=f"{group[0].task.name} · {slices}{more}")
-        self._shares |= {job.key: share for job in group}
-        self._show()
-
-    def stored(self, key: "Key") -> None:
-        """That this job's score is in the store."""
-        self._shares[key] = 1.0
-        self._stored.add(key)
-        self._show()
-
-    def _show(self) -> None:
-        done = sum(share * self._costs[key] for key, share in self._shares.items())
-        self._bar.update(self._row, completed=done, stored=len(self._stored))

@@ -1,1 +1,5 @@
-"""lm-eval: tasks, datasets, prompts, metrics."""
+"""lm-eval: its tasks and metrics, and our scorers as its models."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

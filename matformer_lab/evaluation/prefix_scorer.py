@@ -6,9 +6,7 @@ rolling windows, generation, chat templates.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.models.huggingface import HFLM
@@ -109,48 +107,3 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         if tokens[:1] == [self.prefix_token_id]:
             return tokens[:1], tokens[1:]
         return [self.prefix_token_id], tokens
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far answers are from lm-eval's own on `requests` requests of `items` items."""
-
-    items: int
-    requests: int
-    largest: float
-    """Largest difference of two log-probabilities (natural logarithm)."""
-    greedy_flips: int
-    """Requests whose greedy flags differ."""
-
-
-def difference_from_lm_eval(
-    lm: HFLM, instances: Sequence[Instance], answers: Sequence[Answer], *, items: int
-) -> Difference:
-    """Score `items` items again with lm-eval's `lm`, spread evenly over a task's `instances`."""
-    documents = list(dict.fromkeys((each.task_name, each.doc_id) for each in instances))
-    count = min(items, len(documents))
-    chosen = {documents[number * len(documents) // count] for number in range(count)}
-    pairs = [
-        (instance, answer)
-        for instance, answer in zip(instances, answers, strict=True)
-        if (instance.task_name, instance.doc_id) in chosen
-    ]
-    again = lm.loglikelihood([instance for instance, _ in pairs], disable_tqdm=True)
-    differences = [
-        (_distance(ours, theirs), our_greedy != their_greedy)
-        for (_, (ours, our_greedy)), (theirs, their_greedy) in zip(pairs, again, strict=True)
-    ]
-    return Difference(
-        items=count,
-        requests=len(pairs),
-        largest=max((delta for delta, _ in differences), default=0.0),
-        greedy_flips=sum(flipped for _, flipped in differences),
-    )
-
-
-def _distance(one: float, other: float) -> float:
-    """Infinite where only one of them is a number, so that no maximum passes over it."""
-    if one == other or (math.isnan(one) and math.isnan(other)):
-        return 0.0
-    distance = abs(one - other)
-    return math.inf if math.isnan(distance) else distance

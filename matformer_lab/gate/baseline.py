@@ -6,8 +6,8 @@ A table of scores on top, one line a slice and task, and below it which items ea
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,9 +16,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.results.finished import Finished, TaskScores
-from matformer_lab.slicing.slices import explain
-from matformer_lab.statistics import paired
+from matformer_lab.common.strict_yaml import load_yaml
+from matformer_lab.common.validation import explain
+from matformer_lab.results.pairing import Asked
+from matformer_lab.results.sweep_results import SweepResults, TaskScores
+from matformer_lab.statistics.outcomes import Floats
 
 _LINE = 64  # hex digits, or numbers, on a line of outcomes
 _HEADER = """\
@@ -42,6 +44,10 @@ class TaskBaseline(_Model):
     """sha256 over the items' ids, in order."""
     encoding: Literal["bits", "numbers"]
 
+    @property
+    def asked(self) -> Asked:
+        return Asked(self.metric, self.num_fewshot, self.n, self.items)
+
 
 class Baseline(_Model):
     """The baseline file."""
@@ -57,29 +63,29 @@ class Baseline(_Model):
     outcomes: dict[str, dict[str, tuple[str, ...]]]
 
 
-def make_baseline(finished: Finished) -> Baseline:
+def make_baseline(sweep: SweepResults) -> Baseline:
     """The sweep as a baseline; only tasks with per-item outcomes can be gated."""
-    tasks = [task for task in finished.tasks if task.outcomes is not None]
+    tasks = [task for task in sweep.tasks if task.outcomes is not None]
     if not tasks:
-        raise InputError(f"{finished.folder}: no task has per-item outcomes, nothing to gate")
+        raise InputError(f"{sweep.folder}: no task has per-item outcomes, nothing to gate")
     outcomes: dict[str, dict[str, tuple[str, ...]]] = {}
     scores: dict[str, dict[str, float]] = {}
-    described = {task.name: describe(task) for task in tasks}
-    for member in finished.members:
+    described = {task.name: describe_task(task) for task in tasks}
+    for one in sweep.scored:
         for task in tasks:
             assert task.outcomes is not None
-            if member.name in task.slices:
-                row = task.outcomes.scores[task.slices.index(member.name)]
+            if one.name in task.slices:
+                row = task.outcomes.scores[task.slices.index(one.name)]
                 lines = encode(row, described[task.name].encoding)
-                outcomes.setdefault(member.name, {})[task.name] = lines
-                value = task.values[task.slices.index(member.name)]
-                scores.setdefault(member.name, {})[task.name] = round(100 * value, 2)
+                outcomes.setdefault(one.name, {})[task.name] = lines
+                value = task.values[task.slices.index(one.name)]
+                scores.setdefault(one.name, {})[task.name] = round(100 * value, 2)
     return Baseline(
-        parent=finished.parent.name,
-        fingerprint=finished.parent.fingerprint,
+        parent=sweep.parent.name,
+        fingerprint=sweep.parent.fingerprint,
         tasks=described,
         scores=scores,
-        slices={m.name: m.slice.digest for m in finished.members if m.name in outcomes},
+        slices={m.name: m.slice.digest for m in sweep.scored if m.name in outcomes},
         outcomes=outcomes,
     )
 
@@ -91,32 +97,23 @@ def dump_baseline(baseline: Baseline) -> str:
 
 
 def load_baseline(path: Path) -> Baseline:
-    """Raises InputError naming the file and the key at fault."""
+    """Read a baseline file. Raises `InputError` naming the file and the key at fault."""
+    if not path.exists():
+        raise InputError(f"{path}: no baseline yet; make one with `update=True`")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no baseline yet; make one with --update") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
-    try:
-        return Baseline.model_validate(raw)
+        return Baseline.model_validate(load_yaml(path))
     except ValidationError as error:
         raise InputError(f"{path}: {explain(error, Baseline)}") from None
 
 
-def describe(task: TaskScores) -> TaskBaseline:
+def describe_task(task: TaskScores) -> TaskBaseline:
     """What a task is, as the baseline records it; it must have per-item outcomes."""
     assert task.outcomes is not None
-    return TaskBaseline(
-        metric=task.metric,
-        num_fewshot=task.num_fewshot,
-        n=task.outcomes.n,
-        items=hashlib.sha256("\n".join(task.item_ids).encode()).hexdigest(),
-        encoding="bits" if task.outcomes.binary else "numbers",
-    )
+    encoding: Literal["bits", "numbers"] = "bits" if task.outcomes.binary else "numbers"
+    return TaskBaseline(**asdict(task.asked), encoding=encoding)
 
 
-def encode(row: paired.Floats, encoding: str) -> tuple[str, ...]:
+def encode(row: Floats, encoding: str) -> tuple[str, ...]:
     """A slice's outcomes (items,) as lines of text."""
     if encoding == "numbers":
         words = [f"{value:.6g}" for value in row]
@@ -125,7 +122,7 @@ def encode(row: paired.Floats, encoding: str) -> tuple[str, ...]:
     return tuple(digits[k : k + _LINE] for k in range(0, len(digits), _LINE))
 
 
-def decode(lines: Sequence[str], task: TaskBaseline, where: str) -> paired.Floats:
+def decode(lines: Sequence[str], task: TaskBaseline, where: str) -> Floats:
     """The outcomes (items,) that `encode` wrote; `where` names them in an `InputError`."""
     try:
         if task.encoding == "numbers":

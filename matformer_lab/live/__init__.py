@@ -1,1 +1,5 @@
-"""A slice in memory."""
+"""A slice in memory: a model whose weights are views into the loaded parent."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

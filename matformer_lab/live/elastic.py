@@ -7,22 +7,28 @@ copy gigabytes, so the live model looks up whole rows and keeps the kept layers'
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from matformer_lab.common.errors import InputError
+from matformer_lab.common.paths import StrPath
 from matformer_lab.gemma3n import (
     EMBED_TOKENS_PER_LAYER,
     PER_LAYER_MODEL_PROJECTION,
-    text_part,
 )
+from matformer_lab.live.devices import resolve_device
+from matformer_lab.live.empty_model import empty_model
+from matformer_lab.live.per_layer_embedding import KeptPerLayerEmbedding, KeptPerLayerProjection
+from matformer_lab.parent.fetch import fetched
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
-from matformer_lab.slicing.plan import Plan, TensorPlan, make_plan
-from matformer_lab.slicing.slices import Slice
+from matformer_lab.slicing.notation.catalog import resolve_slice
+from matformer_lab.slicing.plan import TensorPlan, make_plan
+from matformer_lab.slicing.slice import Slice
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
@@ -31,87 +37,22 @@ ALIGNED_COLUMNS = 64
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
-class KeptPerLayerEmbedding(nn.Module):
-    """`embed_tokens_per_layer` of a slice, read from the parent's table.
-
-    Input: token ids, any shape S. Output: (*S, kept layers * hidden_size_per_layer_input), scaled
-    as transformers' `Gemma3nTextScaledWordEmbedding` scales. The table keeps its stored dtype and
-    place (memory-mapped on the host); only looked-up rows are cast and moved.
-    """
-
-    def __init__(
-        self, table: Tensor, kept: tuple[int, ...], size: int, dtype: torch.dtype, device: str
-    ) -> None:
-        """`table`: (vocab, parent layers * size)."""
-        super().__init__()
-        self.table = table  # a plain attribute: `.to()` must not move or copy gigabytes
-        self.kept = kept
-        self.size = size
-        self.dtype = dtype
-        self.device = device
-        self.scale = torch.tensor(size**0.5, dtype=dtype, device=device)
-        every_layer = len(kept) * size == table.shape[1]
-        self._index = None if every_layer else torch.tensor(kept)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        rows = self.look_up(input_ids)
-        if self._index is not None:
-            rows = rows.index_select(-2, self._index)
-        return send(rows.flatten(-2), self.device).to(self.dtype) * self.scale
-
-    def look_up(self, input_ids: Tensor) -> Tensor:
-        """(*S, parent layers, size) the rows of all the parent's layers, unscaled.
-
-        They lie where the table does, in its dtype; for an accelerator in pinned memory, which
-        PyTorch uses again and again: to get pages anew takes longer than to fill them.
-        """
-        ids, place = input_ids.to(self.table.device).flatten(), self.table.device
-        rows = torch.empty(
-            (len(ids), self.table.shape[1]),
-            dtype=self.table.dtype,
-            device=place,
-            pin_memory=place.type == "cpu" and has_own_memory(self.device),
-        )
-        torch.index_select(self.table, 0, ids, out=rows)
-        return rows.view(*input_ids.shape, -1, self.size)
-
-
-class KeptPerLayerProjection(nn.Linear):
-    """`per_layer_model_projection` of a slice that skips layers; its weight is the parent's, whole.
-
-    The kept rows are put together for the time of a call. Kept for good they would cost 31 MB for
-    each such slice of E4B, so that memory would grow with the number of slices.
-    """
-
-    def __init__(self, weight: Tensor, ranges: tuple[tuple[int, int], ...]) -> None:
-        """`weight`: (parent layers * size, hidden_size); `ranges`: (start, stop) of kept rows."""
-        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self._ranges = ranges
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        kept = torch.cat([self.weight[start:stop] for start, stop in self._ranges])
-        return nn.functional.linear(embeddings, kept)
-
-
-def has_own_memory(device: torch.device | str) -> bool:
-    """Whether it is an accelerator whose memory is not the host's, so that tensors travel."""
-    return torch.device(device).type not in ("cpu", "mps", "meta")
-
-
-def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor on `device`; from the host by pinned memory, not waiting for its work."""
-    if has_own_memory(device) and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
 @dataclass(frozen=True)
 class ElasticParent:
     """A parent's text weights in memory, and the slices of it as live models.
 
-    `weights`: the parent's text tensors by bare name (`layers.0.mlp.up_proj.weight`); on CPU in the
-    stored dtype they are views of the memory-mapped files.
+    Attributes:
+        parent: The parent, local.
+        dtype: Of weights and activations.
+        device: Where the weights are, but for `embed_tokens_per_layer`, which stays on the host.
+        weights: The parent's text tensors by bare name (`layers.0.mlp.up_proj.weight`). On a CPU
+            in the stored dtype they are views of the memory-mapped files.
+
+    Example:
+        >>> import matformer_lab as ml
+        >>> elastic = ml.ElasticParent.load("tiny")
+        >>> [elastic.live(name).config.num_hidden_layers for name in ("e4b", "e2b")]
+        [35, 30]
     """
 
     parent: Parent
@@ -122,34 +63,54 @@ class ElasticParent:
     @classmethod
     def load(
         cls,
-        parent: Parent,
+        parent: Parent | StrPath,
         *,
-        slices: Sequence[Slice] | None = None,
-        dtype: torch.dtype | None = None,
+        slices: Sequence[Slice | str] | None = None,
+        dtype: torch.dtype | str | None = None,
         device: str = "cpu",
+        progress: bool = True,
     ) -> "ElasticParent":
-        """Load the text tensors; `dtype` None keeps the stored one. Towers are never read.
+        """Load the parent's text tensors; towers are never read.
 
-        `slices`: no more is loaded than these need, so that a device too small for the parent can
-        hold a slice of it; None: everything.
+        Args:
+            parent: Opened, or as `open_parent` takes it. A Hub parent's weights are fetched
+                first, as far as `slices` need them.
+            slices: No more is loaded than these need, so that a device too small for the parent
+                can hold a slice of it. None: everything.
+            dtype: Of weights and activations, as a torch dtype or its name; None: as stored.
+            device: A torch device; `auto` is the first GPU, else the CPU.
+            progress: Show a bar while fetching.
+
+        Raises:
+            InputError: When the parent cannot be read, a slice does not fit it, or there is no
+                such device or dtype.
         """
-        dtype = dtype or TORCH_DTYPES[parent.dtype]
-        needed = _needed(parent, slices)
+        opened = parent if isinstance(parent, Parent) else open_parent(parent)
+        chosen = None if slices is None else [_resolved(one, opened) for one in slices]
+        opened = fetched(opened, _text_parts(opened, chosen), progress=progress)
+        dtype = TORCH_DTYPES[opened.dtype] if dtype is None else _torch_dtype(dtype)
+        device = resolve_device(device)
+        needed = _needed(opened, chosen)
         weights = {}
-        for name, tensor in _open_text_tensors(parent, parent.local):
+        for name, tensor in _open_text_tensors(opened, opened.local):
             if name == EMBED_TOKENS_PER_LAYER:
                 weights[name] = tensor
             elif name in needed:
                 weights[name] = _moved(_part(tensor, needed[name]), device, dtype)
-        return cls(parent, dtype, device, weights)
+        return cls(opened, dtype, device, weights)
 
-    def live(self, slice_: Slice) -> "Gemma3nForCausalLM":
-        """The slice as a model in eval mode, sharing this parent's memory.
+    def live(self, slice_: Slice | str) -> "Gemma3nForCausalLM":
+        """The slice as a text model in eval mode, sharing this parent's memory.
 
-        Raises ValueError for one that needs more than was loaded.
+        Args:
+            slice_: A slice of this parent, or as `resolve_slice` takes it.
+
+        Raises:
+            InputError: When the slice does not fit the parent, or needs more than was loaded.
         """
+        slice_ = _resolved(slice_, self.parent)
         plan = make_plan(self.parent, slice_, text_only=True)
-        model = _empty_model(plan, self.dtype, self.device)
+        model = empty_model(plan, self.dtype, self.device)
         built = set(model.model.state_dict())
         planned = plan.text_tensors()
         projection = planned[PER_LAYER_MODEL_PROJECTION]
@@ -182,35 +143,59 @@ class ElasticParent:
     def _source(self, tensor: TensorPlan) -> Tensor:
         name = tensor.source.removeprefix(self.parent.prefix)
         if name not in self.weights:
-            raise ValueError(f"{name} was not loaded: give load() this slice too")
+            raise InputError(f"{name} was not loaded; give `slices` this slice too when loading")
         return self.weights[name]
 
     def _view(self, tensor: TensorPlan) -> Tensor:
-        view = _part(self._source(tensor), _cut(tensor))
+        view = _part(self._source(tensor), _leading(tensor))
         if view.shape != tensor.shape:
-            raise ValueError(
-                f"{tensor.source}: {tuple(view.shape)} was loaded, not {tensor.shape}: give load() "
-                "this slice too"
+            raise InputError(
+                f"{tensor.source}: {tuple(view.shape)} was loaded, not {tensor.shape}; give "
+                "`slices` this slice too when loading"
             )
         return view
 
 
-Part = tuple[int, int] | None
-"""(axis, how many leading rows or columns) of a tensor; None: all of it."""
+def _resolved(slice_: Slice | str, parent: Parent) -> Slice:
+    return resolve_slice(slice_, parent) if isinstance(slice_, str) else slice_
 
 
-def _cut(tensor: TensorPlan) -> Part:
+def _torch_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise InputError(f"`dtype` is {dtype!r}; use float32, bfloat16 or float16")
+    return found
+
+
+class _Leading(NamedTuple):
+    """The first `size` rows (`axis` 0) or columns (1) of a tensor."""
+
+    axis: int
+    size: int
+
+
+def _leading(tensor: TensorPlan) -> _Leading | None:
+    """What a cut along the FFN takes; None: the whole tensor."""
     if tensor.axis is None:
         return None
     ((_, stop),) = tensor.ranges
-    return tensor.axis, stop
+    return _Leading(tensor.axis, stop)
 
 
-def _part(tensor: Tensor, part: Part) -> Tensor:
+def _part(tensor: Tensor, part: _Leading | None) -> Tensor:
     if part is None:
         return tensor
-    axis, count = part
-    return tensor[:count] if axis == 0 else tensor[:, :count]
+    return tensor[: part.size] if part.axis == 0 else tensor[:, : part.size]
+
+
+def _text_parts(parent: Parent, slices: Sequence[Slice] | None) -> list[TensorPlan]:
+    """The parts of the parent's tensors that these slices read; None: all text tensors."""
+    if slices is None:
+        names = (name for name in parent.tensors if name.startswith(parent.prefix))
+        return [TensorPlan(name, name, parent.tensors[name]) for name in names]
+    return [
+        tensor for slice_ in slices for tensor in make_plan(parent, slice_, text_only=True).tensors
+    ]
 
 
 def _moved(tensor: Tensor, device: str, dtype: torch.dtype) -> Tensor:
@@ -228,15 +213,15 @@ def _moved(tensor: Tensor, device: str, dtype: torch.dtype) -> Tensor:
     return wide[:, :columns].copy_(tensor)
 
 
-def _needed(parent: Parent, slices: Sequence[Slice] | None) -> dict[str, Part]:
+def _needed(parent: Parent, slices: Sequence[Slice] | None) -> dict[str, _Leading | None]:
     """By name, what the widest of `slices` has of each of the parent's text tensors."""
     if slices is None:
         return {name.removeprefix(parent.prefix): None for name in parent.tensors}
-    needed: dict[str, Part] = {}
+    needed: dict[str, _Leading | None] = {}
     for slice_ in slices:
         for name, tensor in make_plan(parent, slice_, text_only=True).text_tensors().items():
             whole = name in (EMBED_TOKENS_PER_LAYER, PER_LAYER_MODEL_PROJECTION)
-            part = None if whole else _cut(tensor)
+            part = None if whole else _leading(tensor)
             source = tensor.source.removeprefix(parent.prefix)
             before = needed.get(source, part)
             needed[source] = None if part is None or before is None else max(part, before)
@@ -252,37 +237,3 @@ def _open_text_tensors(parent: Parent, folder: Path) -> Iterator[tuple[str, Tens
             for name in names:
                 if parent.tensors[name].file == file:
                     yield name.removeprefix(parent.prefix), opened.get_tensor(name)
-
-
-def _empty_model(plan: Plan, dtype: torch.dtype, device: str) -> "Gemma3nForCausalLM":
-    """The model on the meta device, its non-persistent buffers filled."""
-    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, GenerationConfig
-
-    config = Gemma3nTextConfig.from_dict(dict(text_part(plan.config)))
-    config.dtype = dtype
-    config._attn_implementation = "sdpa"  # the packed masks mean what they should in this one only
-    with _default_dtype(dtype), torch.device("meta"):
-        model = Gemma3nForCausalLM(config)
-    for module in model.model.modules():
-        buffers = list(module.named_buffers(recurse=False))
-        for name, buffer in buffers:
-            module.register_buffer(name, torch.empty_like(buffer, device=device), persistent=False)
-        if buffers:
-            # What from_pretrained does for buffers that no checkpoint holds (rotary frequencies,
-            # embedding scales); parameters are still on meta and stay untouched.
-            model.model._init_weights(module)
-    folder = plan.parent.folder
-    if folder is not None and (folder / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """from_pretrained builds under the target dtype, so some buffers round to it."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

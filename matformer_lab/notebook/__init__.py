@@ -1,1 +1,5 @@
-"""Widgets for Jupyter."""
+"""For Jupyter: the slice editor, and how plans and sweeps are shown."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

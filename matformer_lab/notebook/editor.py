@@ -19,10 +19,15 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.parent.parent import TINY, Parent, open_parent
-from matformer_lab.slicing.catalog import published_specs, resolve_slice
+from matformer_lab.notebook.html import plan_html
+from matformer_lab.parent.opening import TINY, open_parent
+from matformer_lab.parent.parent import Parent
+from matformer_lab.slicing.layer_runs import runs_of, written
+from matformer_lab.slicing.notation.catalog import published_specs, resolve_slice
+from matformer_lab.slicing.notation.spec import SliceSpec
+from matformer_lab.slicing.notation.width import Width
 from matformer_lab.slicing.plan import Plan, make_plan
-from matformer_lab.slicing.slices import Slice, SliceSpec, Width
+from matformer_lab.slicing.slice import Slice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,12 +108,15 @@ class SliceEditor:
         Raises InputError for a width that is no whole eighth of its layer.
         """
         text = self.parent.text
-        chosen = resolve_slice(ref, text)
+        chosen = resolve_slice(ref, self.parent)
         steps = [0] * text.num_hidden_layers
-        for layer, width in zip(chosen.kept(len(steps)), chosen.widths, strict=True):
+        for layer, width in chosen.by_layer(len(steps)).items():
             step, rest = divmod(width * STEPS, text.intermediate_size[layer])
             if rest:
-                raise InputError(f"slice {ref}: layer {layer}: {width} is no eighth of its FFN")
+                raise InputError(
+                    f"slice {ref}: layer {layer}: width {width} is not a whole number of eighths "
+                    "of its FFN"
+                )
             steps[layer] = step
         self.name.value = chosen.name
         self.set(dict(enumerate(steps)))
@@ -130,9 +138,9 @@ class SliceEditor:
 
         A name that was scored with other widths is refused with an InputError.
         """
-        from matformer_lab.results.results import load_results
+        from matformer_lab.results.load import load_results
         from matformer_lab.sweep.recipe import parse_recipe
-        from matformer_lab.sweep.sweep import run_sweep
+        from matformer_lab.sweep.run import run_sweep
 
         chosen = self.slice
         entry = _entry(self.spec, self.steps)
@@ -226,7 +234,7 @@ class SliceEditor:
 
     def _show(self) -> None:
         try:
-            self.report.value = self.plan._repr_html_()
+            self.report.value = plan_html(self.plan)
         except InputError as error:
             self.report.value = f"<p role='alert' style='color:#B3261E'>{escape(str(error))}</p>"
 
@@ -261,18 +269,10 @@ def _fraction(step: int) -> str:
 
 def _entry(spec: SliceSpec, steps: Sequence[int]) -> dict[str, Any]:
     """`spec` as a person would write it: neighbours of one width as one run of layers."""
-    runs: list[list[int]] = []
-    for layer, step in enumerate(steps):
-        if runs and steps[runs[-1][0]] == step:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    named = {
-        (f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0])): steps[run[0]] for run in runs
-    }
+    runs = [(written(run), step) for run, step in runs_of(steps)]
     entry: dict[str, Any] = {
         "name": spec.name,
-        "widths": {run: str(Width.parse(_fraction(step))) for run, step in named.items() if step},
+        "widths": {run: str(Width.parse(_fraction(step))) for run, step in runs if step},
     }
-    skip = [run for run, step in named.items() if not step]
+    skip = [run for run, step in runs if not step]
     return entry | ({"skip": skip} if skip else {})

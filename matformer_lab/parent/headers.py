@@ -15,12 +15,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
-from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.direct_file import ALIGNMENT
+from matformer_lab.common.errors import InputError
+from matformer_lab.common.strict_json import strict_json
 from matformer_lab.common.untrusted import open_regular, read_exactly
 
 MAX_HEADER_BYTES: Final = 100_000_000  # the safetensors library's own limit
-ALIGNMENT: Final = 4096
-"""Data of the files that we write starts at a multiple of this, the unit of direct disk writes."""
 
 ITEM_SIZE: Final = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1,
@@ -47,31 +47,6 @@ class TensorInfo:
     @property
     def nbytes(self) -> int:
         return self.numel * ITEM_SIZE[self.dtype]
-
-
-def strict_json(data: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object, refusing duplicate keys, NaN, half surrogate pairs and non-objects."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise ValueError(f"key {twice!r} appears twice")
-        return result
-
-    def no_constant(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
-
-    try:
-        value = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=no_constant)
-        if b"\\u" in data:
-            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is not text
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not valid JSON ({one_line(error)})") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:

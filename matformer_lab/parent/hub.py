@@ -9,17 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.parent.headers import TensorInfo, header_length, parse_header, strict_json
-from matformer_lab.parent.parent import (
-    INDEX_FILE,
-    SINGLE_FILE,
-    Parent,
-    add_shard,
-    build_parent,
-    check_index_complete,
-    open_folder,
-    parse_index,
-)
+from matformer_lab.common.strict_json import strict_json
+from matformer_lab.parent.folder import open_folder
+from matformer_lab.parent.headers import TensorInfo, header_length, parse_header
+from matformer_lab.parent.index import INDEX_FILE, add_shard, check_index_complete, parse_index
+from matformer_lab.parent.parent import SINGLE_FILE, Parent, build_parent
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileSystem

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from matformer_lab.statistics.frontier import Bools
-from matformer_lab.statistics.paired import Floats
+from matformer_lab.statistics.outcomes import Floats
+from matformer_lab.statistics.pareto import Bools
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from matformer_lab.results.finished import Member, ParentInfo
+from matformer_lab.results.description import ParentInfo, ScoredSlice
+from matformer_lab.slicing.layer_runs import runs_of
 
 # Columns of 10, bars of 8 up to 46 high, attention marks and the K/V rule below.
 _PITCH, _BAR, _HIGH, _MARK, _RULE = 10, 8, 46, 54, 60
@@ -13,12 +14,10 @@ def viewbox(parent: ParentInfo) -> str:
     return f"0 0 {_PITCH * parent.num_hidden_layers} {_RULE + 2}"
 
 
-def layer_picture(parent: ParentInfo, member: Member) -> str:
+def layer_picture(parent: ParentInfo, one: ScoredSlice) -> str:
     """SVG shapes of a slice: a column per parent layer as high as its FFN is wide, skipped layers
     hollow, a dot under full attention, a rule under layers that reuse K/V. Numbers only."""
-    widths = dict(
-        zip(member.slice.kept(parent.num_hidden_layers), member.slice.widths, strict=True)
-    )
+    widths = one.slice.by_layer(parent.num_hidden_layers)
     top = max(parent.intermediate_size)
     track, hole = "", ""
     bars, marks = {"": "", " full": ""}, {"": "", " gone": ""}
@@ -54,26 +53,15 @@ def _rectangle(x: float, height: float) -> str:
     return f"M{x:g} {_HIGH + 2 - height:.4g}h{_BAR}v{height:.4g}h-{_BAR}z"
 
 
-def describe_layers(parent: ParentInfo, member: Member) -> str:
+def describe_layers(parent: ParentInfo, one: ScoredSlice) -> str:
     """The layer picture in words: runs of equal width, and what is skipped."""
-    widths = dict(
-        zip(member.slice.kept(parent.num_hidden_layers), member.slice.widths, strict=True)
-    )
-    runs: list[tuple[int, int, int | None]] = []
-    for layer in range(parent.num_hidden_layers):
-        width = widths.get(layer)
-        if runs and runs[-1][2] == width:
-            runs[-1] = runs[-1][0], layer, width
-        else:
-            runs.append((layer, layer, width))
+    widths = one.slice.by_layer(parent.num_hidden_layers)
     parts = [
-        (f"layer {first}: " if first == last else f"layers {first} to {last}: ")
+        (f"layer {run[0]}: " if len(run) == 1 else f"layers {run[0]} to {run[-1]}: ")
         + ("skipped" if width is None else f"{width:,}")
-        for first, last, width in runs
+        for run, width in runs_of([widths.get(n) for n in range(parent.num_hidden_layers)])
     ]
     full = [str(k) for k, kind in enumerate(parent.layer_types) if kind == "full_attention"]
     return (
-        f"FFN widths of {member.name}. "
-        + "; ".join(parts)
-        + f". Full attention at {', '.join(full)}."
+        f"FFN widths of {one.name}. " + "; ".join(parts) + f". Full attention at {', '.join(full)}."
     )

@@ -1,1 +1,5 @@
-"""Log-probabilities, fast."""
+"""Log-probabilities, fast: shared prefixes and shared layers computed once. Knows no lm-eval."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

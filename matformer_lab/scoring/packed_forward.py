@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import linear, log_softmax
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.live.elastic import send
+from matformer_lab.live.devices import send
 from matformer_lab.scoring.packing import Batch
 from matformer_lab.scoring.per_layer_rows import Rows, source_layers
 from matformer_lab.scoring.piecewise_mlp import in_pieces

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 from torch import LongTensor, Tensor
 
-from matformer_lab.live.elastic import KeptPerLayerEmbedding, has_own_memory, send
+from matformer_lab.live.devices import has_own_memory, send
+from matformer_lab.live.per_layer_embedding import KeptPerLayerEmbedding
 from matformer_lab.scoring.packing import Batch
 
 if TYPE_CHECKING:

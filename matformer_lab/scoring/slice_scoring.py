@@ -71,7 +71,7 @@ def score_slices(
         waiting = [requests[number] for number in todo.tolist()]
         try:
             for batch, rows in fetcher.ahead(batches_of(some_model, waiting, budget)):
-                read.append((todo[batch.request], _score_batch(models, trie, batch, rows)))
+                read.append((todo[batch.request], score_batch(models, trie, batch, rows)))
                 done[batch.request] = True
                 if progress is not None:
                     progress(len(requests) - len(todo) + int(done.sum()), len(requests))
@@ -126,7 +126,7 @@ def attention_cost(config: Gemma3nTextConfig) -> float:
 
 
 @torch.inference_mode()
-def _score_batch(
+def score_batch(
     models: Mapping[str, Gemma3nForCausalLM], trie: TrieNode, batch: Batch, rows: Rows
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """(log-probabilities, greedy flags) of the batch's reads on each slice, left on the device."""

@@ -11,9 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from matformer_lab.live.elastic import has_own_memory
+from matformer_lab.live.devices import free_bytes, has_own_memory
 from matformer_lab.scoring.packed_forward import LOGITS_AT_ONCE
 from matformer_lab.scoring.per_layer_rows import per_layer_table
 from matformer_lab.scoring.piecewise_mlp import PIECE_BYTES
@@ -60,18 +58,6 @@ def room_for(model: Gemma3nForCausalLM) -> int:
     if has_own_memory(weight.device):
         room = min(room, max(weight.nbytes * 4 // 5, ROOM_ANYWAY))
     return room
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory to be had on `device`, what PyTorch keeps there for its next tensors included."""
-    if has_own_memory(device):
-        backend = torch.get_device_module(device)
-        free, _ = backend.mem_get_info(device)
-        kept = backend.memory_reserved(device) - backend.memory_allocated(device)
-        return int(free + kept)
-    import psutil  # type: ignore[import-untyped]
-
-    return int(psutil.virtual_memory().available)
 
 
 def tokens_within(room: int, model: Gemma3nForCausalLM) -> int:

@@ -1,1 +1,5 @@
-"""Slices as written and resolved, and the plan of the child each one means."""
+"""Slices, and the plan of the child that each one means."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from matformer_lab.common.shipped import shipped_folder
-from matformer_lab.gemma3n import expected_tensors, read_text_config
-from matformer_lab.parent.headers import TensorInfo, strict_json
-from matformer_lab.parent.parent import Parent, build_parent, open_parent
-from matformer_lab.slicing.catalog import PUBLISHED, resolve_slices
+from matformer_lab.common.strict_json import strict_json
+from matformer_lab.gemma3n import TEXT_ONLY_PREFIX, expected_tensors, read_text_config
+from matformer_lab.parent.headers import TensorInfo
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.parent.parent import Parent, build_parent
+from matformer_lab.slicing.notation.catalog import PUBLISHED, resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
-from matformer_lab.slicing.slices import Published
+from matformer_lab.slicing.slice import Published
 
 E4B: Final = "google/gemma-3n-E4B"
 
@@ -40,7 +42,7 @@ def e4b_text_parent() -> Parent:
     config = strict_json(path.read_bytes(), str(path))
     text = read_text_config(config, str(path))
     tensors = {
-        f"model.{expected.name}": TensorInfo("BF16", expected.shape, "model.safetensors", 0)
+        TEXT_ONLY_PREFIX + expected.name: TensorInfo("BF16", expected.shape, "model.safetensors", 0)
         for expected in expected_tensors(text)
     }
     return build_parent(ref=E4B, name=E4B, config=config, tensors=tensors, folder=None)
@@ -50,7 +52,7 @@ def builtin_slices(parent_ref: str | None = None) -> tuple[BuiltinSlice, ...]:
     """The published slices, counted for E4B or for the parent given."""
     parent = open_parent(parent_ref) if parent_ref else e4b_text_parent()
     found = []
-    for slice_ in resolve_slices([PUBLISHED], parent.text):
+    for slice_ in resolve_slices([PUBLISHED], parent):
         assert slice_.published is not None
         size = sizes_of(make_plan(parent, slice_))
         layers = len(slice_.widths)

@@ -10,17 +10,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from matformer_lab.common.spans import Span, merged
 from matformer_lab.gemma3n import (
+    TEXT_ONLY_PREFIX,
     Cut,
     TextConfig,
     cut_of,
+    is_lm_head,
+    layer_tensor,
     read_text_config,
     split_layer,
-    text_part,
 )
 from matformer_lab.parent.headers import ITEM_SIZE, TensorInfo
 from matformer_lab.parent.parent import Parent
-from matformer_lab.slicing.slices import Slice
+from matformer_lab.slicing.child_config import child_config
+from matformer_lab.slicing.slice import Slice
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class TensorPlan:
     source: str
     info: TensorInfo
     axis: int | None = None
-    ranges: tuple[tuple[int, int], ...] = ()
+    ranges: tuple[Span, ...] = ()
 
     @property
     def dtype(self) -> str:
@@ -78,14 +82,14 @@ class Plan:
         return self.slice.kept(self.parent.text.num_hidden_layers)
 
     @property
+    def widths(self) -> Mapping[int, int]:
+        """The FFN width of each kept layer, by its index in the parent."""
+        return self.slice.by_layer(self.parent.text.num_hidden_layers)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors: the `total_size` of the checkpoint."""
         return sum(tensor.nbytes for tensor in self.tensors)
-
-    def _repr_html_(self) -> str:
-        from matformer_lab.slicing.tables import plan_html
-
-        return plan_html(self)
 
     def text_tensors(self) -> Mapping[str, TensorPlan]:
         """The text model's tensors by name without the prefix."""
@@ -101,11 +105,11 @@ def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan
     text_only = text_only or not parent.multimodal
     kept = slice_.kept(parent.text.num_hidden_layers)
     new_index = {source: index for index, source in enumerate(kept)}
-    child_prefix = "model." if text_only and parent.multimodal else parent.prefix
+    child_prefix = TEXT_ONLY_PREFIX if text_only and parent.multimodal else parent.prefix
     tensors = []
     in_file_order = sorted(parent.tensors.items(), key=lambda item: (item[1].file, item[1].offset))
     for source, info in in_file_order:
-        if source == "lm_head.weight" or source.endswith(".lm_head.weight"):
+        if is_lm_head(source):
             continue  # tied to embed_tokens; mlx-lm refuses a checkpoint that repeats it
         if not source.startswith(parent.prefix):
             if not text_only:
@@ -116,7 +120,7 @@ def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan
         if layer is not None:
             if layer not in new_index:
                 continue
-            bare = f"layers.{new_index[layer]}.{rest}"
+            bare = layer_tensor(new_index[layer], rest)
         width = None if layer is None else slice_.widths[new_index[layer]]
         axis, ranges = _selection(cut_of(bare), info, width, kept, parent.text)
         tensors.append(TensorPlan(child_prefix + bare, source, info, axis, ranges))
@@ -127,65 +131,16 @@ def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan
 
 def _selection(
     cut: Cut, info: TensorInfo, width: int | None, kept: Sequence[int], text: TextConfig
-) -> tuple[int | None, tuple[tuple[int, int], ...]]:
+) -> tuple[int | None, tuple[Span, ...]]:
     if cut is Cut.WHOLE:
         return None, ()
     axis = 0 if cut in (Cut.FFN_ROWS, Cut.LAYER_ROWS) else 1
     if cut in (Cut.FFN_ROWS, Cut.FFN_COLUMNS):
         assert width is not None
-        ranges: tuple[tuple[int, int], ...] = ((0, width),)
+        ranges: tuple[Span, ...] = ((0, width),)
     else:
-        ranges = _layer_ranges(kept, text.hidden_size_per_layer_input)
+        size = text.hidden_size_per_layer_input
+        ranges = merged((layer * size, (layer + 1) * size) for layer in kept)
     if ranges == ((0, info.shape[axis]),):
         return None, ()
     return axis, ranges
-
-
-def _layer_ranges(kept: Sequence[int], size: int) -> tuple[tuple[int, int], ...]:
-    """The index ranges of the kept layers' blocks of `size`, neighbours joined."""
-    ranges: list[tuple[int, int]] = []
-    for layer in kept:
-        start, stop = layer * size, (layer + 1) * size
-        if ranges and ranges[-1][1] == start:
-            ranges[-1] = (ranges[-1][0], stop)
-        else:
-            ranges.append((start, stop))
-    return tuple(ranges)
-
-
-def child_config(parent: Parent, slice_: Slice, *, text_only: bool) -> dict[str, Any]:
-    """The parent's config.json with only the keys that must change, in the parent's order.
-
-    Never through transformers, whose round trip drops keys that other runtimes need (5.x drops
-    `rope_theta`). Per-layer lists follow the kept layers by their source index; layers at or past
-    the parent's first K/V-sharing layer stay sharing.
-    """
-    text = parent.text
-    kept = slice_.kept(text.num_hidden_layers)
-    written = text_part(parent.config)
-    changes: dict[str, Any] = {
-        "num_hidden_layers": len(kept),
-        "num_kv_shared_layers": sum(layer >= text.first_kv_shared_layer for layer in kept),
-        "layer_types": [text.layer_types[layer] for layer in kept],
-        "activation_sparsity_pattern": [text.activation_sparsity_pattern[n] for n in kept],
-        "intermediate_size": list(slice_.widths),
-    }
-    if isinstance(written.get("intermediate_size"), int) and len(set(slice_.widths)) == 1:
-        changes["intermediate_size"] = slice_.widths[0]
-    child_text = {**written, **changes}
-    if not parent.multimodal:
-        return child_text
-    if not text_only:
-        return {**parent.config, "text_config": child_text}
-    top = parent.config
-    inherited = (
-        *("torch_dtype", "dtype", "transformers_version"),
-        *("bos_token_id", "eos_token_id", "pad_token_id"),
-    )
-    from_top = {key: top[key] for key in inherited if key in top and key not in child_text}
-    return {
-        "architectures": ["Gemma3nForCausalLM"],
-        **child_text,
-        **from_top,
-        "model_type": "gemma3n_text",
-    }

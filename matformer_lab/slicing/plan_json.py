@@ -33,7 +33,7 @@ def plan_json(plan: Plan, context: int | None = None) -> dict[str, Any]:
                 "activation_sparsity": plan.text.activation_sparsity_pattern[index],
                 "kv_shared": index >= plan.text.first_kv_shared_layer,
             }
-            for index, (source, width) in enumerate(zip(plan.kept, plan.slice.widths, strict=True))
+            for index, (source, width) in enumerate(plan.widths.items())
         ],
         "runtimes": [asdict(verdict) for verdict in runtime_verdicts(plan)],
     }

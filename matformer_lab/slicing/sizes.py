@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from matformer_lab.gemma3n import EMBED_TOKENS, EMBED_TOKENS_PER_LAYER
 from matformer_lab.parent.headers import ITEM_SIZE
 from matformer_lab.slicing.plan import Plan
+from matformer_lab.slicing.slice import Slice
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,20 @@ def _kv_bytes_per_token(plan: Plan) -> int:
     """Bytes of one token's keys and values in one layer."""
     text = plan.text
     return 2 * text.num_key_value_heads * text.head_dim * ITEM_SIZE[plan.parent.dtype]
+
+
+@dataclass(frozen=True)
+class SizedPlan:
+    """A slice's plan with its sizes."""
+
+    plan: Plan
+    sizes: Sizes
+
+    @property
+    def slice(self) -> Slice:
+        return self.plan.slice
+
+    @property
+    def name(self) -> str:
+        """The slice's name."""
+        return self.plan.slice.name

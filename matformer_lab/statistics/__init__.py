@@ -1,1 +1,5 @@
-"""Paired intervals and Pareto sets: pure functions on arrays."""
+"""Paired intervals and Pareto sets: pure functions on arrays, no files, no models."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

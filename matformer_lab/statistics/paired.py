@@ -9,71 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from matformer_lab.statistics.outcomes import Floats, Ints, Outcomes
 
 LEVEL = 0.95
 _CHUNK = 2_000_000  # array elements held at once while resampling: bounds memory, not the result
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What every slice scored on every item of one task.
-
-    `scores` is (slices, items), larger is better; `strata` (items,) numbers the subject of an item;
-    `weights` (items,) sum to 1 and are equal inside a stratum, so that `scores @ weights` is the
-    task's score.
-    """
-
-    slices: tuple[str, ...]
-    scores: Floats
-    strata: Ints
-    weights: Floats
-
-    @property
-    def n(self) -> int:
-        return len(self.weights)
-
-    @property
-    def binary(self) -> bool:
-        return bool(np.isin(self.scores, (0.0, 1.0)).all())
-
-    @property
-    def values(self) -> Floats:
-        """Scores, (slices,). Equal rows give equal scores to the last bit, which `@` does not."""
-        values: Floats = (self.scores * self.weights).sum(axis=1)
-        return values
-
-
-def make_outcomes(
-    slices: Sequence[str],
-    scores: Floats,
-    subjects: Sequence[str] | None = None,
-    *,
-    macro: bool = False,
-) -> Outcomes:
-    """Outcomes of `slices` on the items in the columns of `scores`, (slices, items).
-
-    Every item counts the same; with `macro`, every subject does (items count 1 / size of their
-    subject). Subjects with a single item have no variance to estimate and are pooled into one
-    stratum ("collapsed strata"), per weight.
-    """
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 2 or scores.shape[0] != len(slices) or scores.shape[1] == 0:
-        raise ValueError(f"scores must be (slices, items), got {scores.shape} for {len(slices)}")
-    n = scores.shape[1]
-    names = np.asarray(subjects if subjects is not None else [""] * n, dtype=object).astype(str)
-    _, strata, sizes = np.unique(names, return_inverse=True, return_counts=True)
-    weights = 1.0 / (sizes[strata] * len(sizes)) if macro else np.full(n, 1.0 / n)
-    strata = np.where(sizes[strata] == 1, len(sizes), strata)
-    _, strata = np.unique(strata, return_inverse=True)
-    return Outcomes(tuple(slices), scores, strata.astype(np.int64), weights)
 
 
 # --- one score ---

@@ -38,10 +38,10 @@ def passes(pending: Sequence[Job], workers: int = 1) -> Iterator[tuple[Job, ...]
 def pass_cost(jobs: Sequence[Job]) -> float:
     """Proportional to the expected time of a pass in which shared layers are computed once."""
     layers = _layers(jobs)
-    hidden_size = jobs[0].sized.plan.text.hidden_size
+    hidden_size = jobs[0].plan.text.hidden_size
     everywhere = sum(3 * hidden_size * width for job in jobs for _, width in layers[job.key.slice])
     # What a layer has besides its FFN, averaged: all layers have about the same.
-    rest = (sum(job.sized.sizes.effective for job in jobs) - everywhere) / sum(
+    rest = (sum(job.sizes.effective for job in jobs) - everywhere) / sum(
         len(layers[job.key.slice]) for job in jobs
     )
 
@@ -54,10 +54,7 @@ def pass_cost(jobs: Sequence[Job]) -> float:
 
 
 def _layers(jobs: Iterable[Job]) -> Layers:
-    return {
-        job.key.slice: list(zip(job.sized.plan.kept, job.sized.plan.slice.widths, strict=True))
-        for job in jobs
-    }
+    return {job.key.slice: list(job.plan.widths.items()) for job in jobs}
 
 
 def _cut(node: TrieNode, fits: Callable[[Sequence[str]], bool]) -> list[tuple[str, ...]]:

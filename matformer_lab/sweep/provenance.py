@@ -10,11 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from matformer_lab import __version__
-from matformer_lab.evaluation.tasks import LoadedTask
-from matformer_lab.parent.parent import TINY, Parent
-from matformer_lab.slicing.catalog import resolve_slices
-from matformer_lab.slicing.slices import Slice
+from matformer_lab.common.version import __version__
+from matformer_lab.evaluation.tasks.loading import LoadedTask
+from matformer_lab.parent.opening import TINY
+from matformer_lab.parent.parent import Parent
+from matformer_lab.slicing.notation.catalog import resolve_slices
+from matformer_lab.slicing.slice import Slice
 from matformer_lab.sweep.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _portable_slices(recipe: Recipe, parent: Parent) -> list[Any]:
     entries: list[Any] = []
     for entry in recipe.slices:
         if isinstance(entry, str) and _FILE.fullmatch(entry):
-            found = resolve_slices([entry], parent.text, recipe.base)
+            found = resolve_slices([entry], parent, recipe.base)
             entries += [
                 {
                     "name": one.name,

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.evaluation.scoring import make_lm
+from matformer_lab.evaluation.lm import make_lm
 from matformer_lab.parent.hub import with_weights
-from matformer_lab.sweep.executor import load_elastic
+from matformer_lab.results.files import STORE
+from matformer_lab.sweep.executors.score_pass import load_elastic
 from matformer_lab.sweep.jobs import Job, prepare
 from matformer_lab.sweep.recipe import Recipe
 from matformer_lab.sweep.store import Store
-from matformer_lab.sweep.sweep import STORE
 
 if TYPE_CHECKING:
-    from matformer_lab.evaluation.prefix_scorer import Difference
+    from matformer_lab.evaluation.difference import Difference
     from matformer_lab.scoring.slice_scoring import Answer
 
 
@@ -43,7 +43,7 @@ def check_scores(recipe: Recipe, out: Path, items: int) -> tuple[ScoreCheck, ...
     Tasks without log-likelihood requests are left out. Raises `InputError` where `out` does not
     hold the recipe's scores.
     """
-    from matformer_lab.evaluation.prefix_scorer import difference_from_lm_eval
+    from matformer_lab.evaluation.difference import difference_from_lm_eval
 
     prepared = prepare(recipe)
     store = Store(out / STORE)
@@ -56,7 +56,7 @@ def check_scores(recipe: Recipe, out: Path, items: int) -> tuple[ScoreCheck, ...
         if not requests:
             continue
         lm = make_lm(
-            elastic.live(job.sized.plan.slice),
+            elastic.live(job.slice),
             prepared.tokenizer,
             scorer="lm-eval",
             batch_size=recipe.batch_size,
@@ -65,7 +65,7 @@ def check_scores(recipe: Recipe, out: Path, items: int) -> tuple[ScoreCheck, ...
         lm.logits_cache = False
         answers = [stored[_place(request)] for request in requests]
         difference = difference_from_lm_eval(lm, requests, answers, items=items)
-        checks.append(ScoreCheck(job.sized.plan.slice.name, job.task.name, difference))
+        checks.append(ScoreCheck(job.name, job.task.name, difference))
     return tuple(checks)
 
 

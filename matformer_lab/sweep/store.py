@@ -1,65 +1,27 @@
-"""Finished (slice, task) scores on disk: each written once, whole, under a key of all it rests on.
+"""Finished scores of (slice, task) on disk: each written once and whole, under a key of all
+it rests on.
 
 One parquet file holds one score: its table is the per-item outcomes, its metadata the key, the
 metrics and how the run went. A file appears by rename, so a sweep killed at any moment leaves only
 whole scores, and two sweeps that write the same score write the same file.
 """
 
-import hashlib
 import io
 import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from matformer_lab.common.atomic import write_atomic
-from matformer_lab.evaluation.scoring import MetricRow, Score
+from matformer_lab.evaluation.score import Metric, Score
+from matformer_lab.sweep.key import Key
 
 _FORMAT: Final = 1
 _METADATA: Final = b"matformer_lab"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Key:
-    """What a score depends on. `slice` and `task` say which score it is; the rest must match."""
-
-    slice: str
-    """Digest of widths and skipped layers; the name may change freely."""
-    task: str
-    parent: str
-    """Hub commit, else the fingerprint of the files."""
-    tokenizer: str
-    """sha256 of the tokenizer."""
-    task_version: str
-    prompt_hash: str
-    num_fewshot: int | None
-    seed: int
-    limit: float | None
-    dtype: str
-    device: str
-    """cpu, cuda or mps."""
-    scorer: str
-    lm_eval: str
-    torch: str
-    transformers: str
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 (hex) over all fields."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-    def differences(self, other: Mapping[str, Any]) -> tuple[str, ...]:
-        """`torch 2.12.0 -> 2.13.0` for each field in which a stored key (`other`) differs."""
-        return tuple(
-            f"{name} {_short(other.get(name))} -> {_short(value)}"
-            for name, value in asdict(self).items()
-            if other.get(name) != value
-        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +48,7 @@ class Entry:
 
     path: Path
     key: Mapping[str, Any]
-    rows: tuple[MetricRow, ...]
+    metrics: tuple[Metric, ...]
     run: Run
 
 
@@ -117,7 +79,7 @@ class Store:
         content = {
             "format": _FORMAT,
             "key": asdict(key),
-            "rows": [asdict(row) for row in score.rows],
+            "rows": [asdict(row) for row in score.metrics],
             "run": asdict(run),
         }
         write_atomic(path, _to_parquet(score.items, content))
@@ -169,7 +131,7 @@ def _read_entry(path: Path) -> Entry | None:
         return Entry(
             path=path,
             key=content["key"],
-            rows=tuple(MetricRow(**row) for row in content["rows"]),
+            metrics=tuple(Metric(**row) for row in content["rows"]),
             run=Run(**content["run"]),
         )
     except FileNotFoundError:
@@ -179,8 +141,3 @@ def _read_entry(path: Path) -> Entry | None:
         # again is right; trusting or deleting it is not.
         _log.warning("%s is no readable score and is left out: %s", path, error)
         return None
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else text[:12] + "…"

@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from matformer_lab.checkpoint.extract import write_checkpoint
-from matformer_lab.checkpoint.verify import verify_checkpoint
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.slicing.catalog import resolve_slice
+from matformer_lab.checkpoint.verification.verify import verify_checkpoint
+from matformer_lab.checkpoint.write import write_checkpoint
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan
-from matformer_lab.slicing.slices import Slice
-from tests.conftest import E4B_IN_MINIATURE, PICO, Finished, write_parent
+from matformer_lab.slicing.slice import Slice
+from tests.support.command import CommandResult
+from tests.support.pico import E4B_IN_MINIATURE, PICO, write_parent
 
-Cli = Callable[..., Finished]
+Cli = Callable[..., CommandResult]
 
 
 def load_all(folder: Path) -> dict[str, Tensor]:
@@ -92,7 +93,7 @@ def test_every_tensor_is_the_sub_block_it_should_be(
     with TemporaryDirectory() as scratch:
         out = Path(scratch) / "child"
         plan = make_plan(parent, slice_)
-        write_checkpoint(plan, out, max_shard_bytes=shard_bytes, threads=threads)
+        write_checkpoint(plan, out, max_shard_size=shard_bytes, threads=threads)
         assert_same(load_all(out), sliced_by_hand(load_all(folder), parent.prefix, 10, widths))
         assert verify_checkpoint(out, parent).ok
         assert [path.name for path in Path(scratch).iterdir()] == ["child"]
@@ -103,7 +104,7 @@ def test_every_tensor_is_the_sub_block_it_should_be(
 def test_every_dtype_and_form(dtype: str, multimodal: bool, tmp_path: Path) -> None:
     folder = write_parent(tmp_path / "p", dtype=dtype, multimodal=multimodal)
     parent = open_parent(str(folder))
-    out = write_checkpoint(make_plan(parent, resolve_slice("1/4", parent.text)), tmp_path / "c")
+    out = write_checkpoint(make_plan(parent, resolve_slice("1/4", parent)), tmp_path / "c")
     by_hand = sliced_by_hand(load_all(folder), parent.prefix, 10, dict.fromkeys(range(10), 16))
     assert_same(load_all(out), by_hand)
 
@@ -111,7 +112,7 @@ def test_every_dtype_and_form(dtype: str, multimodal: bool, tmp_path: Path) -> N
 def test_a_parent_saved_by_transformers_5_without_redundant_kv(tmp_path: Path) -> None:
     folder = write_parent(tmp_path / "p", shared_kv=False)
     parent = open_parent(str(folder))
-    out = write_checkpoint(make_plan(parent, resolve_slice("1/2", parent.text)), tmp_path / "c")
+    out = write_checkpoint(make_plan(parent, resolve_slice("1/2", parent)), tmp_path / "c")
     assert not any("layers.7.self_attn.k_proj" in name for name in load_all(out))
     assert verify_checkpoint(out, parent).ok
 
@@ -126,14 +127,14 @@ def test_published_slices_apply_by_name(miniature: Path, tmp_path: Path, cli: Cl
 
 def test_the_full_slice_is_the_parent(pico_full: Path, tmp_path: Path) -> None:
     parent = open_parent(str(pico_full))
-    out = write_checkpoint(make_plan(parent, resolve_slice("full", parent.text)), tmp_path / "c")
+    out = write_checkpoint(make_plan(parent, resolve_slice("full", parent)), tmp_path / "c")
     assert_same(load_all(out), load_all(pico_full))
     assert json.loads((out / "config.json").read_text()) == parent.config
 
 
 def test_what_comes_along(pico_full: Path, tmp_path: Path) -> None:
     parent = open_parent(str(pico_full))
-    slice_ = resolve_slice("1/2", parent.text)
+    slice_ = resolve_slice("1/2", parent)
     full = write_checkpoint(make_plan(parent, slice_), tmp_path / "full")
     text = write_checkpoint(make_plan(parent, slice_, text_only=True), tmp_path / "text")
     for name in ("tokenizer.json", "chat_template.jinja", "LICENSE", "generation_config.json"):
@@ -171,17 +172,17 @@ def test_no_lm_head_is_written(tmp_path: Path) -> None:
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     parent = open_parent(str(folder))
-    out = write_checkpoint(make_plan(parent, resolve_slice("1/2", parent.text)), tmp_path / "c")
+    out = write_checkpoint(make_plan(parent, resolve_slice("1/2", parent)), tmp_path / "c")
     assert "lm_head.weight" not in load_all(out)
 
 
 def test_the_same_inputs_give_the_same_bytes(pico_full: Path, tmp_path: Path) -> None:
     parent = open_parent(str(pico_full))
-    plan = make_plan(parent, resolve_slice("1/2", parent.text))
+    plan = make_plan(parent, resolve_slice("1/2", parent))
     digests = []
     for threads in (1, 4):
         out = write_checkpoint(
-            plan, tmp_path / str(threads), threads=threads, max_shard_bytes=50_000
+            plan, tmp_path / str(threads), threads=threads, max_shard_size=50_000
         )
         digests.append(
             {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
@@ -199,7 +200,7 @@ def test_the_card_says_what_it_is(miniature: Path, tmp_path: Path, cli: Cli) -> 
     assert metadata["license"] == "gemma"
     assert "matformer" in metadata["tags"]
     parent = open_parent(str(miniature))
-    plan = make_plan(parent, resolve_slice("e2b", parent.text))
+    plan = make_plan(parent, resolve_slice("e2b", parent))
     assert f"{sum(t.numel for t in plan.tensors):,}" in card
     assert "| 25-34 |" in card and "from_pretrained" in card and "matformer-lab slice" in card
 
@@ -208,7 +209,7 @@ def test_the_parents_licence_is_kept(tmp_path: Path) -> None:
     folder = write_parent(tmp_path / "p")
     (folder / "README.md").write_text("---\nlicense: apache-2.0\nbase_model: a/b\n---\n# p\n")
     parent = open_parent(str(folder))
-    out = write_checkpoint(make_plan(parent, resolve_slice("1/2", parent.text)), tmp_path / "c")
+    out = write_checkpoint(make_plan(parent, resolve_slice("1/2", parent)), tmp_path / "c")
     card = (out / "README.md").read_text()
     assert "license: apache-2.0" in card and "base_model: a/b" in card
 
@@ -220,7 +221,7 @@ def test_a_parents_card_that_makes_no_sense(front: str, pico: Path, tmp_path: Pa
     folder = Path(shutil.copytree(pico, tmp_path / "gemma-3n-E4B"))
     (folder / "README.md").write_text(f"---\n{front}\n---\n")
     parent = open_parent(str(folder))
-    out = write_checkpoint(make_plan(parent, resolve_slice("1/2", parent.text)), tmp_path / "c")
+    out = write_checkpoint(make_plan(parent, resolve_slice("1/2", parent)), tmp_path / "c")
     metadata = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
     assert metadata["base_model"] == "google/gemma-3n-E4B"  # known by the folder's name
     assert metadata["license"] == "gemma"
@@ -246,7 +247,7 @@ def test_a_config_as_4_53_writes_it(name: str, tmp_path: Path) -> None:
     config.pop("rope_parameters", None)
     (folder / "config.json").write_text(json.dumps(config))
     parent = open_parent(str(folder))
-    uniform = make_plan(parent, resolve_slice("1/2", parent.text)).config
+    uniform = make_plan(parent, resolve_slice("1/2", parent)).config
     assert uniform["intermediate_size"] == 32
     mixed = make_plan(parent, Slice("m", (64, *[32] * (len(parent.text.layer_types) - 1)))).config
     assert mixed["intermediate_size"] == [64] + [32] * (len(parent.text.layer_types) - 1)

@@ -8,34 +8,29 @@ from pathlib import Path
 
 import pytest
 
-from matformer_lab.checkpoint.extract import write_checkpoint
-from matformer_lab.checkpoint.family import (
-    add_to_family,
-    distinct_pieces,
-    family_members,
-    write_family,
-)
-from matformer_lab.checkpoint.verify import (
+from matformer_lab.checkpoint.family import add_to_family, write_family
+from matformer_lab.checkpoint.pieces import distinct_pieces, family_members
+from matformer_lab.checkpoint.verification.verify import (
     compare_checkpoints,
-    verify_alone,
     verify_checkpoint,
-    verify_family,
 )
+from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import Plan, make_plan
-from matformer_lab.slicing.slices import Slice
-from tests.conftest import Finished
+from matformer_lab.slicing.slice import Slice
+from tests.support.command import CommandResult
 from tests.support.kill_loop import contents
 
-Cli = Callable[..., Finished]
+Cli = Callable[..., CommandResult]
+LARGE = 5 * 10**9
 SOME = ("e2b", "e1.96b-layer", "e2.98b-block", "e4b")
 
 
 def plans_of(parent: Path, *slices: object, text_only: bool = False) -> list[Plan]:
     opened = open_parent(str(parent))
-    found = resolve_slices(slices, opened.text)
+    found = resolve_slices(slices, opened)
     return [make_plan(opened, slice_, text_only=text_only) for slice_ in found]
 
 
@@ -48,7 +43,7 @@ def disk_of(folder: Path) -> int:
 @pytest.fixture(scope="module")
 def family(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("family") / "of-four"
-    return write_family(family_members(plans_of(miniature, *SOME)), out)
+    return write_family(plans_of(miniature, *SOME), out)
 
 
 def test_every_member_is_the_checkpoint_it_would_be_alone(
@@ -59,7 +54,7 @@ def test_every_member_is_the_checkpoint_it_would_be_alone(
         alone = write_checkpoint(plan, tmp_path / plan.slice.slug)
         member = family / plan.slice.slug
         assert compare_checkpoints(member, alone).ok
-        assert verify_alone(member).ok
+        assert verify_checkpoint(member).ok
         names = {path.name for path in alone.iterdir()} - {"model.safetensors"}
         assert names <= {path.name for path in member.iterdir()}
         manifests = [json.loads((f / "matformer_lab.json").read_text()) for f in (member, alone)]
@@ -71,7 +66,7 @@ def test_transformers_loads_a_member(family: Path, miniature: Path) -> None:
     from transformers import Gemma3nForCausalLM
 
     out = family.parent / "text-family"
-    write_family(family_members(plans_of(miniature, "e2b", "e4b", text_only=True)), out)
+    write_family(plans_of(miniature, "e2b", "e4b", text_only=True), out)
     model = Gemma3nForCausalLM.from_pretrained(out / "e2b", dtype=torch.float32)
     assert model.config.num_hidden_layers == 30
     assert model(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
@@ -79,7 +74,7 @@ def test_transformers_loads_a_member(family: Path, miniature: Path) -> None:
 
 
 def test_what_differs_is_on_the_disk_once(family: Path, miniature: Path) -> None:
-    members = family_members(plans_of(miniature, *SOME))
+    members = family_members(plans_of(miniature, *SOME), LARGE)
     pieces = distinct_pieces(members)
     assert disk_of(family) == sum(piece.nbytes for piece in pieces)
     # Stated independently: tensors by name and by what they are cut from.
@@ -90,7 +85,7 @@ def test_what_differs_is_on_the_disk_once(family: Path, miniature: Path) -> None
 def test_the_goal_of_the_published_slices(miniature: Path) -> None:
     """16 slices in at most 0.12x of the bytes of 16 checkpoints (E4B: 24.0 of 219.5 GB)."""
     plans = plans_of(miniature, "published")
-    pieces = distinct_pieces(family_members(plans))
+    pieces = distinct_pieces(family_members(plans, LARGE))
     tensors = sum(t.nbytes for piece in pieces for t in piece.tensors)
     assert tensors <= 0.12 * sum(plan.nbytes for plan in plans)
 
@@ -100,14 +95,14 @@ def test_removing_and_moving_members_harms_none(
 ) -> None:
     parent = open_parent(str(miniature))
     copy = tmp_path / "family"
-    write_family(family_members(plans_of(miniature, *SOME)), copy)
+    write_family(plans_of(miniature, *SOME), copy)
     shutil.rmtree(copy / "e4b")
     (copy / "e2b").rename(tmp_path / "moved")
     shutil.copytree(copy / "e1.96b-layer", tmp_path / "copied")
     shutil.rmtree(copy / "e1.96b-layer")
     for folder in (tmp_path / "moved", tmp_path / "copied", copy / "e2.98b-block"):
         assert verify_checkpoint(folder, parent).ok
-    assert verify_family(family, parent).ok
+    assert verify_checkpoint(family, parent).ok
 
 
 def test_shared_files_are_protected_against_writes(family: Path) -> None:
@@ -145,7 +140,7 @@ def test_a_slice_added_later_shares_what_is_there(
 
 
 def test_what_a_family_does_not_take(miniature: Path, pico: Path, tmp_path: Path, cli: Cli) -> None:
-    out = write_family(family_members(plans_of(miniature, "e2b", "1/4")), tmp_path / "family")
+    out = write_family(plans_of(miniature, "e2b", "1/4"), tmp_path / "family")
     before = contents(out)
     in_the_way = out / ".uniform-1-2.partial" / "mine"
     in_the_way.parent.mkdir()
@@ -157,7 +152,7 @@ def test_what_a_family_does_not_take(miniature: Path, pico: Path, tmp_path: Path
         (pico, "1/2", "its slices are of another parent"),
     ):
         with pytest.raises(InputError, match=words):
-            add_to_family(family_members(plans_of(parent, slice_)), out)
+            add_to_family(plans_of(parent, slice_), out)
     shutil.rmtree(in_the_way.parent)
     assert contents(out) == before
     (out / "notes.txt").write_text("mine")  # so it is not a family alone
@@ -167,7 +162,7 @@ def test_what_a_family_does_not_take(miniature: Path, pico: Path, tmp_path: Path
 
 
 def test_verify_names_the_member_and_the_tensor(miniature: Path, tmp_path: Path, cli: Cli) -> None:
-    out = write_family(family_members(plans_of(miniature, *SOME)), tmp_path / "family")
+    out = write_family(plans_of(miniature, *SOME), tmp_path / "family")
     shard = out / "e2b" / "model-00003-of-00063.safetensors"
     assert shard.stat().st_nlink > 1
     shard.chmod(0o644)
@@ -184,14 +179,14 @@ def test_verify_names_the_member_and_the_tensor(miniature: Path, tmp_path: Path,
 
 
 def test_the_same_inputs_give_the_same_bytes(pico_full: Path, tmp_path: Path) -> None:
-    members = family_members(plans_of(pico_full, "1/2", "1/4", "full"))
-    one = write_family(members, tmp_path / "one", threads=1)
-    four = write_family(members, tmp_path / "four", threads=4)
+    plans = plans_of(pico_full, "1/2", "1/4", "full")
+    one = write_family(plans, tmp_path / "one", threads=1)
+    four = write_family(plans, tmp_path / "four", threads=4)
     assert contents(one) == contents(four)
 
 
 def test_pieces_are_no_larger_than_asked(miniature: Path) -> None:
-    members = family_members(plans_of(miniature, "e2b", "e4b"), max_shard_bytes=50_000)
+    members = family_members(plans_of(miniature, "e2b", "e4b"), 50_000)
     for piece in distinct_pieces(members):
         assert piece.nbytes <= 50_000 or len(piece.tensors) == 1
 
@@ -205,28 +200,26 @@ def test_without_hard_links_members_get_copies(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(Path, "hardlink_to", no_links)
-    said: list[str] = []
-    members = family_members(plans_of(pico_full, "1/2", "1/4"))
-    out = write_family(members, tmp_path / "family", warn=said.append)
-    assert len(said) == 1 and "no hard links" in said[0] and "kB instead of" in said[0]
+    with pytest.warns(UserWarning, match=r"no hard links.*kB instead of"):
+        out = write_family(plans_of(pico_full, "1/2", "1/4"), tmp_path / "family")
     assert {path.stat().st_nlink for path in out.rglob("*.safetensors")} == {1}
-    assert verify_family(out, open_parent(str(pico_full))).ok
+    assert verify_checkpoint(out, open_parent(str(pico_full))).ok
 
 
 def test_slices_with_the_same_folder_name(pico: Path) -> None:
     parent = open_parent(str(pico))
     slices = (Slice("Half", (32,) * 10), Slice("half", (16,) * 10))
     with pytest.raises(InputError, match="same folder name"):
-        family_members([make_plan(parent, slice_) for slice_ in slices])
+        family_members([make_plan(parent, slice_) for slice_ in slices], LARGE)
 
 
 def test_a_hostile_name_stays_inside(pico: Path, tmp_path: Path) -> None:
     parent = open_parent(str(pico))
     slices = (Slice("../../escape", (32,) * 10), Slice("..", (16,) * 10))
     out = tmp_path / "deep" / "family"
-    write_family(family_members([make_plan(parent, slice_) for slice_ in slices]), out)
+    write_family([make_plan(parent, slice_) for slice_ in slices], out)
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
-    assert len(list(out.iterdir())) == 2 and verify_family(out, parent).ok
+    assert len(list(out.iterdir())) == 2 and verify_checkpoint(out, parent).ok
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")

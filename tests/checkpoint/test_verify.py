@@ -9,15 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from matformer_lab.checkpoint.extract import write_checkpoint
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE
-from matformer_lab.checkpoint.verify import compare_checkpoints, verify_alone, verify_checkpoint
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.slicing.catalog import resolve_slice
+from matformer_lab.checkpoint.verification.verify import (
+    compare_checkpoints,
+    verify_checkpoint,
+)
+from matformer_lab.checkpoint.write import write_checkpoint
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan
-from tests.conftest import Finished
+from tests.support.command import CommandResult
 
-Cli = Callable[..., Finished]
+Cli = Callable[..., CommandResult]
 FILE = "model.safetensors"
 
 
@@ -25,7 +28,7 @@ FILE = "model.safetensors"
 def good(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     parent = open_parent(str(miniature))
     out = tmp_path_factory.mktemp("verify") / "e2b"
-    return write_checkpoint(make_plan(parent, resolve_slice("e2b", parent.text)), out)
+    return write_checkpoint(make_plan(parent, resolve_slice("e2b", parent)), out)
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def test_one_changed_element_is_named(miniature: Path, child: Path, cli: Cli) ->
     result = json.loads(done.out)
     assert result["ok"] is False
     assert result["problems"] == [f"tensor {name}: differs from the parent's, first at [3, 5]"]
-    alone = verify_alone(child)
+    alone = verify_checkpoint(child)
     assert alone.problems == (f"tensor {name}: does not match the manifest's digest",)
 
 
@@ -94,7 +97,7 @@ def test_missing_and_extra_tensors(miniature: Path, child: Path) -> None:
         del tensors[name]
 
     change(child, edit)
-    for result in (verify_checkpoint(child, open_parent(str(miniature))), verify_alone(child)):
+    for result in (verify_checkpoint(child, open_parent(str(miniature))), verify_checkpoint(child)):
         assert f"tensor {name}: missing" in result.problems
         assert "tensor lm_head.weight: not part of the slice" in result.problems
 
@@ -133,8 +136,8 @@ def test_a_sparsity_that_became_an_int(miniature: Path, child: Path) -> None:
 
 def test_a_hole_in_the_index(miniature: Path, tmp_path: Path) -> None:
     parent = open_parent(str(miniature))
-    plan = make_plan(parent, resolve_slice("e2b", parent.text))
-    child = write_checkpoint(plan, tmp_path / "c", max_shard_bytes=200_000)
+    plan = make_plan(parent, resolve_slice("e2b", parent))
+    child = write_checkpoint(plan, tmp_path / "c", max_shard_size=200_000)
     index = json.loads((child / "model.safetensors.index.json").read_text())
     removed = sorted(index["weight_map"])[5]
     del index["weight_map"][removed]
@@ -149,8 +152,8 @@ def test_a_hole_in_the_index(miniature: Path, tmp_path: Path) -> None:
 
 def test_a_missing_and_a_truncated_shard(miniature: Path, tmp_path: Path, cli: Cli) -> None:
     parent = open_parent(str(miniature))
-    plan = make_plan(parent, resolve_slice("e2b", parent.text))
-    child = write_checkpoint(plan, tmp_path / "c", max_shard_bytes=200_000)
+    plan = make_plan(parent, resolve_slice("e2b", parent))
+    child = write_checkpoint(plan, tmp_path / "c", max_shard_size=200_000)
     shard = sorted(child.glob("model-*.safetensors"))[1]
     with shard.open("r+b") as file:
         file.truncate(shard.stat().st_size - 1)
@@ -174,7 +177,9 @@ def test_the_same_bytes_under_another_header_without_a_parent(
     data = (child / FILE).read_bytes()
     assert old in data
     (child / FILE).write_bytes(data.replace(old, new, 1))
-    assert any("does not match the manifest's digest" in p for p in verify_alone(child).problems)
+    assert any(
+        "does not match the manifest's digest" in p for p in verify_checkpoint(child).problems
+    )
 
 
 def test_a_tokenizer_that_changed_and_a_card_that_may(
@@ -204,7 +209,7 @@ def test_a_slice_without_a_manifest(miniature: Path, child: Path, cli: Cli) -> N
 
 
 def test_another_parent(tmp_path: Path, child: Path) -> None:
-    from tests.conftest import E4B_IN_MINIATURE, write_parent
+    from tests.support.pico import E4B_IN_MINIATURE, write_parent
 
     other = write_parent(
         tmp_path / "other", config=E4B_IN_MINIATURE, dtype="float32", multimodal=True, seed=1
@@ -214,8 +219,8 @@ def test_another_parent(tmp_path: Path, child: Path) -> None:
 
 def test_two_checkpoints_against_each_other(miniature: Path, child: Path, tmp_path: Path) -> None:
     parent = open_parent(str(miniature))
-    plan = make_plan(parent, resolve_slice("e2b", parent.text))
-    sharded = write_checkpoint(plan, tmp_path / "sharded", max_shard_bytes=100_000)
+    plan = make_plan(parent, resolve_slice("e2b", parent))
+    sharded = write_checkpoint(plan, tmp_path / "sharded", max_shard_size=100_000)
     assert compare_checkpoints(child, sharded).ok
     change(child, lambda tensors: tensors["model.language_model.norm.weight"].neg_())
     assert len(compare_checkpoints(child, sharded).problems) == 1

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Finished, interrupted, write_parent
+from tests.support.command import CommandResult, interrupted
+from tests.support.pico import write_parent
 
-Cli = Callable[..., Finished]
+Cli = Callable[..., CommandResult]
 
 
-def assert_refused(done: Finished, words: str, folder: Path, *, leaves: set[str]) -> None:
+def assert_refused(done: CommandResult, words: str, folder: Path, *, leaves: set[str]) -> None:
     """Exit 2, one clear line on stderr, nothing on stdout, nothing written."""
     assert done.code == 2, (done.out, done.err)
     assert done.out == ""
@@ -183,7 +184,7 @@ def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom matformer_lab.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'pandas', 'lm_eval', 'matplotlib', 'numpy'}\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'lm_eval.evaluator', 'matplotlib', 'numpy'}\n"
         "sys.exit(sorted(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

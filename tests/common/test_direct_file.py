@@ -10,9 +10,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 
-from matformer_lab.checkpoint.tensor_bytes import Scratch
-from matformer_lab.common.direct_file import DirectFile
-from matformer_lab.parent.headers import ALIGNMENT
+from matformer_lab.checkpoint.disk.tensor_bytes import Scratch
+from matformer_lab.common.direct_file import ALIGNMENT, DirectFile
 
 PLACES = [None, *(["/dev/shm"] if os.access("/dev/shm", os.W_OK) else [])]
 

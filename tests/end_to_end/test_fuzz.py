@@ -21,14 +21,17 @@ import safetensors
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from matformer_lab.checkpoint.extract import write_checkpoint
-from matformer_lab.checkpoint.verify import verify_checkpoint
+from matformer_lab.checkpoint.verification.verify import verify_checkpoint
+from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
-from matformer_lab.parent.headers import read_header, strict_json
-from matformer_lab.parent.parent import Parent, build_parent, open_folder, open_parent
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.common.strict_json import strict_json
+from matformer_lab.parent.folder import open_folder
+from matformer_lab.parent.headers import read_header
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.parent.parent import Parent, build_parent
+from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
-from matformer_lab.slicing.slices import Slice
+from matformer_lab.slicing.slice import Slice
 
 TIMES = int(os.environ.get("FUZZ", "1"))
 BATCH = 20
@@ -241,7 +244,7 @@ def sharded(scratch: Path) -> Path:
 
 
 def read_index(folder: Path, content: bytes) -> None:
-    from matformer_lab.parent.parent import read_layout
+    from matformer_lab.parent.folder import read_layout
 
     (folder / "model.safetensors.index.json").write_bytes(content)
     try:
@@ -289,7 +292,7 @@ CSV = (
 def resolve_file(path: Path, content: bytes, parent: Parent) -> tuple[Slice, ...]:
     path.write_bytes(content)
     try:
-        slices = resolve_slices([path.name], parent.text, path.parent)
+        slices = resolve_slices([path.name], parent, path.parent)
     except InputError as error:
         assert str(error)
         return ()

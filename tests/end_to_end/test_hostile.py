@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Finished
+from tests.support.command import CommandResult
 
-Cli = Callable[..., Finished]
+Cli = Callable[..., CommandResult]
 Break = Callable[[Path], object]
 
 NORM = "model.norm.weight"
@@ -294,7 +294,7 @@ SHARDED: dict[str, tuple[Break, str]] = {
 }
 
 
-def refused(done: Finished, pattern: str) -> None:
+def refused(done: CommandResult, pattern: str) -> None:
     import re
 
     assert done.code == 2, (done.code, done.err)
@@ -303,7 +303,7 @@ def refused(done: Finished, pattern: str) -> None:
     assert re.search(pattern, done.err), done.err
 
 
-def run_on(source: Path, break_it: Break, tmp_path: Path, cli: Cli) -> Finished:
+def run_on(source: Path, break_it: Break, tmp_path: Path, cli: Cli) -> CommandResult:
     shutil.copytree(source, tmp_path / "parent")
     break_it(tmp_path / "parent")
     before = {path.name for path in tmp_path.iterdir()}

@@ -15,10 +15,11 @@ from transformers import (
     Gemma3nForConditionalGeneration,
 )
 
-from matformer_lab.checkpoint.extract import write_checkpoint
-from matformer_lab.checkpoint.verify import verify_checkpoint
-from matformer_lab.parent.parent import Parent, open_parent
-from matformer_lab.slicing.catalog import resolve_slice
+from matformer_lab.checkpoint.verification.verify import verify_checkpoint
+from matformer_lab.checkpoint.write import write_checkpoint
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.parent.parent import Parent
+from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan
 
 TEXT = {
@@ -67,7 +68,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Parent:
 def test_the_multimodal_class_loads_a_slice_and_computes_what_its_text_form_does(
     parent: Parent, tmp_path: Path
 ) -> None:
-    e2b = resolve_slice("e2b", parent.text)
+    e2b = resolve_slice("e2b", parent)
     full = write_checkpoint(make_plan(parent, e2b), tmp_path / "full")
     text = write_checkpoint(make_plan(parent, e2b, text_only=True), tmp_path / "text")
     assert verify_checkpoint(full, parent).ok

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from matformer_lab.checkpoint.extract import write_checkpoint
+from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.slicing.catalog import resolve_slice
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan
-from tests.conftest import E4B_IN_MINIATURE, write_parent
+from tests.support.pico import E4B_IN_MINIATURE, write_parent
 
 pytestmark = pytest.mark.skipif(
     "CI" not in os.environ and "OLD_TRANSFORMERS" not in os.environ,
@@ -57,12 +57,12 @@ def test_logits_are_the_same_everywhere(
 ) -> None:
     parent = open_parent(str(calm))
     if name.startswith("skips"):
-        from matformer_lab.slicing.catalog import resolve_slices
+        from matformer_lab.slicing.notation.catalog import resolve_slices
 
         written = {"name": name, "widths": "1/4", "skip": [0, 7, "10-14", 22, "25-29"]}
-        (slice_,) = resolve_slices([written], parent.text)
+        (slice_,) = resolve_slices([written], parent)
     else:
-        slice_ = resolve_slice(name, parent.text)
+        slice_ = resolve_slice(name, parent)
     child = write_checkpoint(make_plan(parent, slice_, text_only=True), tmp_path / "child")
     ids = torch.randint(1, 96, (2, 24), generator=torch.Generator().manual_seed(0))
     np.save(tmp_path / "ids.npy", ids.numpy())

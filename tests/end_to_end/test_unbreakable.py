@@ -16,17 +16,18 @@ from typing import Any
 
 import pytest
 
-from matformer_lab.checkpoint.extract import write_checkpoint
-from matformer_lab.checkpoint.shards import split
-from matformer_lab.checkpoint.verify import verify_checkpoint
+from matformer_lab.checkpoint.disk.shards import split
+from matformer_lab.checkpoint.verification.verify import verify_checkpoint
+from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.slicing.catalog import resolve_slice
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import Plan, make_plan
-from tests.conftest import PICO, Finished, write_parent
+from tests.support.command import CommandResult
 from tests.support.kill_loop import contents
+from tests.support.pico import PICO, write_parent
 
-Cli = Callable[..., Finished]
+Cli = Callable[..., CommandResult]
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
@@ -34,10 +35,10 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
 
 def half(parent: Path) -> Plan:
     opened = open_parent(str(parent))
-    return make_plan(opened, resolve_slice("1/2", opened.text))
+    return make_plan(opened, resolve_slice("1/2", opened))
 
 
-def refused(done: Finished, words: str) -> None:
+def refused(done: CommandResult, words: str) -> None:
     assert done.code == 2, (done.code, done.err)
     assert done.err.startswith("error: ") and done.err.count("\n") == 1, done.err
     assert words in done.err, done.err
@@ -114,13 +115,13 @@ def test_an_interrupt_says_how_to_go_on(pico_full: Path, tmp_path: Path) -> None
     """SIGINT while the parent's weights are read: 130, one line, nothing under the name."""
     script = (
         "import os, signal, sys\n"
-        "import matformer_lab.checkpoint.shard_writer as writer\n"
+        "import matformer_lab.checkpoint.disk.shard_writer as writer\n"
         "real = writer.child_bytes\n"
         "def slow(*arguments):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    yield from real(*arguments)\n"
         "writer.child_bytes = slow\n"
-        "from matformer_lab.cli.cli import main\n"
+        "from matformer_lab.cli.main import main\n"
         "main(sys.argv[1:])\n"
     )
     arguments = ["slice", str(pico_full), "--slice", "1/2", "--out", "child"]
@@ -151,7 +152,7 @@ def test_what_a_kill_at_the_very_last_step_leaves_is_tidied(
 def test_a_half_written_shard_is_not_believed(pico_full: Path, tmp_path: Path) -> None:
     """Finished shards whose file was touched, cut short or replaced since are written again."""
     plan = half(pico_full)
-    reference = contents(write_checkpoint(plan, tmp_path / "reference", max_shard_bytes=60_000))
+    reference = contents(write_checkpoint(plan, tmp_path / "reference", max_shard_size=60_000))
     out = tmp_path / "child"
     for harm in (
         lambda path: path.write_bytes(bytes(path.stat().st_size)),
@@ -159,11 +160,11 @@ def test_a_half_written_shard_is_not_believed(pico_full: Path, tmp_path: Path) -
         lambda path: path.unlink(),
     ):
         with pytest.raises(InputError), parent_breaks(pico_full, plan):
-            write_checkpoint(plan, out, max_shard_bytes=60_000, threads=1)
+            write_checkpoint(plan, out, max_shard_size=60_000, threads=1)
         finished = sorted((tmp_path / ".child.partial" / "files").iterdir())
         assert finished and not out.exists()
         harm(finished[0])
-        write_checkpoint(plan, out, max_shard_bytes=60_000)
+        write_checkpoint(plan, out, max_shard_size=60_000)
         assert contents(out) == reference
         shutil.rmtree(out)
 
@@ -174,7 +175,7 @@ def parent_breaks(folder: Path, plan: Plan) -> Iterator[None]:
 
     Its size and time are put back, so that the next run takes the parent for the same.
     """
-    import matformer_lab.checkpoint.shard_writer as writer
+    import matformer_lab.checkpoint.disk.shard_writer as writer
 
     real, last = writer.child_bytes, plan.tensors[-1].name
 
@@ -359,7 +360,7 @@ def test_a_parent_that_changes_while_it_is_read(
             change(parent / "model.safetensors")
 
     with pytest.raises(InputError, match="changed while it was read"):
-        write_checkpoint(plan, tmp_path / "child", advance=advance)
+        write_checkpoint(plan, tmp_path / "child", progress=advance)
     assert [path.name for path in tmp_path.iterdir()] == ["parent"]
 
 
@@ -378,12 +379,12 @@ def test_an_unfinished_run_of_another_parent_is_not_continued(pico: Path, tmp_pa
     shutil.copytree(pico, parent)
     plan = half(parent)
     with pytest.raises(InputError), parent_breaks(parent, plan):
-        write_checkpoint(plan, tmp_path / "child", max_shard_bytes=20_000, threads=1)
+        write_checkpoint(plan, tmp_path / "child", max_shard_size=20_000, threads=1)
     assert list((tmp_path / ".child.partial" / "files").iterdir())
     data = bytearray((parent / "model.safetensors").read_bytes())
     data[-1000:] = bytes(1000)
     (parent / "model.safetensors").write_bytes(data)
-    out = write_checkpoint(half(parent), tmp_path / "child", max_shard_bytes=20_000)
+    out = write_checkpoint(half(parent), tmp_path / "child", max_shard_size=20_000)
     assert verify_checkpoint(out, open_parent(str(parent))).ok
 
 
@@ -391,13 +392,13 @@ def test_an_unfinished_run_of_another_parent_is_not_continued(pico: Path, tmp_pa
 def test_two_runs_at_once(pico_full: Path, tmp_path: Path, cli: Cli) -> None:
     """While one run writes, a second one is told so; the first is not disturbed."""
     plan = half(pico_full)
-    second: list[Finished] = []
+    second: list[CommandResult] = []
 
     def advance(_: int) -> None:
         if not second:
             second.append(cli("slice", pico_full, "--slice", "1/2", "--out", tmp_path / "child"))
 
-    out = write_checkpoint(plan, tmp_path / "child", advance=advance, threads=1)
+    out = write_checkpoint(plan, tmp_path / "child", progress=advance, threads=1)
     refused(second[0], "another run is writing it")
     assert verify_checkpoint(out, open_parent(str(pico_full))).ok
     assert [path.name for path in tmp_path.iterdir()] == ["child"]

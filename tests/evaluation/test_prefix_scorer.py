@@ -14,13 +14,15 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
 from matformer_lab import tiny
-from matformer_lab.evaluation.prefix_scorer import PrefixScorer, difference_from_lm_eval
-from matformer_lab.evaluation.scoring import check_bos, score
-from matformer_lab.evaluation.tasks import LoadedTask, load_tasks
+from matformer_lab.evaluation.difference import difference_from_lm_eval
+from matformer_lab.evaluation.evaluate import score
+from matformer_lab.evaluation.lm import check_bos
+from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+from matformer_lab.evaluation.tasks.entry import TaskEntry
+from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.slicing.catalog import resolve_slice
-from matformer_lab.sweep.recipe import TaskEntry
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.slicing.notation.catalog import resolve_slice
 
 CLOSE = 2e-4
 
@@ -34,7 +36,7 @@ def tokenizer() -> Any:
 def model() -> Any:
     """The embedded parent in fp32; its sliding window is 16."""
     parent = open_parent("tiny")
-    return ElasticParent.load(parent, dtype=torch.float32).live(resolve_slice("e4b", parent.text))
+    return ElasticParent.load(parent, dtype=torch.float32).live(resolve_slice("e4b", parent))
 
 
 def prefix_scorer(**options: Any) -> PrefixScorer:

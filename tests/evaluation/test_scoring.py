@@ -7,23 +7,20 @@ import pytest
 import torch
 
 from matformer_lab import tiny
-from matformer_lab.checkpoint.extract import write_checkpoint
+from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
-from matformer_lab.evaluation.scoring import (
-    Score,
-    check_bos,
-    load_tokenizer,
-    make_lm,
-    resolve_device,
-    score,
-    score_together,
-)
-from matformer_lab.evaluation.tasks import LoadedTask, load_tasks, mapped_datasets
+from matformer_lab.evaluation.evaluate import score, score_together
+from matformer_lab.evaluation.lm import check_bos, make_lm
+from matformer_lab.evaluation.score import Score
+from matformer_lab.evaluation.tasks.datasets import mapped_datasets
+from matformer_lab.evaluation.tasks.entry import Scorer, TaskEntry
+from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
+from matformer_lab.evaluation.tokenizer import load_tokenizer
+from matformer_lab.live.devices import resolve_device
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
-from matformer_lab.sweep.recipe import Scorer, TaskEntry
 
 LIMIT = 5
 BATCH = 4
@@ -42,7 +39,7 @@ def elastic(scorable: Path) -> ElasticParent:
 
 
 def lm_of(elastic: ElasticParent, ref: str) -> Any:
-    (slice_,) = resolve_slices([ref], elastic.parent.text)
+    (slice_,) = resolve_slices([ref], elastic.parent)
     tokenizer = load_tokenizer(elastic.parent)
     return make_lm(elastic.live(slice_), tokenizer, scorer="lm-eval", batch_size=BATCH)
 
@@ -61,7 +58,7 @@ def by_lm_eval(
     import lm_eval
 
     parent = open_parent(str(scorable))
-    (slice_,) = resolve_slices(["1/2"], parent.text)
+    (slice_,) = resolve_slices(["1/2"], parent)
     folder = tmp_path_factory.mktemp("extracted") / "half"
     write_checkpoint(make_plan(parent, slice_), folder)
     manager = lm_eval.tasks.TaskManager(include_path=tiny.tasks_dir(), include_defaults=False)
@@ -114,7 +111,7 @@ def test_the_first_row_is_the_recipes_task(scores: dict[str, Score]) -> None:
 def test_a_groups_score_is_the_mean_over_its_items(scores: dict[str, Score]) -> None:
     score = scores["tiny_mmlu"]
     accuracies = [item["acc"] for item in score.items]
-    assert score.rows[0].value == pytest.approx(sum(accuracies) / len(accuracies))
+    assert score.metrics[0].value == pytest.approx(sum(accuracies) / len(accuracies))
 
 
 def test_scoring_one_model_leaves_no_trace_on_the_next(
@@ -135,7 +132,7 @@ def together(
     elastic: ElasticParent, tasks: tuple[LoadedTask, ...]
 ) -> dict[str, dict[str, dict[str, Score]]]:
     """scorer -> slice -> task: what each scorer makes of three slices at once."""
-    slices = resolve_slices(["1/2", "1/4", "full"], elastic.parent.text)
+    slices = resolve_slices(["1/2", "1/4", "full"], elastic.parent)
     models = {slice_.name: elastic.live(slice_) for slice_ in slices}
     tokenizer = load_tokenizer(elastic.parent)
     found: dict[str, dict[str, dict[str, Score]]] = {}
@@ -203,7 +200,7 @@ def test_no_bos_or_two_is_refused(elastic: ElasticParent, count: int, scorer: Sc
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=template, special_tokens=[(bos, bos_id)]
     )
-    (slice_,) = resolve_slices(["1/2"], elastic.parent.text)
+    (slice_,) = resolve_slices(["1/2"], elastic.parent)
     with pytest.raises(InputError, match="exactly one BOS"):
         make_lm(elastic.live(slice_), tokenizer, scorer=scorer)
 
@@ -216,9 +213,9 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 @pytest.mark.parametrize(("vocabulary", "batch"), [(1024, 32), (262_144, 1), (32_000, 8)])
 def test_a_cpu_batch_fits_its_logits(vocabulary: int, batch: int) -> None:
-    from matformer_lab.evaluation.scoring import _cpu_batch_size
+    from matformer_lab.evaluation.lm import cpu_batch_size
 
-    assert _cpu_batch_size(vocabulary) == batch
+    assert cpu_batch_size(vocabulary) == batch
 
 
 def test_requests_are_encoded_once_for_all_passes_over_slices(
@@ -239,7 +236,7 @@ def test_requests_are_encoded_once_for_all_passes_over_slices(
     tokenizer = load_tokenizer(elastic.parent)
     for task in tasks[:2]:
         for ref in ("1/2", "1/4", "full"):
-            (slice_,) = resolve_slices([ref], elastic.parent.text)
+            (slice_,) = resolve_slices([ref], elastic.parent)
             models = {slice_.name: elastic.live(slice_)}
             list(score_together(models, tokenizer, task, scorer="prefix"))
     # What the evaluator asks for is known by then: it has nothing left to encode.
@@ -249,7 +246,7 @@ def test_requests_are_encoded_once_for_all_passes_over_slices(
 def test_an_answer_longer_than_the_model_reads_is_an_error_that_names_the_task(
     elastic: ElasticParent, tasks: tuple[LoadedTask, ...]
 ) -> None:
-    (slice_,) = resolve_slices(["1/2"], elastic.parent.text)
+    (slice_,) = resolve_slices(["1/2"], elastic.parent)
     model = elastic.live(slice_)
     model.config.max_position_embeddings = 2
     tokenizer = load_tokenizer(elastic.parent)

@@ -11,8 +11,9 @@ import pytest
 
 from matformer_lab import tiny
 from matformer_lab.common.errors import InputError
-from matformer_lab.evaluation.tasks import LoadedTask, load_tasks, mapped_datasets
-from matformer_lab.sweep.recipe import TaskEntry
+from matformer_lab.evaluation.tasks.datasets import mapped_datasets
+from matformer_lab.evaluation.tasks.entry import TaskEntry
+from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 
 
 def load(
@@ -80,7 +81,10 @@ def test_prompts_hash_alike_only_when_they_are_alike() -> None:
 
 
 def test_the_prompt_hash_is_the_same_in_another_process() -> None:
-    script = "from tests.evaluation.test_tasks import load; print(load('tiny_mmlu', num_fewshot=1).prompt_hash)"
+    script = (
+        "from tests.evaluation.test_tasks import load; "
+        "print(load('tiny_mmlu', num_fewshot=1).prompt_hash)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
@@ -192,9 +196,9 @@ def test_a_task_file_is_refused_and_its_code_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_short_index_holds_the_same_tasks_as_the_full_one() -> None:
-    from matformer_lab.evaluation.tasks import _USUAL_FOLDERS, _indexed
+    from matformer_lab.evaluation.tasks.names import USUAL_FOLDERS, indexed
 
-    short, full = _indexed(tuple(sorted(_USUAL_FOLDERS))), _indexed(None)
+    short, full = indexed(tuple(sorted(USUAL_FOLDERS))), indexed(None)
 
     def leaves(index: object, name: str) -> dict[str, Path]:
         entry = index.task_index[name]  # type: ignore[attr-defined]
@@ -203,7 +207,7 @@ def test_the_short_index_holds_the_same_tasks_as_the_full_one() -> None:
             return {name: entry.yaml_path}
         return {leaf: path for child in children for leaf, path in leaves(index, child).items()}
 
-    for name in _USUAL_FOLDERS:
+    for name in USUAL_FOLDERS:
         assert leaves(short, name) == leaves(full, name)
     assert len(leaves(full, "mmlu")) == 57
 

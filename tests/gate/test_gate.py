@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from matformer_lab import tiny
 from matformer_lab.common.errors import InputError
 from matformer_lab.gate.baseline import TaskBaseline, decode, encode
-from matformer_lab.gate.gate import run_gate
-from matformer_lab.gate.gate_result import GateResult, to_markdown
-from tests.conftest import Finished
+from matformer_lab.gate.markdown import to_markdown
+from matformer_lab.gate.result import GateResult
+from matformer_lab.gate.run import run_gate
+from tests.support.command import CommandResult
 from tests.support.synthetic import SLICES, Made, write_sweep
 
 SOME = tuple(made for made in SLICES if made.name in ("e4b", "e2b", "e2.98b-layer"))
@@ -140,28 +141,40 @@ def test_the_baseline_reviews_well(good: Path, baseline: Path, tmp_path: Path) -
 def test_other_conditions_are_no_comparison(good: Path, baseline: Path, tmp_path: Path) -> None:
     text = baseline.read_text()
     for wanted, old, new in (
-        ("num_fewshot is 10, was 5", "num_fewshot: 10", "num_fewshot: 5"),
-        ("metric is acc_norm, was acc", "metric: acc_norm", "metric: acc"),
+        (
+            "num_fewshot is 5 in the baseline and 10 in the sweep",
+            "num_fewshot: 10",
+            "num_fewshot: 5",
+        ),
+        (
+            "metric is acc in the baseline and acc_norm in the sweep",
+            "metric: acc_norm",
+            "metric: acc",
+        ),
         ("slice e2b: its widths", yaml.safe_load(text)["slices"]["e2b"], "f" * 64),
-        ("the items are others", yaml.safe_load(text)["tasks"]["mmlu"]["items"], "f" * 64),
+        (
+            "were scored on different items",
+            yaml.safe_load(text)["tasks"]["mmlu"]["items"],
+            "f" * 64,
+        ),
     ):
         edited = tmp_path / "edited.yaml"
         edited.write_text(text.replace(old, new))
         with pytest.raises(InputError, match=wanted):
             run_gate(good, edited)
     fewer = write_sweep(tmp_path / "fewer", slices=SOME, scale=0.05)
-    with pytest.raises(InputError, match=r"n is 502, was 1004.*--update"):
+    with pytest.raises(InputError, match=r"n is 1004 in the baseline and 502 in.*update=True"):
         run_gate(fewer, baseline)
 
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        (None, "no baseline yet; make one with --update"),
-        ("{", "cannot be read"),
+        (None, "no baseline yet; make one with `update=True`"),
+        ("{", "not valid YAML"),
         ("[]", "baseline.yaml: "),
-        ("format: 2", "format: "),
-        ("!!python/object/apply:os.system [true]", "cannot be read"),
+        ("format: 2", "is missing"),
+        ("!!python/object/apply:os.system [true]", "not valid YAML"),
     ],
 )
 def test_a_broken_baseline_is_one_clear_line(
@@ -187,7 +200,7 @@ def test_broken_outcomes_are_named(good: Path, baseline: Path, tmp_path: Path, l
 
 def test_a_negative_or_missing_allowance_is_refused(good: Path, baseline: Path) -> None:
     for wrong in (-1.0, float("nan")):
-        with pytest.raises(InputError, match="max-drop"):
+        with pytest.raises(InputError, match="max_drop"):
             run_gate(good, baseline, max_drop=wrong)
 
 
@@ -303,7 +316,7 @@ def damage_upper_half(model: Path) -> None:
 
 
 def test_a_damaged_parent_fails_for_the_slices_it_damages_and_another_dtype_passes(
-    cli: Callable[..., Finished], tmp_path: Path
+    cli: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     def sweep(out: str, **changes: str) -> None:
         recipe = {

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import Gemma3nForCausalLM
 
-from matformer_lab.checkpoint.extract import write_checkpoint
+from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.slicing.catalog import resolve_slice
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan
-from matformer_lab.slicing.slices import Slice
+from matformer_lab.slicing.slice import Slice
 
 
 def tokens(seed: int = 0, length: int = 24) -> torch.Tensor:
@@ -48,7 +48,7 @@ def test_live_logits_equal_the_extracted_checkpoint(pico_full: Path, data: st.Da
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_e4b_structure(miniature: Path, tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     parent = open_parent(str(miniature))
-    slice_ = resolve_slice(name, parent.text)
+    slice_ = resolve_slice(name, parent)
     out = write_checkpoint(make_plan(parent, slice_, text_only=True), tmp_path / "child")
     live = ElasticParent.load(parent, dtype=dtype).live(slice_)
     extracted = Gemma3nForCausalLM.from_pretrained(out, dtype=dtype)
@@ -102,14 +102,14 @@ def test_a_slice_that_was_not_loaded_is_refused(
     with pytest.raises(ValueError, match=message):
         elastic.live(other)
     deeper = ElasticParent.load(parent, slices=[Slice("short", (64,) * 9, (0,))])
-    with pytest.raises(ValueError, match="give load"):
+    with pytest.raises(ValueError, match="was not loaded"):
         deeper.live(other)
 
 
 def test_per_layer_inputs_matter_in_these_parents(miniature: Path) -> None:
     """A guard on the fixtures: with dead per-layer inputs the tests above would miss their bugs."""
     live = ElasticParent.load(open_parent(str(miniature))).live(
-        resolve_slice("e4b", open_parent(str(miniature)).text)
+        resolve_slice("e4b", open_parent(str(miniature)))
     )
     with torch.no_grad():
         before = live(tokens()).logits
@@ -122,11 +122,11 @@ def test_slices_share_the_parents_memory(miniature: Path) -> None:
     elastic = ElasticParent.load(parent)
     storages = {tensor.untyped_storage().data_ptr() for tensor in elastic.weights.values()}
     for name in ("e4b", "e2.98b-block", "1/8"):
-        live = elastic.live(resolve_slice(name, parent.text))
+        live = elastic.live(resolve_slice(name, parent))
         for parameter_name, parameter in live.named_parameters():
             assert parameter.untyped_storage().data_ptr() in storages, parameter_name
         assert not any(tensor.is_meta for tensor in live.buffers())
-    first, second = (elastic.live(resolve_slice(n, parent.text)) for n in ("e4b", "1/2"))
+    first, second = (elastic.live(resolve_slice(n, parent)) for n in ("e4b", "1/2"))
     assert (
         first.model.layers[3].mlp.down_proj.weight.data_ptr()
         == second.model.layers[3].mlp.down_proj.weight.data_ptr()

@@ -9,7 +9,7 @@ pytest.importorskip("ipywidgets", reason="the notebook extra is not installed")
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.notebook.editor import SliceEditor
-from matformer_lab.slicing.catalog import published_specs, resolve_slice, resolve_slices
+from matformer_lab.slicing.notation.catalog import published_specs, resolve_slice, resolve_slices
 
 
 @pytest.fixture
@@ -21,14 +21,14 @@ def editor() -> SliceEditor:
 def test_a_published_slice_survives_the_sliders_and_the_yaml(
     editor: SliceEditor, name: str, tmp_path: Path
 ) -> None:
-    text = editor.parent.text
-    wanted = resolve_slice(name, text)
+    parent = editor.parent
+    wanted = resolve_slice(name, parent)
     editor.load(name)
     assert editor.slice.digest == wanted.digest
-    (again,) = resolve_slices([yaml.safe_load(editor.yaml())], text)
+    (again,) = resolve_slices([yaml.safe_load(editor.yaml())], parent)
     assert again == editor.slice and again.name == name
     (tmp_path / "mine.yaml").write_text(editor.yaml())
-    assert resolve_slice("mine.yaml", text, tmp_path).digest == wanted.digest
+    assert resolve_slice("mine.yaml", parent, tmp_path).digest == wanted.digest
 
 
 def test_moving_a_slider_shows_the_sizes_at_once(editor: SliceEditor) -> None:
@@ -60,7 +60,7 @@ def test_an_impossible_slice_is_said_and_not_kept(editor: SliceEditor) -> None:
 def test_a_width_between_the_steps_is_refused(editor: SliceEditor, tmp_path: Path) -> None:
     path = tmp_path / "odd.yaml"
     path.write_text("name: odd\nwidths: 33\n")
-    with pytest.raises(InputError, match=r"layer 0: 33 is no eighth"):
+    with pytest.raises(InputError, match=r"layer 0: width 33 is not a whole number of eighths"):
         editor.load(str(path))
 
 

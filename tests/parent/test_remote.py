@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matformer_lab.checkpoint.verify import compare_checkpoints
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.parent.remote import merged, missing
-from tests.conftest import PICO, Finished, write_parent
+from matformer_lab.checkpoint.verification.verify import compare_checkpoints
+from matformer_lab.parent.fetch import merged, missing
+from matformer_lab.parent.opening import open_parent
+from tests.support.command import CommandResult
 from tests.support.hub_server import COMMIT, Hub, serving
+from tests.support.pico import PICO, write_parent
 
-Cli = Callable[..., Finished]
+Cli = Callable[..., CommandResult]
 REPO = "someone/gemma-3n-pico"
 
 WIDE = {**PICO, "intermediate_size": 4096, "hidden_size": 64}
@@ -36,7 +37,7 @@ def hub(wide: Path) -> Iterator[Hub]:
 def online(hub: Hub, tmp_path: Path, cli: Cli) -> Cli:
     """The command line, with this Hub for the Hub and an empty home."""
 
-    def run(*arguments: object) -> Finished:
+    def run(*arguments: object) -> CommandResult:
         home = tmp_path / "hf-home"
         env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
         env |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_TOKEN": ""}

@@ -11,21 +11,21 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from matformer_lab.report.figure import draw, save_figure, size_unit
-from matformer_lab.results.finished import Finished
-from matformer_lab.results.read_sweep import read_finished
-from matformer_lab.statistics.frontier import pareto
+from matformer_lab.results.read import read_sweep
+from matformer_lab.results.sweep_results import SweepResults
+from matformer_lab.statistics.pareto import pareto
 from tests.support.synthetic import LAYERS, SLICES, Made, write_sweep
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return read_finished(write_sweep(tmp_path_factory.mktemp("full"), scale=0.05))
+def finished(tmp_path_factory: pytest.TempPathFactory) -> SweepResults:
+    return read_sweep(write_sweep(tmp_path_factory.mktemp("full"), scale=0.05))
 
 
 @pytest.fixture(scope="module")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> SweepResults:
     folder = tmp_path_factory.mktemp("mini")
-    return read_finished(write_sweep(folder, scale=0.02, parent="tiny", shrink=4000))
+    return read_sweep(write_sweep(folder, scale=0.02, parent="tiny", shrink=4000))
 
 
 def crowd() -> tuple[Made, ...]:
@@ -60,7 +60,7 @@ def test_no_two_texts_of_the_picture_overlap(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if kind == "crowd":
-        sweep = read_finished(write_sweep(tmp_path, slices=crowd(), scale=0.01))
+        sweep = read_sweep(write_sweep(tmp_path, slices=crowd(), scale=0.01))
     else:
         sweep = request.getfixturevalue(kind)
     figure = draw(sweep)
@@ -77,7 +77,7 @@ def test_no_two_texts_of_the_picture_overlap(
         assert box.x0 >= 0 and box.x1 <= frame.x1 and box.y0 >= 0 and box.y1 <= frame.y1, text
 
 
-def test_one_panel_a_task_and_one_for_the_average(finished: Finished) -> None:
+def test_one_panel_a_task_and_one_for_the_average(finished: SweepResults) -> None:
     axes = [axis for axis in draw(finished).axes if axis.get_visible()]
     titles = [axis.get_title("left") for axis in axes]
     assert [title.split(",")[0].split()[0] for title in titles] == [
@@ -90,7 +90,7 @@ def test_one_panel_a_task_and_one_for_the_average(finished: Finished) -> None:
     assert all("effective parameters" in axis.get_xlabel() for axis in axes)
 
 
-def test_points_bars_and_line_are_the_measured_ones(finished: Finished) -> None:
+def test_points_bars_and_line_are_the_measured_ones(finished: SweepResults) -> None:
     figure = draw(finished)
     for axis, panel in zip(figure.axes, finished.panels, strict=False):
         drawn = {
@@ -111,7 +111,7 @@ def test_points_bars_and_line_are_the_measured_ones(finished: Finished) -> None:
         assert (np.diff(line.get_xdata()) >= 0).all() and (np.diff(line.get_ydata()) > 0).all()
 
 
-def test_published_scores_stand_apart(finished: Finished, miniature: Finished) -> None:
+def test_published_scores_stand_apart(finished: SweepResults, miniature: SweepResults) -> None:
     def diamonds(figure: Figure) -> dict[str, list[float]]:
         return {
             axis.get_title("left"): sorted(
@@ -132,7 +132,7 @@ def test_published_scores_stand_apart(finished: Finished, miniature: Finished) -
     assert "as published" in title and apart[title] == pytest.approx(expected)
 
 
-def test_parent_and_nested_smallest_are_marked(finished: Finished) -> None:
+def test_parent_and_nested_smallest_are_marked(finished: SweepResults) -> None:
     figure = draw(finished)
     for axis in figure.axes:
         markers = {str(line.get_gid()): line.get_marker() for line in axis.lines}
@@ -142,7 +142,7 @@ def test_parent_and_nested_smallest_are_marked(finished: Finished) -> None:
 
 
 def test_files_are_the_same_every_time_and_ask_for_nothing(
-    finished: Finished, tmp_path: Path
+    finished: SweepResults, tmp_path: Path
 ) -> None:
     png, svg = save_figure(finished, tmp_path)
     first = png.read_bytes(), svg.read_bytes()
@@ -157,7 +157,7 @@ def test_files_are_the_same_every_time_and_ask_for_nothing(
 
 def test_names_are_no_mathematics_and_one_slice_is_enough(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path, slices=(Made("a_$x^{$_b", (1,)),), scale=0.005)
-    figure = draw(read_finished(folder))
+    figure = draw(read_sweep(folder))
     assert any("$x^{" in text.get_text().replace("\\", "") for text, _ in labels(figure))
 
 
@@ -165,7 +165,7 @@ def test_a_task_without_outcomes_is_still_drawn(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path, scale=0.01)
     for path in (folder / "samples").glob("*/boolq.parquet"):
         path.unlink()
-    sweep = read_finished(folder)
+    sweep = read_sweep(folder)
     assert [panel.name for panel in sweep.panels] == ["hellaswag", "boolq", "mmlu", "average"]
     assert sweep.panels[1].wins is None and "of 2 tasks" in sweep.title("average")
     assert len([axis for axis in draw(sweep).axes if axis.get_visible()]) == 4
@@ -178,7 +178,7 @@ def test_axes_are_in_units_that_read_well() -> None:
 
 
 def test_a_parent_that_was_not_scored_is_not_marked(tmp_path: Path) -> None:
-    sweep = read_finished(write_sweep(tmp_path, slices=SLICES[2:5], scale=0.01))
+    sweep = read_sweep(write_sweep(tmp_path, slices=SLICES[2:5], scale=0.01))
     assert sweep.whole is None and sweep.smallest == "e1.96b-layer"
     assert json.loads((tmp_path / "slices.json").read_text())["slices"]
     draw(sweep)

@@ -16,28 +16,32 @@ import pandas as pd
 import pytest
 import yaml
 
+import matformer_lab.report.page as page_module
 from matformer_lab.common.errors import InputError
-from matformer_lab.report import report
 from matformer_lab.report.layer_picture import describe_layers, layer_picture
-from matformer_lab.results.finished import Finished
-from matformer_lab.results.read_sweep import read_finished
-from matformer_lab.statistics.frontier import items_needed, rank
+from matformer_lab.report.page import render
+from matformer_lab.report.page_rows import short_number
+from matformer_lab.report.write import write_report
+from matformer_lab.results.read import read_sweep
+from matformer_lab.results.sweep_results import SweepResults
+from matformer_lab.statistics.items_needed import items_needed
+from matformer_lab.statistics.ranking import rank
 from tests.support.chromium import Page, browser, needs_chromium, open_page
 from tests.support.synthetic import LAYERS, SLICES, Made, write_sweep
 
-VENDOR = Path(report.__file__).parent / "page" / "vendor"
+VENDOR = Path(page_module.__file__).parent / "assets" / "vendor"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_sweep(tmp_path_factory.mktemp("sweeps") / "full", scale=0.05)
-    report.write_report(folder)
+    write_report(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def finished(folder: Path) -> Finished:
-    return read_finished(folder)
+def finished(folder: Path) -> SweepResults:
+    return read_sweep(folder)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,7 @@ def test_the_folder_gets_page_and_pictures(folder: Path, text: str) -> None:
 
 
 def test_the_same_sweep_gives_the_same_page(folder: Path, text: str) -> None:
-    assert report.render(read_finished(folder)) == text
+    assert render(read_sweep(folder)) == text
 
 
 def test_nothing_in_the_page_points_outside(text: str) -> None:
@@ -86,7 +90,9 @@ def test_vendored_files_are_the_published_ones() -> None:
         assert (VENDOR / f"{script.name.split('.')[0]}.LICENSE").exists()
 
 
-def test_the_data_block_is_what_was_measured(text: str, folder: Path, finished: Finished) -> None:
+def test_the_data_block_is_what_was_measured(
+    text: str, folder: Path, finished: SweepResults
+) -> None:
     data = data_of(text)
     results = pd.read_csv(folder / "results.csv")
     for panel in data["panels"][:-1]:
@@ -96,15 +102,15 @@ def test_the_data_block_is_what_was_measured(text: str, folder: Path, finished: 
             assert value == pytest.approx(rows[data["slices"][at]["name"]], abs=1e-12)
     for panel, found in zip(finished.panels, data["panels"], strict=True):
         for measure in ("effective", "total"):
-            sizes = {m.name: getattr(m, measure) for m in finished.members}
+            sizes = {m.name: getattr(m, measure) for m in finished.scored}
             assert tuple(found["rank"][measure]["verdict"]) == rank(panel, sizes).verdicts
 
 
-def test_layer_pictures_say_width_skip_and_attention(finished: Finished) -> None:
+def test_layer_pictures_say_width_skip_and_attention(finished: SweepResults) -> None:
     parent = finished.parent
-    for member in finished.members:
-        paths = dict(re.findall(r'class="([^"]+)" d="([^"]+)"', layer_picture(parent, member)))
-        kept = member.slice.kept(LAYERS)
+    for one in finished.scored:
+        paths = dict(re.findall(r'class="([^"]+)" d="([^"]+)"', layer_picture(parent, one)))
+        kept = one.slice.kept(LAYERS)
         drawn = {}
         for kind in ("ffn", "ffn full"):
             for x, height in re.findall(r"M([\d.]+) [\d.]+h8v([\d.]+)", paths.get(kind, "")):
@@ -113,17 +119,17 @@ def test_layer_pictures_say_width_skip_and_attention(finished: Finished) -> None
                 assert (parent.layer_types[layer] == "full_attention") == (kind == "ffn full")
         assert drawn == {
             layer: pytest.approx(46 * width / 16384, abs=0.01)
-            for layer, width in zip(kept, member.slice.widths, strict=True)
+            for layer, width in zip(kept, one.slice.widths, strict=True)
         }
         holes = {int(float(x) // 10) for x in re.findall(r"M([\d.]+) ", paths.get("hole", ""))}
-        assert holes == set(member.slice.skipped)
+        assert holes == set(one.slice.skipped)
         marks = paths["mark"].count("M") + paths.get("mark gone", "").count("M")
         assert marks == parent.layer_types.count("full_attention")
-        said = describe_layers(parent, member)
-        assert ("skipped" in said) == bool(member.slice.skipped)
+        said = describe_layers(parent, one)
+        assert ("skipped" in said) == bool(one.slice.skipped)
 
 
-def test_comparison_as_a_table_answers_how_many_items(finished: Finished) -> None:
+def test_comparison_as_a_table_answers_how_many_items(finished: SweepResults) -> None:
     table = finished.comparison("e3.79b-layer", "e3.59b-layer").set_index("task")
     assert list(table.index) == ["hellaswag", "boolq", "mmlu", "average"]
     for panel in finished.panels:
@@ -146,7 +152,7 @@ def test_numbers_are_short() -> None:
         999_700: "1.00 M",
         12: "12",
     }
-    assert {value: report.short_number(value) for value in cases} == cases
+    assert {value: short_number(value) for value in cases} == cases
 
 
 def test_commands_and_provenance_recreate_the_run(folder: Path, text: str) -> None:
@@ -167,7 +173,7 @@ def test_notes_name_what_limits_the_numbers(tmp_path: Path) -> None:
     results = pd.read_parquet(folder / "results.parquet")
     gone = (results["slice"] == "e2b") & (results["task"] == "boolq")
     results[~gone].to_parquet(folder / "results.parquet")
-    page = report.render(read_finished(folder))
+    page = render(read_sweep(folder))
     assert "Scored with limit 20" in page
     assert "boolq is not scored yet for e2b" in page
     average = data_of(page)["panels"][-1]
@@ -181,7 +187,7 @@ def test_wicked_names_stay_text(tmp_path: Path) -> None:
     folder = write_sweep(
         tmp_path, slices=(Made(WICKED, (1,)), *SLICES[:2]), scale=0.005, parent=WICKED
     )
-    page = report.render(read_finished(folder))
+    page = render(read_sweep(folder))
     assert "<img src=x" not in page and "<script>alert" not in page and "49" + "}}" not in page
     assert data_of(page)["slices"][0]["name"] == WICKED or WICKED in {
         one["name"] for one in data_of(page)["slices"]
@@ -212,8 +218,8 @@ def _drop_item(folder: Path) -> None:
     ("damage", "arguments", "wanted"),
     [
         (_remove, ("slices.json",), "slices.json: not found"),
-        (_write, ("slices.json", "{"), "slices.json: cannot be read"),
-        (_write, ("slices.json", '{"parent": {}}'), "missing or malformed"),
+        (_write, ("slices.json", "{"), "slices.json: not valid JSON"),
+        (_write, ("slices.json", '{"parent": {}}'), "slices.json: key 'parent.ref' is missing"),
         (_write, ("recipe.yaml", "- x"), "recipe.yaml: must hold a mapping"),
         (_write, ("recipe.yaml", "tasks: [{}]"), "recipe.yaml: "),
         (_write, ("recipe.yaml", "tasks: [nothing]"), "no scores of the recipe's tasks"),
@@ -229,7 +235,7 @@ def test_a_folder_that_does_not_hold_together_is_refused(
     folder = write_sweep(tmp_path / "sweep", slices=SLICES[:3], scale=0.005)
     damage(folder, *arguments)
     with pytest.raises(InputError) as caught:
-        report.write_report(folder)
+        write_report(folder)
     assert wanted in str(caught.value) and "\n" not in str(caught.value)
     assert not (folder / "report.html").exists() and not (folder / "frontier.png").exists()
 
@@ -281,7 +287,7 @@ def test_the_numbers_on_the_page_are_those_of_results_csv(desktop: Page, folder:
 
 @needs_chromium
 def test_changing_the_task_changes_chart_summary_and_verdicts(
-    desktop: Page, finished: Finished
+    desktop: Page, finished: SweepResults
 ) -> None:
     for k, panel in enumerate(finished.panels):
         desktop.js("document.querySelectorAll('#tasks input')[arguments[0]].click()", k)
@@ -302,15 +308,15 @@ def test_changing_the_task_changes_chart_summary_and_verdicts(
 
 
 @needs_chromium
-def test_points_stand_where_their_numbers_say(desktop: Page, finished: Finished) -> None:
+def test_points_stand_where_their_numbers_say(desktop: Page, finished: SweepResults) -> None:
     desktop.js("document.querySelectorAll('#tasks input')[2].click()")
     found = desktop.js(
         "return [...document.querySelectorAll('#chart .hit')].map((h) =>"
         " [Number(h.dataset.slice), Number(h.getAttribute('cx')), Number(h.getAttribute('cy'))])"
     )
     panel = finished.panels[2]
-    xs = [finished.members[k].effective for k, _, _ in found]
-    ys = [panel.values[panel.index(finished.members[k].name)] for k, _, _ in found]
+    xs = [finished.scored[k].effective for k, _, _ in found]
+    ys = [panel.values[panel.index(finished.scored[k].name)] for k, _, _ in found]
     for values, pixels, sign in (
         (xs, [x for _, x, _ in found], 1),
         (ys, [y for _, _, y in found], -1),
@@ -343,7 +349,7 @@ def test_labels_in_the_chart_do_not_collide(
 
 
 @needs_chromium
-def test_sizes_can_be_total_or_bytes_at_a_dtype(desktop: Page, finished: Finished) -> None:
+def test_sizes_can_be_total_or_bytes_at_a_dtype(desktop: Page, finished: SweepResults) -> None:
     choose = (
         "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
         "s.dispatchEvent(new Event('change'))"
@@ -352,7 +358,7 @@ def test_sizes_can_be_total_or_bytes_at_a_dtype(desktop: Page, finished: Finishe
     spoken = "return document.querySelector('#chart .hit').getAttribute('aria-label')"
     desktop.js(choose, "size", "total")
     assert "total parameters (B)" in desktop.js(label)
-    smallest = min(member.total for member in finished.members)
+    smallest = min(one.total for one in finished.scored)
     assert f"{smallest / 1e9:.2f} B" in desktop.js(spoken)
     desktop.js(choose, "size", "bytes")
     for bits, name in ((32, "fp32"), (4, "int4")):
@@ -393,7 +399,7 @@ def test_every_column_sorts_both_ways(desktop: Page) -> None:
 
 
 @needs_chromium
-def test_hover_tells_sizes_scores_and_interval(desktop: Page, finished: Finished) -> None:
+def test_hover_tells_sizes_scores_and_interval(desktop: Page, finished: SweepResults) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
 
@@ -401,15 +407,15 @@ def test_hover_tells_sizes_scores_and_interval(desktop: Page, finished: Finished
     hits = desktop.driver.find_elements(By.CSS_SELECTOR, "#chart .hit")
     hit = hits[3]
     ActionChains(desktop.driver).move_to_element(hit).perform()
-    member = finished.members[int(hit.get_attribute("data-slice"))]
+    one = finished.scored[int(hit.get_attribute("data-slice"))]
     panel = finished.panels[2]
-    k = panel.index(member.name)
+    k = panel.index(one.name)
     tip = desktop.texts("#tip")[0]
     assert not desktop.js("return document.getElementById('tip').hidden")
-    assert member.name in tip and f"{member.effective / 1e9:.2f} B effective" in tip
+    assert one.name in tip and f"{one.effective / 1e9:.2f} B effective" in tip
     assert f"{100 * panel.values[k]:.1f} %" in tip
     assert f"[{100 * panel.intervals[k, 0]:.1f}, {100 * panel.intervals[k, 1]:.1f}]" in tip
-    assert f"published {100 * member.published_score('mmlu'):.1f}" in tip
+    assert f"published {100 * one.published_score('mmlu'):.1f}" in tip
     box = desktop.js(
         "const b = document.getElementById('tip').getBoundingClientRect(); return [b.left, b.right]"
     )
@@ -418,7 +424,7 @@ def test_hover_tells_sizes_scores_and_interval(desktop: Page, finished: Finished
 
 
 @needs_chromium
-def test_the_keyboard_is_enough(chromium: Any, folder: Path, finished: Finished) -> None:
+def test_the_keyboard_is_enough(chromium: Any, folder: Path, finished: SweepResults) -> None:
     from selenium.webdriver.common.keys import Keys
 
     page = open_page(chromium, folder / "report.html")
@@ -450,7 +456,7 @@ def test_the_keyboard_is_enough(chromium: Any, folder: Path, finished: Finished)
         visited.append(int(active.active_element.get_attribute("data-slice")))
         assert not page.js("return document.getElementById('tip').hidden")
         press(Keys.ARROW_RIGHT)
-    sizes = [finished.members[k].effective for k in visited]
+    sizes = [finished.scored[k].effective for k in visited]
     assert sorted(visited) == list(range(len(SLICES))) and sizes == sorted(sizes)
     press(Keys.HOME)
     press(Keys.ENTER)
@@ -468,7 +474,7 @@ def test_the_keyboard_is_enough(chromium: Any, folder: Path, finished: Finished)
 
 
 @needs_chromium
-def test_comparison_agrees_with_python(desktop: Page, finished: Finished) -> None:
+def test_comparison_agrees_with_python(desktop: Page, finished: SweepResults) -> None:
     choose = (
         "for (const [id, v] of [['left', arguments[0]], ['right', arguments[1]]]) {"
         " document.getElementById(id).value = v; }"
@@ -477,7 +483,7 @@ def test_comparison_agrees_with_python(desktop: Page, finished: Finished) -> Non
     )
     for a, b in ((0, 15), (9, 8), (3, 4), (14, 13)):
         rows = desktop.js(choose, a, b)
-        one, two = finished.members[a].name, finished.members[b].name
+        one, two = finished.scored[a].name, finished.scored[b].name
         for row, panel in zip(rows, finished.panels, strict=True):
             found = panel.compare(one, two)
             shown = [
@@ -501,7 +507,7 @@ def test_comparison_agrees_with_python(desktop: Page, finished: Finished) -> Non
 def test_a_wicked_sweep_runs_no_script_and_shows_its_names(chromium: Any, tmp_path: Path) -> None:
     slices = (Made(WICKED, (1,)), *SLICES[:4])
     folder = write_sweep(tmp_path, slices=slices, scale=0.005, parent=WICKED)
-    page_path = report.write_report(folder)
+    page_path = write_report(folder)
     page = open_page(chromium, page_path)
     assert WICKED in page.js(
         "return [...document.querySelectorAll('#table tbody th')].map((c) => c.dataset.value)"

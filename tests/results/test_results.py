@@ -7,29 +7,25 @@ import pyarrow as pa
 import pytest
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.evaluation.scoring import MetricRow
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.results.results import (
-    SizedPlan,
-    load_results,
-    load_samples,
-    result_rows,
-    slices_document,
-    write_tables,
-)
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.evaluation.score import Metric
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.results.description import describe
+from matformer_lab.results.load import load_results, load_samples
+from matformer_lab.results.rows import result_rows
+from matformer_lab.results.write import write_tables
+from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
-from matformer_lab.slicing.sizes import sizes_of
+from matformer_lab.slicing.sizes import SizedPlan, sizes_of
 
 
-def row(metric: str, task: str = "mmlu", group: str | None = None) -> MetricRow:
-    return MetricRow(task, group, metric, 0.5, 0.1, 4, 5, True, "1")
+def row(metric: str, task: str = "mmlu", group: str | None = None) -> Metric:
+    return Metric(task, group, metric, 0.5, 0.1, 4, 5, True, "1")
 
 
 @pytest.fixture(scope="module")
 def sized(pico_full: Path) -> SizedPlan:
     parent = open_parent(str(pico_full))
-    (slice_,) = resolve_slices([{"name": "a b", "widths": "1/2", "skip": 6}], parent.text)
+    (slice_,) = resolve_slices([{"name": "a b", "widths": "1/2", "skip": 6}], parent)
     plan = make_plan(parent, slice_)
     return SizedPlan(plan, sizes_of(plan))
 
@@ -44,7 +40,7 @@ def sized(pico_full: Path) -> SizedPlan:
     ],
 )
 def test_one_row_of_a_task_is_the_one_to_plot(
-    sized: SizedPlan, rows: list[MetricRow], wanted: str, primary: list[str]
+    sized: SizedPlan, rows: list[Metric], wanted: str, primary: list[str]
 ) -> None:
     found = result_rows(sized, rows, wanted, {"seed": 1})
     assert [one["metric"] for one in found if one["primary"]] == primary
@@ -52,10 +48,10 @@ def test_one_row_of_a_task_is_the_one_to_plot(
 
 
 def test_a_slice_is_described_by_what_it_keeps(sized: SizedPlan) -> None:
-    described = slices_document(sized.plan.parent, [sized])["slices"][0]
+    described = describe(sized.plan.parent, [sized]).model_dump(by_alias=True)["slices"][0]
     assert described["name"] == "a b"
     assert described["slug"].startswith("a-b")
-    assert described["skipped"] == [6]
+    assert described["skipped"] == (6,)
     assert described["num_hidden_layers"] == len(described["widths"]) == 9
     assert len(described["layer_types"]) == 9
     assert described["params"]["total"] > described["params"]["text"]  # the towers
@@ -65,9 +61,11 @@ def test_a_slice_is_described_by_what_it_keeps(sized: SizedPlan) -> None:
 def tables(sized: SizedPlan, names: list[str]) -> dict[str, Any]:
     return {
         "rows": result_rows(sized, [row("acc")], "acc", {"seed": 1}),
-        "slices": slices_document(sized.plan.parent, [sized]),
+        "description": describe(sized.plan.parent, [sized]),
         "recipe": "parent: tiny\n",
-        "samples": [(name, pa.table({"slice": ["a b"], "acc": [1.0]})) for name in names],
+        "samples": [
+            (Path("samples", name), pa.table({"slice": ["a b"], "acc": [1.0]})) for name in names
+        ],
     }
 
 

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from matformer_lab.live.elastic import ElasticParent, has_own_memory
-from matformer_lab.parent.parent import open_parent
+from matformer_lab.live.devices import has_own_memory
+from matformer_lab.live.elastic import ElasticParent
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import Answer, score_slices
 from matformer_lab.scoring.token_budget import TokenBudget
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.slicing.notation.catalog import resolve_slices
 
 ACCELERATOR = torch.accelerator.current_accelerator()
 TABLE = "embed_tokens_per_layer.weight"
@@ -37,7 +38,7 @@ def scored(device: str, *, table_moves: bool = False) -> dict[str, list[Answer]]
     if table_moves:
         moved = {TABLE: elastic.weights[TABLE].to(device)}
         elastic = ElasticParent(elastic.parent, elastic.dtype, device, {**elastic.weights, **moved})
-    slices = resolve_slices(["e4b", "e2b", "e2.49b-block"], elastic.parent.text)
+    slices = resolve_slices(["e4b", "e2b", "e2.49b-block"], elastic.parent)
     models = {slice_.name: elastic.live(slice_) for slice_ in slices}
     # Small batches, so that rows are under way while others are computed.
     return score_slices(models, some_requests(), budget=TokenBudget(120))

@@ -17,14 +17,14 @@ from transformers import Gemma3nForCausalLM
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.scoring.packing import Batch, Request, pack
 from matformer_lab.scoring.per_layer_rows import RowFetcher
-from matformer_lab.scoring.slice_scoring import _score_batch, batches_of, layer_keys
+from matformer_lab.scoring.slice_scoring import batches_of, layer_keys, score_batch
 from matformer_lab.scoring.slice_trie import build_trie
 from matformer_lab.scoring.token_budget import ROOM_ANYWAY, TokenBudget, tokens_within
 from matformer_lab.slicing.builtin_slices import e4b_text_parent
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
-from matformer_lab.slicing.slices import Slice
+from matformer_lab.slicing.slice import Slice
 from matformer_lab.sweep.passes import SLICES_PER_PASS
 
 PARENT = e4b_text_parent()
@@ -131,7 +131,7 @@ def comb(count: int) -> list[Slice]:
 
 @pytest.fixture(scope="module")
 def models(elastic: ElasticParent) -> dict[str, list[Gemma3nForCausalLM]]:
-    published = [FULL, *resolve_slices(["published"], PARENT.text)][:SLICES_PER_PASS]
+    published = [FULL, *resolve_slices(["published"], PARENT)][:SLICES_PER_PASS]
     groups = {"one slice": [FULL], "published": published, "comb": comb(SLICES_PER_PASS)}
     return {name: [elastic.live(slice_) for slice_ in slices] for name, slices in groups.items()}
 
@@ -170,7 +170,7 @@ def peak_of(models: list[Gemma3nForCausalLM], batches: Iterator[Batch]) -> int:
         with DeviceMemory(weight for model in models for weight in model.parameters()) as memory:
             # The batch's, the next one's, and those after it that are being fetched.
             rows, *ahead = (fetcher.fetch(batch) for _ in range(3))
-            _score_batch(named, trie, batch, rows)
+            score_batch(named, trie, batch, rows)
             del rows, ahead
         peak = max(peak, memory.peak)
     return peak

@@ -13,12 +13,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.parent.parent import Parent, open_parent
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.parent.parent import Parent
 from matformer_lab.scoring.packing import Batch, Request, pack
 from matformer_lab.scoring.per_layer_rows import RowFetcher, one_ahead
-from matformer_lab.scoring.slice_scoring import _score_batch, layer_keys
+from matformer_lab.scoring.slice_scoring import layer_keys, score_batch
 from matformer_lab.scoring.slice_trie import build_trie
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
 
@@ -54,12 +55,12 @@ def parent(miniature: Path) -> Parent:
 
 def test_the_accelerator_holds_what_the_plan_says_and_not_the_table(parent: Parent) -> None:
     elastic = ElasticParent.load(parent, device="meta")
-    (full,) = resolve_slices(["full"], parent.text)
+    (full,) = resolve_slices(["full"], parent)
     on_host = {name for name, weight in elastic.weights.items() if weight.device.type == "cpu"}
     assert on_host == {"embed_tokens_per_layer.weight"}
     held = sum(weight.nbytes for weight in elastic.weights.values() if weight.is_meta)
     assert held == sizes_of(make_plan(parent, full)).accelerator_bytes
-    for slice_ in resolve_slices(["published"], parent.text):
+    for slice_ in resolve_slices(["published"], parent):
         live = elastic.live(slice_)
         assert all(parameter.is_meta for parameter in live.parameters())
         assert live.model.embed_tokens_per_layer.table is elastic.weights[on_host.copy().pop()]
@@ -79,13 +80,13 @@ def test_the_table_is_a_view_of_the_checkpoints_file(parent: Parent) -> None:
 
 def test_one_lookup_serves_all_slices_and_only_its_rows_travel(parent: Parent) -> None:
     elastic = ElasticParent.load(parent, device="meta")
-    slices = resolve_slices(["published"], parent.text)
+    slices = resolve_slices(["published"], parent)
     models = {slice_.name: elastic.live(slice_) for slice_ in slices}
     trie = build_trie({name: layer_keys(model) for name, model in models.items()})
     fetcher = RowFetcher(models["e4b"])
     batch = next(batches())
     with Travels() as travels:
-        scores = _score_batch(models, trie, batch, fetcher.fetch(batch))
+        scores = score_batch(models, trie, batch, fetcher.fetch(batch))
     assert scores.keys() == models.keys()
     assert all(logprobs.shape == (len(batch.target),) for logprobs, _ in scores.values())
 
@@ -107,7 +108,7 @@ def test_rows_of_an_accelerator_are_fetched_on_another_thread(parent: Parent) ->
             return super().fetch(batch)
 
     for device, here in (("cpu", True), ("meta", False)):
-        (full,) = resolve_slices(["full"], parent.text)
+        (full,) = resolve_slices(["full"], parent)
         model = ElasticParent.load(parent, device=device).live(full)
         seen.clear()
         fetched = [batch.input_ids.tolist() for batch, _ in Watched(model).ahead(batches())]

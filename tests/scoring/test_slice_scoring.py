@@ -10,18 +10,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import Gemma3nForCausalLM
 
-from matformer_lab.checkpoint.extract import write_checkpoint
+from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.parent.parent import open_parent
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.scoring import slice_scoring
 from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import layer_keys, score_slices
 from matformer_lab.scoring.slice_trie import build_trie
 from matformer_lab.scoring.token_budget import TokenBudget
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
-from matformer_lab.slicing.slices import Slice
-from tests.conftest import PICO, write_parent
+from matformer_lab.slicing.slice import Slice
+from tests.support.pico import PICO, write_parent
 
 
 def some_requests(count: int = 12, seed: int = 0) -> list[Request]:
@@ -79,7 +79,7 @@ def test_bit_identical_to_separate_models(
 def test_the_published_slices_share_their_first_layers(miniature: Path) -> None:
     parent = open_parent(str(miniature))
     elastic = ElasticParent.load(parent)
-    slices = resolve_slices(["published"], parent.text, Path())
+    slices = resolve_slices(["published"], parent, Path())
     models = {slice_.name: elastic.live(slice_) for slice_ in slices}
 
     layers = {name: model.config.num_hidden_layers for name, model in models.items()}

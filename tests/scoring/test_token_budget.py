@@ -11,24 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
+from matformer_lab.live.devices import free_bytes
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.parent.parent import open_parent
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.scoring.token_budget import (
     FEWEST_TOKENS,
     MOST_TOKENS,
     ROOM_ANYWAY,
     TokenBudget,
     budget_for,
-    free_bytes,
     room_for,
     tokens_within,
 )
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.slicing.notation.catalog import resolve_slices
 
 
 @pytest.fixture(scope="module")
 def model() -> Gemma3nForCausalLM:
-    (full,) = resolve_slices(["full"], open_parent("tiny").text)
+    (full,) = resolve_slices(["full"], open_parent("tiny"))
     return ElasticParent.load(open_parent("tiny")).live(full)
 
 
@@ -58,7 +58,7 @@ def test_more_room_is_never_fewer_tokens(room: int, more: int) -> None:
 def test_all_slices_of_a_parent_have_one_budget(miniature: Path) -> None:
     parent = open_parent(str(miniature))
     elastic = ElasticParent.load(parent)
-    slices = resolve_slices(["published"], parent.text)
+    slices = resolve_slices(["published"], parent)
     assert len({tokens_within(2**30, elastic.live(slice_)) for slice_ in slices}) == 1
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.slicing.builtin_slices import builtin_slices, e4b_text_parent
-from matformer_lab.slicing.catalog import published_specs, resolve_slice, resolve_slices
+from matformer_lab.slicing.notation.catalog import published_specs, resolve_slice, resolve_slices
 
-E4B = e4b_text_parent().text
+E4B = e4b_text_parent()
 NAMES = [
     *("e4b", "e2b", "e1.96b-layer", "e2.54b-layer", "e2.69b-layer", "e2.98b-layer"),
     *("e3.18b-layer", "e3.39b-layer", "e3.59b-layer", "e3.79b-layer", "e2.49b-block"),

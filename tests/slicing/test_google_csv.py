@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.slicing.google_csv import integers, load_csv
+from matformer_lab.slicing.notation.google_csv import integers, load_csv
 
 HEAD = "name,# Layers,# Effective Params (B),MMLU PT accuracy,FFN Hidden Dims,Layers Skipped\n"
 

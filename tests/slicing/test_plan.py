@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matformer_lab.parent.headers import TensorInfo, encode_header
-from matformer_lab.parent.parent import Parent, build_parent, open_parent
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.parent.parent import Parent, build_parent
 from matformer_lab.slicing.builtin_slices import builtin_slices, e4b_text_parent
-from matformer_lab.slicing.catalog import resolve_slice, resolve_slices
+from matformer_lab.slicing.notation.catalog import resolve_slice, resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
-from matformer_lab.slicing.slices import Slice
+from matformer_lab.slicing.slice import Slice
 
 PER_LAYER = 11_821_648  # non-FFN parameters of one E4B layer
 HIDDEN = 2048
@@ -40,7 +41,7 @@ def test_golden_numbers_of_e4b_and_e2b() -> None:
 def test_golden_numbers_of_all_published_slices(name: str) -> None:
     """Against the closed formula of the paper's table: everything but FFNs, plus 3 * hidden * w."""
     parent = e4b_text_parent()
-    slice_ = resolve_slice(name, parent.text)
+    slice_ = resolve_slice(name, parent)
     size = sizes_of(make_plan(parent, slice_))
     layers = len(slice_.widths)
     ple = 35 * 256 if not slice_.skipped else layers * 256
@@ -53,9 +54,9 @@ def test_golden_numbers_of_all_published_slices(name: str) -> None:
 def test_the_full_inventory_gives_the_same_numbers(shared: Path) -> None:
     parent = e4b_with_towers(shared)
     for entry in builtin_slices():
-        size = sizes_of(make_plan(parent, resolve_slice(entry.name, parent.text)))
+        size = sizes_of(make_plan(parent, resolve_slice(entry.name, parent)))
         assert (size.effective, size.text) == (entry.effective, entry.text)
-    whole = make_plan(parent, resolve_slice("e4b", parent.text))
+    whole = make_plan(parent, resolve_slice("e4b", parent))
     assert len(whole.tensors) == 1676
     assert whole.config == parent.config
     assert sizes_of(whole).nbytes == 15_699_956_384
@@ -64,7 +65,7 @@ def test_the_full_inventory_gives_the_same_numbers(shared: Path) -> None:
 def test_kv_cache_counts_windows_and_sharing() -> None:
     """E4B: 16 sliding and 4 full layers own K/V; 2 heads of 256, keys and values, bf16."""
     parent = e4b_text_parent()
-    plan = make_plan(parent, resolve_slice("e4b", parent.text))
+    plan = make_plan(parent, resolve_slice("e4b", parent))
     for context in (1, 512, 32768):
         tokens = 16 * min(context, 512) + 4 * context
         assert sizes_of(plan, context).kv_cache_bytes == tokens * 2 * 2 * 256 * 2
@@ -72,7 +73,7 @@ def test_kv_cache_counts_windows_and_sharing() -> None:
 
 def test_only_the_necessary_config_keys_change(pico_full: Path) -> None:
     parent = open_parent(str(pico_full))
-    (slice_,) = resolve_slices([{"name": "s", "widths": "1/2", "skip": [6]}], parent.text)
+    (slice_,) = resolve_slices([{"name": "s", "widths": "1/2", "skip": [6]}], parent)
     child = make_plan(parent, slice_).config
     before, after = dict(parent.config), dict(child)
     text_before, text_after = before.pop("text_config"), after.pop("text_config")
@@ -91,7 +92,7 @@ def test_only_the_necessary_config_keys_change(pico_full: Path) -> None:
 
 def test_sparsity_stays_float_and_follows_the_source_layer(pico: Path) -> None:
     parent = open_parent(str(pico))
-    (slice_,) = resolve_slices([{"name": "s", "widths": "full", "skip": [1, 2]}], parent.text)
+    (slice_,) = resolve_slices([{"name": "s", "widths": "full", "skip": [1, 2]}], parent)
     config = make_plan(parent, slice_).config
     assert config["activation_sparsity_pattern"] == [0.9, 0.9] + [0.0] * 6
     assert all(type(value) is float for value in config["activation_sparsity_pattern"])
@@ -102,13 +103,13 @@ def test_layer_types_are_written_even_if_the_parent_leaves_them_out(pico: Path) 
     parent = open_parent(str(pico))
     config = {k: v for k, v in parent.config.items() if k != "layer_types"}
     bare = build_parent(ref="p", name="p", config=config, tensors=parent.tensors, folder=None)
-    child = make_plan(bare, resolve_slice("full", bare.text)).config
+    child = make_plan(bare, resolve_slice("full", bare)).config
     assert child["layer_types"] == (["sliding_attention"] * 4 + ["full_attention"]) * 2
 
 
 def test_text_only_config_stands_alone(pico_full: Path) -> None:
     parent = open_parent(str(pico_full))
-    plan = make_plan(parent, resolve_slice("1/2", parent.text), text_only=True)
+    plan = make_plan(parent, resolve_slice("1/2", parent), text_only=True)
     assert plan.config["model_type"] == "gemma3n_text"
     assert plan.config["architectures"] == ["Gemma3nForCausalLM"]
     assert plan.config["torch_dtype"] == "bfloat16"
@@ -139,7 +140,7 @@ def test_every_child_is_a_whole_checkpoint_of_its_own(slice_: Slice) -> None:
     assert len(layout) == len(plan.tensors)
     child = build_parent(ref="c", name="c", config=plan.config, tensors=layout, folder=None)
     assert child.text.num_kv_shared_layers == sum(n >= 20 for n in plan.kept)
-    again = make_plan(child, resolve_slice("full", child.text))
+    again = make_plan(child, resolve_slice("full", child))
     assert again.config == plan.config
     assert all(tensor.axis is None for tensor in again.tensors)
     header = encode_header((t.name, t.dtype, t.shape) for t in plan.tensors)

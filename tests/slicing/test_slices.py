@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.slicing.builtin_slices import e4b_text_parent
-from matformer_lab.slicing.catalog import resolve_slice, resolve_slices
-from matformer_lab.slicing.slices import Slice, Width
+from matformer_lab.slicing.notation.catalog import resolve_slice, resolve_slices
+from matformer_lab.slicing.notation.width import Width
+from matformer_lab.slicing.slice import Slice
 
-E4B = e4b_text_parent().text
+E4B = e4b_text_parent()
 
 
 def resolve(**written: Any) -> Slice:
@@ -89,10 +90,10 @@ def test_a_fraction_means_exactly_that_share_of_the_layer(over: int, under: int)
     width = Width.parse(f"{over}/{under}")
     share = Fraction(over, under) * 16384
     if share.denominator == 1 and 1 <= share <= 16384:
-        assert width.units(0, E4B) == share
+        assert width.units(0, E4B.text) == share
     else:
         with pytest.raises(InputError, match="layer 0"):
-            width.units(0, E4B)
+            width.units(0, E4B.text)
 
 
 SAMPLER = {"sample": 12, "widths": ["1/2", "full"], "skip": [[], "20-24"], "seed": 3, "name": "m"}

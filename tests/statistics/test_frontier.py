@@ -8,9 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from matformer_lab.statistics import frontier, paired
-from matformer_lab.statistics.frontier import rank
-from matformer_lab.statistics.paired import Outcomes, make_outcomes
+from matformer_lab.statistics.items_needed import items_needed
+from matformer_lab.statistics.outcomes import Outcomes, make_outcomes
+from matformer_lab.statistics.paired import covariance
+from matformer_lab.statistics.panel import unpaired
+from matformer_lab.statistics.pareto import pareto
+from matformer_lab.statistics.ranking import rank
+from matformer_lab.statistics.study import AVERAGE, make_study
 from tests.support.worlds import outcomes, panel_of, world
 
 sizes_and_scores = st.integers(1, 9).flatmap(
@@ -37,14 +41,14 @@ def test_pareto_is_what_its_definition_says(case: tuple[list[int], list[int]]) -
         )
         for s in everyone
     ]
-    assert frontier.pareto(sizes, scores).tolist() == expected
+    assert pareto(sizes, scores).tolist() == expected
 
 
 def test_pareto_of_replicates_is_pareto_of_each() -> None:
     rng = np.random.default_rng(0)
     sizes, scores = rng.integers(1, 4, 7), rng.integers(0, 4, (50, 7))
-    together = frontier.pareto(sizes, scores)
-    assert all((together[b] == frontier.pareto(sizes, scores[b])).all() for b in range(50))
+    together = pareto(sizes, scores)
+    assert all((together[b] == pareto(sizes, scores[b])).all() for b in range(50))
 
 
 def test_one_comparison_is_as_wide_as_one_comparison() -> None:
@@ -66,7 +70,7 @@ def test_slices_that_get_everything_right_are_not_known_to_be_equal(answer: floa
     found = panel.compare("s0", "s1")
     # One item in 50, times 1.96.
     assert (found.low, found.high) == pytest.approx((-0.0392, 0.0392), abs=1e-3)
-    assert frontier.items_needed(panel, "s0", "s1").detectable > 0.04
+    assert items_needed(panel, "s0", "s1").detectable > 0.04
 
 
 def test_the_same_seed_gives_the_same_study_and_another_seed_nearly() -> None:
@@ -82,13 +86,13 @@ def test_the_average_is_the_mean_of_the_tasks_and_needs_all_of_them() -> None:
     rng = np.random.default_rng(6)
     a = make_outcomes(["x", "y", "z"], world(rng, [0, 1, 2], 80))
     b = make_outcomes(["x", "z"], world(rng, [0, 2], 200))
-    study = frontier.study({"a": a, "b": b}, replicates=500)
-    average = study.panels[frontier.AVERAGE]
+    study = make_study({"a": a, "b": b}, replicates=500)
+    average = study.panels[AVERAGE]
     assert average.slices == ("x", "z") and average.n == 280
     np.testing.assert_allclose(
         average.values, [(a.values[0] + b.values[0]) / 2, (a.values[2] + b.values[1]) / 2]
     )
-    variance = (paired.covariance(a)[0, 0] + paired.covariance(b)[0, 0]) / 4
+    variance = (covariance(a)[0, 0] + covariance(b)[0, 0]) / 4
     assert average.stderrs[0] == pytest.approx(math.sqrt(variance))
     assert study.comparisons == 3 + 1 + 1 and study.tests == 3 + 1
 
@@ -96,8 +100,8 @@ def test_the_average_is_the_mean_of_the_tasks_and_needs_all_of_them() -> None:
 def test_a_restricted_family_is_narrower() -> None:
     table = world(np.random.default_rng(7), [0, 0.1, 0.2, 0.3, 0.4, 0.5], 500)
     o = {"t": make_outcomes([f"s{k}" for k in range(6)], table)}
-    every = frontier.study(o, replicates=2000)
-    few = frontier.study(o, replicates=2000, between=[("s0", "s5")])
+    every = make_study(o, replicates=2000)
+    few = make_study(o, replicates=2000, between=[("s0", "s5")])
     assert few.comparisons == 1 and few.critical < every.critical
     assert few.panels["t"].compare("s0", "s5").p_holm == pytest.approx(
         few.panels["t"].compare("s0", "s5").p
@@ -110,7 +114,7 @@ def test_a_restricted_family_is_narrower() -> None:
 @settings(max_examples=150)
 @given(outcomes(macro=False), st.data())
 def test_verdicts_follow_from_the_intervals(o: Outcomes, data: st.DataObject) -> None:
-    panel = frontier.study({"t": o}, replicates=200).panels["t"]
+    panel = make_study({"t": o}, replicates=200).panels["t"]
     sizes = {name: data.draw(st.integers(1, 4)) for name in o.slices}
     ranking = rank(panel, sizes)
     for k, name in enumerate(o.slices):
@@ -139,7 +143,7 @@ def test_verdicts_in_a_world_with_a_known_answer() -> None:
 
 
 def test_unpaired_panels_judge_a_smaller_is_better_metric() -> None:
-    panel = frontier.unpaired(
+    panel = unpaired(
         "ppl", ["a", "b", "c"], [20.0, 10.0, 15.0], [0.1, 0.1, math.nan], 50, higher_is_better=False
     )
     ranking = rank(panel, {"a": 1, "b": 2, "c": 3})
@@ -160,7 +164,7 @@ def test_a_slice_that_is_not_there_is_a_key_error() -> None:
 def test_items_needed_gives_the_power_it_promises() -> None:
     rng = np.random.default_rng(10)
     pilot = panel_of(world(rng, [0.0, 0.25], 200_000))
-    plan = frontier.items_needed(pilot, "s0", "s1", critical=1.96, power=0.8)
+    plan = items_needed(pilot, "s0", "s1", critical=1.96, power=0.8)
     assert plan.need is not None and plan.need < plan.have
     separated = 0
     for _ in range(400):
@@ -176,20 +180,20 @@ def test_items_needed_is_connors_formula_for_plain_accuracies() -> None:
     d = float((table[1] - table[0]).mean())
     p = float((table[1] != table[0]).mean())
     expected = (1.96 * math.sqrt(p) + norm.ppf(0.8) * math.sqrt(p - d * d)) ** 2 / d**2
-    found = frontier.items_needed(panel, "s0", "s1", critical=1.96).need
+    found = items_needed(panel, "s0", "s1", critical=1.96).need
     assert found == pytest.approx(expected, rel=0.01)
 
 
 def test_no_number_of_items_separates_equals() -> None:
     row = (np.arange(100) % 2).astype(float)
-    plan = frontier.items_needed(panel_of(np.stack([row, row])), "s0", "s1")
+    plan = items_needed(panel_of(np.stack([row, row])), "s0", "s1")
     assert plan.need is None and plan.have == 100 and 0 < plan.detectable < 0.1
 
 
 def test_more_power_and_wider_intervals_need_more_items() -> None:
     panel = panel_of(world(np.random.default_rng(12), [0, 0.1, 0.2], 500))
     needs = [
-        frontier.items_needed(panel, "s0", "s2", critical=c, power=p).need
+        items_needed(panel, "s0", "s2", critical=c, power=p).need
         for c, p in ((1.96, 0.8), (1.96, 0.95), (3.5, 0.95))
     ]
     assert needs == sorted(set(needs))

@@ -26,7 +26,7 @@ def signal_at_rename(count: int, to_itself: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
-    from matformer_lab.cli.cli import main
+    from matformer_lab.cli.main import main
 
     signal_at_rename(int(sys.argv[1]), signal.SIGINT)
     main(sys.argv[2:])

@@ -23,10 +23,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from matformer_lab.checkpoint.extract import write_checkpoint
-from matformer_lab.checkpoint.family import add_to_family, family_members, write_family
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.checkpoint.family import add_to_family, write_family
+from matformer_lab.checkpoint.write import write_checkpoint
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
 
 SLICES = [["1/2"], ["3/4"], ["5/8"]]
@@ -45,11 +45,10 @@ def contents(folder: Path) -> dict[str, str]:
 def writer(parent: str, slices: list[str], max_shard_bytes: int) -> Callable[[Path], Path]:
     """Writes one slice, or several as a family."""
     opened = open_parent(parent)
-    plans = [make_plan(opened, slice_) for slice_ in resolve_slices(slices, opened.text)]
+    plans = [make_plan(opened, slice_) for slice_ in resolve_slices(slices, opened)]
     if len(plans) == 1:
-        return lambda out: write_checkpoint(plans[0], out, max_shard_bytes=max_shard_bytes)
-    members = family_members(plans, max_shard_bytes)
-    return lambda out: write_family(members, out)
+        return lambda out: write_checkpoint(plans[0], out, max_shard_size=max_shard_bytes)
+    return lambda out: write_family(plans, out, max_shard_size=max_shard_bytes)
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -75,9 +74,10 @@ def killed(pid: int) -> bool:
 def adder(parent: str, slice_: str, max_shard_bytes: int) -> Callable[[Path], Path]:
     """Adds one slice to the family that the folder given lies in."""
     opened = open_parent(parent)
-    plans = [make_plan(opened, found) for found in resolve_slices([slice_], opened.text)]
-    members = family_members(plans, max_shard_bytes)
-    return lambda out: out.parent / add_to_family(members, out.parent)[0].name
+    plans = [make_plan(opened, found) for found in resolve_slices([slice_], opened)]
+    return lambda out: (
+        out.parent / add_to_family(plans, out.parent, max_shard_size=max_shard_bytes)[0]
+    )
 
 
 def check_left_behind(out: Path, reference: dict[str, str], others: frozenset[str]) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from matformer_lab.slicing.slices import Slice
+from matformer_lab.slicing.slice import Slice
 
 LAYERS = 35
 FULL, HALF = 16384, 8192

@@ -3,9 +3,9 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from matformer_lab.statistics import frontier
-from matformer_lab.statistics.frontier import Panel
-from matformer_lab.statistics.paired import Outcomes, make_outcomes
+from matformer_lab.statistics.outcomes import Outcomes, make_outcomes
+from matformer_lab.statistics.panel import Panel
+from matformer_lab.statistics.study import make_study
 
 
 @st.composite
@@ -28,6 +28,6 @@ def world(rng: np.random.Generator, skills: list[float], items: int, private: fl
 
 def panel_of(table: np.ndarray, seed: int = 0, replicates: int = 1000) -> Panel:
     names = [f"s{k}" for k in range(len(table))]
-    return frontier.study(
-        {"t": make_outcomes(names, table)}, replicates=replicates, seed=seed
-    ).panels["t"]
+    return make_study({"t": make_outcomes(names, table)}, replicates=replicates, seed=seed).panels[
+        "t"
+    ]

@@ -7,7 +7,7 @@ import torch
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.sweep.executor import load_elastic, score_pass
+from matformer_lab.sweep.executors.score_pass import load_elastic, score_pass
 from matformer_lab.sweep.jobs import Prepared, prepare
 from matformer_lab.sweep.recipe import parse_recipe
 

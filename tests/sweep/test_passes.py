@@ -8,12 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.results.results import SizedPlan
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.scoring.slice_trie import TrieNode, build_trie
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
-from matformer_lab.slicing.sizes import sizes_of
+from matformer_lab.slicing.sizes import SizedPlan, sizes_of
 from matformer_lab.sweep.jobs import Job, Prepared, prepare
 from matformer_lab.sweep.passes import SLICES_PER_PASS, pass_cost, passes
 from matformer_lab.sweep.recipe import parse_recipe
@@ -39,7 +38,7 @@ def prepared(scorable: Path) -> Prepared:
 def jobs_of(prepared: Prepared, slices: Sequence[Sequence[int]]) -> list[Job]:
     """For every task, the jobs of slices with these widths."""
     raw = [{"name": f"s{number}", "widths": widths} for number, widths in enumerate(slices)]
-    plans = [make_plan(prepared.parent, s) for s in resolve_slices(raw, prepared.parent.text)]
+    plans = [make_plan(prepared.parent, s) for s in resolve_slices(raw, prepared.parent)]
     return [
         Job(SizedPlan(plan, sizes_of(plan)), one.task, replace(one.key, slice=plan.slice.digest))
         for one in prepared.jobs
@@ -52,7 +51,7 @@ def nodes(trie: TrieNode) -> list[TrieNode]:
 
 
 def names(group: Sequence[Job]) -> list[str]:
-    return [job.sized.plan.slice.name for job in group]
+    return [job.name for job in group]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -72,9 +71,9 @@ def test_every_job_is_in_one_pass_that_fits_and_no_branch_that_fits_is_cut(
         assert len(group) <= SLICES_PER_PASS
         assert len(group) == 1 or pass_cost(group) <= share
     for of_task in by_task:
-        by_name = {job.sized.plan.slice.name: job for job in of_task}
+        by_name = {job.name: job for job in of_task}
         task = of_task[0].task
-        trie = build_trie({name: job.sized.plan.slice.widths for name, job in by_name.items()})
+        trie = build_trie({name: job.slice.widths for name, job in by_name.items()})
         together = [set(names(group)) for group in groups if group[0].task is task]
         for node in nodes(trie):
             branch = [by_name[name] for name in node.below]
@@ -89,7 +88,7 @@ def test_one_worker_keeps_the_order_of_tasks_and_takes_a_branch_at_a_time(
     groups = list(passes(jobs_of(prepared, slices)))
     assert [group[0].task.name for group in groups] == ["tiny_boolq"] * 2 + ["tiny_mmlu"] * 2
     assert [len(group) for group in groups] == [5, 5, 5, 5]
-    assert all(len({job.sized.plan.slice.widths[0] for job in group}) == 1 for group in groups)
+    assert all(len({job.slice.widths[0] for job in group}) == 1 for group in groups)
 
 
 def test_more_workers_get_more_and_smaller_passes(prepared: Prepared) -> None:
@@ -113,7 +112,7 @@ def test_shared_layers_count_once(prepared: Prepared) -> None:
 
 def test_the_published_slices_fill_two_passes(prepared: Prepared) -> None:
     tiny = open_parent("tiny")
-    plans = [make_plan(tiny, one) for one in resolve_slices(["published"], tiny.text)]
+    plans = [make_plan(tiny, one) for one in resolve_slices(["published"], tiny)]
     task, key = prepared.tasks[0], prepared.jobs[0].key
     jobs = [
         Job(SizedPlan(plan, sizes_of(plan)), task, replace(key, slice=plan.slice.digest))

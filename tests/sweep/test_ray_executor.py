@@ -20,13 +20,15 @@ import pytest
 import yaml
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.results.results import load_results
+from matformer_lab.results.load import load_results
 from matformer_lab.sweep import ray_executor
+from matformer_lab.sweep.executors.ray_cluster import TRIES, RayExecutor, work_of
+from matformer_lab.sweep.executors.ray_worker import Work, score_on_worker
 from matformer_lab.sweep.jobs import prepare
-from matformer_lab.sweep.ray_executor import TRIES, RayExecutor, Work, score_on_worker, work_of
 from matformer_lab.sweep.recipe import Recipe, parse_recipe
-from matformer_lab.sweep.sweep import run_sweep
-from tests.conftest import interrupted, stored
+from matformer_lab.sweep.run import run_sweep
+from tests.support.command import interrupted
+from tests.support.sweeps import stored
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 SLICES = ["1/2", "1/4", "1/8", {"name": "mixed", "widths": {"0-4": "full", "5-9": "1/8"}}]

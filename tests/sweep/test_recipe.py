@@ -8,7 +8,8 @@ import pytest
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.shipped import shipped_folder
-from matformer_lab.sweep.recipe import Recipe, load_recipe, parse_recipe, recipe_schema
+from matformer_lab.sweep.recipe import Recipe, load_recipe, parse_recipe
+from matformer_lab.sweep.recipe_schema import recipe_schema
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -124,7 +125,7 @@ def test_a_folder_named_tiny_does_not_hide_the_embedded_parent(tmp_path: Path) -
 
 
 def test_the_committed_schema_is_current() -> None:
-    """`python -m matformer_lab.sweep.recipe > recipes/recipe.schema.json` brings it up to date."""
+    """`python -m matformer_lab.sweep.recipe_schema > recipes/recipe.schema.json` mends it."""
     committed = shipped_folder("recipes") / "recipe.schema.json"
     assert committed.read_text() == recipe_schema()
 

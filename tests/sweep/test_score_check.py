@@ -6,9 +6,9 @@ import pytest
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.sweep.recipe import parse_recipe
+from matformer_lab.sweep.run import STORE, run_sweep
 from matformer_lab.sweep.score_check import check_scores
 from matformer_lab.sweep.store import Store
-from matformer_lab.sweep.sweep import STORE, run_sweep
 
 RECIPE = {
     "slices": ["1/2", "1/4"],

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from matformer_lab.evaluation.scoring import MetricRow, Score
-from matformer_lab.sweep.store import Key, Run, Store
+from matformer_lab.evaluation.score import Metric, Score
+from matformer_lab.sweep.key import Key
+from matformer_lab.sweep.store import Run, Store
 
 KEY = Key(
     slice="a" * 64,
@@ -40,7 +41,7 @@ RUN = Run(
 
 
 def scored(value: float = 0.5, items: int = 2) -> Score:
-    row = MetricRow("mmlu", None, "acc", value, None, items, 5, True, "2")
+    row = Metric("mmlu", None, "acc", value, None, items, 5, True, "2")
     outcomes = tuple(
         {"subtask": "mmlu_x", "doc_id": n, "acc": 1.0, "logprobs": [-1.5, -0.25 * n]}
         for n in range(items)
@@ -54,7 +55,7 @@ def test_what_is_put_comes_back(tmp_path: Path) -> None:
     store.put(KEY, scored(), RUN)
     entry = Store(tmp_path / "store").get(KEY)
     assert entry is not None
-    assert (entry.rows, entry.run) == (scored().rows, RUN)
+    assert (entry.metrics, entry.run) == (scored().rows, RUN)
     assert store.items(KEY).to_pylist() == [dict(item) for item in scored().items]
 
 
@@ -94,7 +95,7 @@ def test_both_states_stay_so_that_going_back_costs_nothing(tmp_path: Path) -> No
     store.put(short, scored(0.25), RUN)
     store.put(KEY, scored(0.75), RUN)
     found = [store.get(key) for key in (short, KEY)]
-    assert [entry.rows[0].value for entry in found if entry] == [0.25, 0.75]
+    assert [entry.metrics[0].value for entry in found if entry] == [0.25, 0.75]
     assert len(list(store.entries())) == 2
 
 

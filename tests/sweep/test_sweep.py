@@ -18,17 +18,18 @@ import pytest
 import yaml
 
 from matformer_lab import tiny
-from matformer_lab.checkpoint.extract import write_checkpoint
+from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
-from matformer_lab.parent.parent import open_parent
-from matformer_lab.results.results import load_results, load_samples
-from matformer_lab.slicing.catalog import resolve_slices
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.results.load import load_results, load_samples
+from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
 from matformer_lab.sweep.recipe import load_recipe, parse_recipe
-from matformer_lab.sweep.sweep import dry_run, run_sweep
-from tests.conftest import interrupted, stored
+from matformer_lab.sweep.run import dry_run, run_sweep
 from tests.support.at_rename import signal_at_rename
+from tests.support.command import interrupted
+from tests.support.sweeps import stored
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT.parent / "shared" / "benchmarks"
@@ -53,7 +54,7 @@ def run(out: Path, parent: Path, **changes: Any) -> Path:
 
 def states(out: Path, parent: Path, **changes: Any) -> list[tuple[str, str, str]]:
     jobs = dry_run(parse_recipe(recipe_of(parent, **changes)), out).jobs
-    return [(s.job.sized.plan.slice.name, s.job.task.name, s.state) for s in jobs]
+    return [(s.job.name, s.job.task.name, s.state) for s in jobs]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_results_have_a_row_for_each_slice_task_and_metric(finished: Path, scora
     ]
     assert top["primary"].all()
     parent = open_parent(str(scorable))
-    (half,) = resolve_slices(["1/2"], parent.text)
+    (half,) = resolve_slices(["1/2"], parent)
     size = sizes_of(make_plan(parent, half))
     assert results["effective_params"][0] == size.effective
     assert results["total_params"][0] == size.total
@@ -327,7 +328,7 @@ def start() -> Callable[..., Any]:
     context = get_context("forkserver")
     context.set_forkserver_preload(
         [
-            "matformer_lab.sweep.sweep",
+            "matformer_lab.sweep.run",
             "matformer_lab.live.elastic",
             "matformer_lab.evaluation.prefix_scorer",
             "lm_eval.evaluator",
@@ -539,7 +540,7 @@ def check_against_command_line(
         settings["datasets"] = str(data)
     results = load_results(run(tmp_path / "out", parent, **settings))
     opened = open_parent(str(parent))
-    (half,) = resolve_slices(["1/2"], opened.text)
+    (half,) = resolve_slices(["1/2"], opened)
     write_checkpoint(make_plan(opened, half), tmp_path / "half")
     for name, shots in tasks:
         theirs = by_command_line(tmp_path / "half", name, shots, limit, data, tmp_path / name)

@@ -1,0 +1,7 @@
+"""A slice on disk: written, shared in a family, verified."""
+
+from .family import add_to_family as add_to_family
+from .family import write_family as write_family
+from .write import write_checkpoint as write_checkpoint
+from .write_slices import Written as Written
+from .write_slices import write_slices as write_slices

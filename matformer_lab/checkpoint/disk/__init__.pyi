@@ -1,0 +1,7 @@
+"""Bytes on their way to the disk: shards, and a folder that appears when complete."""
+
+from .shard_writer import write_shards as write_shards
+from .shards import Shard as Shard
+from .shards import split as split
+from .staging import staging as staging
+from .tensor_bytes import child_bytes as child_bytes

@@ -1,0 +1,53 @@
+"""Which slice a checkpoint folder says it is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matformer_lab.checkpoint.manifest import (
+    MANIFEST_FILE,
+    read_manifest,
+)
+from matformer_lab.common.errors import InputError
+from matformer_lab.gemma3n import is_multimodal, read_text_config
+from matformer_lab.parent.folder import read_config
+from matformer_lab.parent.parent import Parent
+from matformer_lab.slicing.plan import Plan, make_plan
+from matformer_lab.slicing.slice import Slice
+
+
+def is_family(folder: Path) -> bool:
+    """Whether `folder` holds checkpoints written by this tool rather than one checkpoint."""
+    return not (folder / "config.json").exists() and any(folder.glob(f"*/{MANIFEST_FILE}"))
+
+
+def members_of(folder: Path) -> list[Path]:
+    """The checkpoints of a family; the folder itself if it is one checkpoint."""
+    if not is_family(folder):
+        return [folder]
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def claimed_plan(folder: Path, parent: Parent, slice_: Slice | None = None) -> Plan:
+    """What `folder` should be: the plan of `slice_`, or of the slice that it claims to be."""
+    config = read_config(folder)
+    slice_ = slice_ or claimed_slice(folder, config, parent)
+    return make_plan(parent, slice_, text_only=not is_multimodal(config))
+
+
+def claimed_slice(folder: Path, config: Mapping[str, Any], parent: Parent) -> Slice:
+    """The slice that a checkpoint folder says it is."""
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        claimed = manifest.to_slice()
+        layers = parent.text.num_hidden_layers
+        fits = set(claimed.skipped) <= set(range(layers))
+        if not fits or len(claimed.kept(layers)) != len(claimed.widths):
+            raise InputError(f"{folder / MANIFEST_FILE}: its slice does not fit the parent")
+        return claimed
+    text = read_text_config(config, str(folder / "config.json"))
+    if text.num_hidden_layers != parent.text.num_hidden_layers:
+        raise InputError(
+            f"{folder}: has no {MANIFEST_FILE} to say which layers were skipped; give `slice`"
+        )
+    return Slice(folder.name, text.intermediate_size)

@@ -1,0 +1,292 @@
+"""Is this checkpoint exactly that slice? Recomputed from the parent, byte for byte."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from matformer_lab.checkpoint.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    digest_of,
+    read_manifest,
+)
+from matformer_lab.checkpoint.sources import with_weights_at_hand
+from matformer_lab.checkpoint.verification.claim import claimed_plan, is_family, members_of
+from matformer_lab.checkpoint.verification.comparison import (
+    Compared,
+    first_difference,
+    in_threads,
+    whole,
+    wrong_digest,
+)
+from matformer_lab.checkpoint.verification.config_differences import config_differences
+from matformer_lab.common.errors import InputError
+from matformer_lab.common.paths import StrPath
+from matformer_lab.common.progress import Advance, Progress, bytes_bar
+from matformer_lab.common.strict_json import strict_json
+from matformer_lab.common.untrusted import read_small
+from matformer_lab.parent.folder import read_config, read_layout
+from matformer_lab.parent.headers import TensorInfo
+from matformer_lab.parent.index import INDEX_FILE
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.parent.parent import Parent
+from matformer_lab.slicing.notation.catalog import resolve_slice
+from matformer_lab.slicing.plan import TensorPlan
+from matformer_lab.slicing.slice import Slice
+
+_COMPARED_ITSELF: Final = ("config.json", INDEX_FILE)
+"""Files of which a digest would only say again that they differ."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`tensors`: how many were compared byte for byte. `problems`: one line each, or none."""
+
+    tensors: int
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify_checkpoint(
+    folder: StrPath,
+    parent: Parent | StrPath | None = None,
+    slice_: Slice | str | None = None,
+    *,
+    progress: Progress = True,
+) -> Verification:
+    """Is `folder` exactly the slice that it claims to be?
+
+    With a parent, every tensor is recomputed from it and compared byte for byte; without one, the
+    folder is checked against its own manifest. A family is checked member by member, a file that
+    members share once.
+
+    Args:
+        folder: A checkpoint, or a family of them.
+        parent: What it was cut from: opened, or as `open_parent` takes it.
+        slice_: The slice it has to be. None: what its manifest says; else (nothing skipped) the
+            widths in its config.json.
+        progress: As for `write_checkpoint`; bytes compared.
+
+    Raises:
+        InputError: When there is no such folder, nothing to check it against, or no claim.
+
+    Example:
+        >>> import matformer_lab as ml
+        >>> parent = ml.open_parent("tiny")
+        >>> plan = ml.make_plan(parent, ml.resolve_slice("1/2", parent))
+        >>> ml.verify_checkpoint(ml.write_checkpoint(plan, "half"), parent).ok
+        True
+    """
+    folder = _existing(folder)
+    opened = parent if isinstance(parent, Parent | None) else open_parent(parent)
+    if slice_ is not None:
+        if opened is None:
+            raise InputError("`slice` needs `parent`, the checkpoint that it is a slice of")
+        if is_family(folder):
+            raise InputError(f"{folder} is a family of slices; `slice` checks one of them")
+        slice_ = resolve_slice(slice_, opened) if isinstance(slice_, str) else slice_
+    members = members_of(folder)
+    if opened is not None and opened.folder is None:
+        claims = [claimed_plan(member, opened, slice_) for member in members]
+        opened = with_weights_at_hand(claims, None, progress=progress is True)[0].parent
+    compared = Compared()
+    with bytes_bar(f"verify {folder}", _weight_bytes(members), progress) as advance:
+        if not is_family(folder):
+            return _verify(folder, opened, slice_, compared, advance)
+        return _verify_members(members, opened, compared, advance)
+
+
+def compare_checkpoints(
+    folder: StrPath, other: StrPath, *, progress: Progress = True
+) -> Verification:
+    """Do two checkpoints hold the same tensors and config, however they are sharded?
+
+    Args:
+        folder: A checkpoint.
+        other: What it has to be equal to.
+        progress: As for `write_checkpoint`; bytes compared.
+
+    Raises:
+        InputError: When one of them is no checkpoint folder, or is a family.
+
+    Example:
+        >>> import matformer_lab as ml
+        >>> parent = ml.open_parent("tiny")
+        >>> plan = ml.make_plan(parent, ml.resolve_slice("1/4", parent))
+        >>> one, other = ml.write_checkpoint(plan, "one"), ml.write_checkpoint(plan, "other")
+        >>> ml.compare_checkpoints(one, other).ok
+        True
+    """
+    folder, other = _existing(folder), _existing(other)
+    if is_family(folder) or is_family(other):
+        raise InputError("a family of slices is compared member by member; `against` takes one")
+    layout, reference = read_layout(folder), read_layout(other)
+    problems = [
+        *config_differences(read_config(other), read_config(folder)),
+        *_name_problems(reference.keys(), layout.keys()),
+    ]
+    comparable = []
+    for name in sorted(layout.keys() & reference.keys()):
+        ours, theirs = layout[name], reference[name]
+        if (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
+            problems.append(
+                f"tensor {name}: {ours.dtype} {list(ours.shape)}, "
+                f"the other has {theirs.dtype} {list(theirs.shape)}"
+            )
+        else:
+            comparable.append((whole(name, theirs), ours))
+    with bytes_bar(f"compare {folder}", _weight_bytes([folder]), progress) as advance:
+
+        def compare(pair: tuple[TensorPlan, TensorInfo]) -> str | None:
+            return first_difference(other, pair[0], folder, pair[1], advance)
+
+        problems += in_threads(compare, comparable)
+    return Verification(len(comparable), tuple(problems))
+
+
+def _existing(folder: StrPath) -> Path:
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder")
+    return path
+
+
+def _weight_bytes(folders: Sequence[Path]) -> int:
+    """Bytes of the folders' weight files, a file that several share counted once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for folder in folders:
+        for path in folder.glob("*.safetensors"):
+            with suppress(OSError):
+                stat = path.stat()
+                sizes[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(sizes.values())
+
+
+def _verify_members(
+    members: Sequence[Path], parent: Parent | None, compared: Compared, advance: Advance
+) -> Verification:
+    tensors = 0
+    problems: list[str] = []
+    for member in members:
+        try:
+            result = _verify(member, parent, None, compared, advance)
+        except InputError as error:
+            result = Verification(0, (str(error),))
+        tensors += result.tensors
+        problems += (f"{member.name}: {problem}" for problem in result.problems)
+    return Verification(tensors, tuple(problems))
+
+
+def _verify(
+    folder: Path,
+    parent: Parent | None,
+    slice_: Slice | None,
+    compared: Compared,
+    advance: Advance,
+) -> Verification:
+    if parent is None:
+        return _verify_alone(folder, compared, advance)
+    return _verify_against(folder, parent, slice_, compared, advance)
+
+
+def _verify_against(
+    folder: Path, parent: Parent, slice_: Slice | None, compared: Compared, advance: Advance
+) -> Verification:
+    config = read_config(folder)
+    plan = claimed_plan(folder, parent, slice_)
+    try:
+        layout = read_layout(folder)
+    except InputError as error:
+        return Verification(0, (str(error),))
+    manifest = read_manifest(folder)
+    expected = {tensor.name: tensor for tensor in plan.tensors}
+    problems = [
+        *config_differences(plan.config, config),
+        *(_side_file_problems(folder, manifest, _COMPARED_ITSELF) if manifest else ()),
+        *_file_problems(folder, layout),
+        *_name_problems(expected.keys(), layout.keys()),
+    ]
+    comparable = []
+    for name in sorted(expected.keys() & layout.keys(), key=lambda n: layout[n].offset):
+        tensor, found = expected[name], layout[name]
+        if (tensor.dtype, tensor.shape) != (found.dtype, found.shape):
+            problems.append(
+                f"tensor {name}: {found.dtype} {list(found.shape)}, "
+                f"expected {tensor.dtype} {list(tensor.shape)}"
+            )
+        else:
+            comparable.append((tensor, found))
+
+    def compare(pair: tuple[TensorPlan, TensorInfo]) -> str | None:
+        tensor, info = pair
+        selection = (tensor.source, tensor.axis, tensor.ranges)
+        return compared.once(
+            (folder, info, selection),
+            lambda: first_difference(parent.local, tensor, folder, info, advance),
+        )
+
+    problems += in_threads(compare, comparable)
+    return Verification(len(comparable), tuple(problems))
+
+
+def _verify_alone(folder: Path, compared: Compared, advance: Advance) -> Verification:
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise InputError(f"{folder}: has no {MANIFEST_FILE}; give `parent` to check it against")
+    try:
+        layout = read_layout(folder)
+    except InputError as error:
+        return Verification(0, (str(error),))
+    problems = [
+        *_file_problems(folder, layout),
+        *_name_problems(manifest.tensors.keys(), layout.keys()),
+        *_side_file_problems(folder, manifest),
+    ]
+
+    def check(name: str) -> str | None:
+        expected = manifest.tensors[name]
+        return compared.once(
+            (folder, layout[name], expected),
+            lambda: wrong_digest(folder, whole(name, layout[name]), expected, advance),
+        )
+
+    names = sorted(manifest.tensors.keys() & layout.keys(), key=lambda n: layout[n].offset)
+    problems += in_threads(check, names)
+    return Verification(len(names), tuple(problems))
+
+
+def _name_problems(expected: Iterable[str], found: Iterable[str]) -> Iterable[str]:
+    expected, found = set(expected), set(found)
+    yield from (f"tensor {name}: missing" for name in sorted(expected - found))
+    yield from (f"tensor {name}: not part of the slice" for name in sorted(found - expected))
+
+
+def _file_problems(folder: Path, layout: Mapping[str, TensorInfo]) -> Iterable[str]:
+    """Weight files that nothing refers to, and an index whose total_size is not the truth."""
+    used = {info.file for info in layout.values()}
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.name not in used:
+            yield f"{path.name}: is in the folder but not in the index"
+    if (folder / INDEX_FILE).exists():
+        index = strict_json(read_small(folder / INDEX_FILE), INDEX_FILE)
+        metadata = index.get("metadata")
+        told = metadata.get("total_size") if isinstance(metadata, Mapping) else None
+        true = sum(info.nbytes for info in layout.values())
+        if told != true:
+            yield f"{INDEX_FILE}: total_size is {told}, the tensors have {true}"
+
+
+def _side_file_problems(folder: Path, manifest: Manifest, but: Sequence[str] = ()) -> Iterable[str]:
+    for name, digest in manifest.files.items():
+        if name in but:
+            continue
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            yield f"{name}: missing"
+        elif digest_of(read_small(path)) != digest:
+            yield f"{name}: does not match the manifest's digest"

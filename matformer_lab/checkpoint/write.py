@@ -1,0 +1,101 @@
+"""Write a planned child as a checkpoint folder: whole under its final name, or not there."""
+
+from pathlib import Path
+from typing import Final
+
+from matformer_lab.checkpoint.contents import read_side_files, write_rest
+from matformer_lab.checkpoint.disk.shard_writer import THREADS, write_shards
+from matformer_lab.checkpoint.disk.shards import split
+from matformer_lab.checkpoint.disk.staging import (
+    check_space,
+    check_target,
+    keep_only,
+    published_before,
+    staging,
+)
+from matformer_lab.checkpoint.parent_watch import ParentWatch
+from matformer_lab.checkpoint.sources import with_weights_at_hand
+from matformer_lab.common.errors import InputError
+from matformer_lab.common.paths import StrPath
+from matformer_lab.common.progress import Progress, bytes_bar
+from matformer_lab.common.units import parse_size
+from matformer_lab.parent.hub import looks_like_repo_id
+from matformer_lab.slicing.plan import Plan
+
+DEFAULT_MAX_SHARD_SIZE: Final = "5GB"
+
+
+def write_checkpoint(
+    plan: Plan,
+    out: StrPath,
+    *,
+    max_shard_size: int | str = DEFAULT_MAX_SHARD_SIZE,
+    base_model: str | None = None,
+    progress: Progress = True,
+    threads: int = THREADS,
+) -> Path:
+    """Write the child that `plan` describes as a checkpoint folder.
+
+    A Hub parent's weights are fetched first, as far as the plan needs them. The folder appears
+    under its name when it is complete; a killed run leaves what it finished, and the same call
+    continues. The same inputs give the same bytes, whatever `threads` is.
+
+    Args:
+        plan: From `make_plan`.
+        out: The folder to write: new or empty.
+        max_shard_size: The largest file, in bytes or like "5GB".
+        base_model: The parent's Hub id, for the model card; None: what is known of it.
+        progress: Show a bar where there is a terminal or a notebook; or a function that is told
+            the bytes written since its last call.
+        threads: Tensors in work at once.
+
+    Returns:
+        `out` as a path.
+
+    Raises:
+        InputError: When `out` cannot be used, the disk is full, or the parent changes meanwhile.
+
+    Example:
+        >>> import matformer_lab as ml
+        >>> parent = ml.open_parent("tiny")
+        >>> plan = ml.make_plan(parent, ml.resolve_slice("e2b", parent))
+        >>> sorted(path.name for path in ml.write_checkpoint(plan, "tiny-e2b").iterdir())[:3]
+        ['README.md', 'config.json', 'generation_config.json']
+    """
+    out = Path(out)
+    max_shard_bytes = parse_size(max_shard_size, "max_shard_size")
+    check_base_model(base_model)
+    (plan,) = with_weights_at_hand([plan], out, progress=progress is True)
+    source = plan.parent.local
+    watch = ParentWatch(plan.parent)
+    order = {
+        **watch.order,
+        "slice": [plan.slice.name, plan.slice.digest],
+        "base_model": base_model,
+        "text_only": plan.text_only,
+        "max_shard_bytes": max_shard_bytes,
+    }
+    if published_before(out, order):
+        return out
+    check_target(source, out)
+    shards = split(plan.tensors, max_shard_bytes)
+    side = read_side_files(plan)
+    check_space(out, sum(shard.nbytes for shard in shards))
+    with staging(out, source, order) as place:
+        work = place.subfolder("work")
+        keep_only(place.files, {shard.file for shard in shards})
+        title = f"{plan.slice.name} -> {out}"
+        with watch.reading(place), bytes_bar(title, plan.nbytes, progress) as advance:
+            written = write_shards(
+                source, shards, place.files, work, advance=advance, threads=threads
+            )
+        digests = {name: digest for file in written.values() for name, digest in file.items()}
+        write_rest(plan, side, place.files, shards, digests, base_model)
+        place.publish()
+    return out
+
+
+def check_base_model(base_model: str | None) -> None:
+    """Raise `InputError` for what cannot be a Hub id."""
+    if base_model is not None and not looks_like_repo_id(base_model):
+        raise InputError(f"`base_model` is {base_model!r}; write the parent's Hub id, org/name")

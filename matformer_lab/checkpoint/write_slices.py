@@ -1,0 +1,116 @@
+"""What `matformer-lab slice` does: one slice, several as a family, or more for a family."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matformer_lab.checkpoint.family import (
+    add_to_family,
+    can_be_added_to,
+    family_nbytes,
+    write_family,
+)
+from matformer_lab.checkpoint.pieces import family_members
+from matformer_lab.checkpoint.write import (
+    DEFAULT_MAX_SHARD_SIZE,
+    check_base_model,
+    write_checkpoint,
+)
+from matformer_lab.common.paths import StrPath
+from matformer_lab.common.progress import Progress
+from matformer_lab.common.units import parse_size
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.parent.parent import Parent
+from matformer_lab.slicing.notation.catalog import resolve_slices
+from matformer_lab.slicing.plan import make_plan
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_slices` did.
+
+    Attributes:
+        folder: The checkpoint or the family.
+        slices: Names of the slices written.
+        folders: Their checkpoints: one, or some in `folder`.
+        tensors: Tensors in them, those of all slices added up.
+        nbytes: Bytes of these tensors, as if each checkpoint lay alone.
+        nbytes_held: Bytes of them that the disk holds, what a family shares counted once.
+        added: Whether `folder` was a family already.
+    """
+
+    folder: Path
+    slices: tuple[str, ...]
+    folders: tuple[Path, ...]
+    tensors: int
+    nbytes: int
+    nbytes_held: int
+    added: bool = False
+
+    def __str__(self) -> str:
+        if self.added:
+            return f"{self.folder}: added {', '.join(path.name for path in self.folders)}"
+        if self.folders == (self.folder,):
+            return f"{self.folder}: {self.slices[0]}, {self.tensors} tensors, {self.nbytes:,} bytes"
+        return (
+            f"{self.folder}: {len(self.folders)} slices, {self.nbytes:,} bytes of tensors held in "
+            f"{self.nbytes_held:,}"
+        )
+
+
+def write_slices(
+    parent: Parent | StrPath,
+    slices: Sequence[object] | str,
+    out: StrPath,
+    *,
+    text_only: bool = False,
+    max_shard_size: int | str = DEFAULT_MAX_SHARD_SIZE,
+    base_model: str | None = None,
+    progress: Progress = True,
+) -> Written:
+    """Write one slice as a checkpoint, or several as a family that shares what it can.
+
+    Where `out` is a family already, the slices that it lacks are added to it.
+
+    Args:
+        parent: Opened, or as `open_parent` takes it; a Hub parent is fetched as far as needed.
+        slices: As `resolve_slices` takes them, or one name.
+        out: The folder to write: new, empty, or a family of this parent.
+        text_only: Leave the towers out and write `gemma3n_text` checkpoints.
+        max_shard_size: The largest file, in bytes or like "5GB".
+        base_model: The parent's Hub id, for the model card; None: what is known of it.
+        progress: As for `write_checkpoint`.
+
+    Raises:
+        InputError: As `write_checkpoint` and `add_to_family`.
+
+    Example:
+        >>> import matformer_lab as ml
+        >>> print(ml.write_slices("tiny", ["e2b", "1/2"], "slices"))
+        slices: 2 slices, 1,195,080 bytes of tensors held in 962,616
+    """
+    out = Path(out)
+    max_shard_bytes = parse_size(max_shard_size, "max_shard_size")
+    check_base_model(base_model)
+    opened = parent if isinstance(parent, Parent) else open_parent(parent)
+    resolved = resolve_slices([slices] if isinstance(slices, str) else slices, opened)
+    plans = [make_plan(opened, one, text_only=text_only) for one in resolved]
+    tensors, nbytes = sum(len(plan.tensors) for plan in plans), sum(plan.nbytes for plan in plans)
+    if can_be_added_to(out):
+        folder_names = add_to_family(
+            plans, out, max_shard_size=max_shard_bytes, base_model=base_model, progress=progress
+        )
+        folders = tuple(out / name for name in folder_names)
+        return Written(out, folder_names, folders, tensors, nbytes, nbytes, added=True)
+    if len(plans) == 1:
+        write_checkpoint(
+            plans[0], out, max_shard_size=max_shard_bytes, base_model=base_model, progress=progress
+        )
+        return Written(out, (plans[0].slice.name,), (out,), tensors, nbytes, nbytes)
+    write_family(
+        plans, out, max_shard_size=max_shard_bytes, base_model=base_model, progress=progress
+    )
+    members = family_members(plans, max_shard_bytes)
+    folders = tuple(out / member.name for member in members)
+    names = tuple(plan.slice.name for plan in plans)
+    return Written(out, names, folders, tensors, nbytes, family_nbytes(members))

@@ -1,0 +1,35 @@
+"""What the commands print: tables, JSON, warnings."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout; in a pipe wide enough that nothing is cut."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, name in enumerate(head):
+        cells = [row[column] for row in rows]
+        number = bool(cells) and all(c[:1].isdigit() or c == "none" for c in cells)
+        table.add_column(Text(name), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(highlight=False)
+    (console if console.is_terminal else Console(highlight=False, width=140)).print(table)
+
+
+def warn(message: str) -> None:
+    """One line on stderr."""
+    click.echo(f"warning: {message}", err=True)

@@ -1,0 +1,36 @@
+"""Bytes as people write and say them."""
+
+import re
+from typing import Final
+
+from matformer_lab.common.errors import InputError
+
+_UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+                 "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+
+
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([KMGT]?I?B?)", re.ASCII)
+
+
+def parse_size(written: int | str, name: str) -> int:
+    """`5GB` -> 5_000_000_000 bytes, `5GiB` -> 5 * 2**30, as transformers reads it.
+
+    `name` is the parameter's, for the `InputError`. Bytes as a number are taken as they are.
+    """
+    if isinstance(written, int):
+        if written < 1:
+            raise InputError(f"`{name}` is {written}; give bytes, or a size like 5GB")
+        return written
+    match = _SIZE.fullmatch(written.strip().upper())
+    unit = match and _UNITS.get(match[2] if match[2].endswith("B") or not match[2] else "?")
+    if not match or not unit or not (size := int(float(match[1]) * unit)):
+        raise InputError(f"`{name}` is {written!r}; write a size like 5GB or 500MB")
+    return size
+
+
+def in_units(nbytes: int) -> str:
+    """`10.9 GB`: bytes as people say them."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if nbytes >= size:
+            return f"{nbytes / size:,.1f} {unit}"
+    return f"{nbytes} bytes"

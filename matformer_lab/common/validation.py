@@ -1,0 +1,82 @@
+"""What pydantic complains about, in one line for a user: the one wording for every file we read."""
+
+import difflib
+import reprlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing that is wrong, and how many more there are.
+
+    Unknown keys come first, with the nearest known one: they often explain the rest.
+    """
+    problems = list(_problems(error, model))
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return problems[0] + more
+
+
+def _problems(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    """One line for each key that is wrong."""
+    unknown: list[str] = []
+    missing: list[str] = []
+    wrong: dict[str, list[str]] = {}  # several for a union: one from each branch
+    shown: dict[str, str] = {}
+    for item in error.errors():
+        location = [part for part in item["loc"] if not _is_union_branch(part)]
+        key = _dotted(location)
+        if item["type"] == "extra_forbidden":
+            nearest = _nearest(str(location[-1]), _known_keys(model, location[:-1]))
+            unknown.append(
+                f"unknown key {key!r}" + (f"; did you mean {nearest!r}?" * bool(nearest))
+            )
+        elif item["type"] == "missing":
+            missing.append(f"key {key!r} is missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            if message not in wrong.setdefault(key, []):
+                wrong[key].append(message)
+            shown[key] = reprlib.repr(item["input"])
+    yield from unknown
+    yield from missing
+    for key, messages in wrong.items():
+        what = f"{' or '.join(messages)} (got {shown[key]})"
+        yield f"{key}: {what}" if key else what
+
+
+def _is_union_branch(part: int | str) -> bool:
+    """pydantic puts the tried branch of a union (`int`, `literal['auto']`) into the location."""
+    return isinstance(part, str) and (
+        part in ("str", "none") or part.startswith(("literal[", "dict[", "constrained-"))
+    )
+
+
+def _dotted(location: Sequence[int | str]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
+    """The keys that the model at `location` inside `model` has."""
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            model = next(_models_in(model.model_fields[part].annotation), model)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    def likeness(name: str) -> float:
+        return difflib.SequenceMatcher(None, word.lower(), name).ratio()
+
+    return max(known, key=likeness, default="")

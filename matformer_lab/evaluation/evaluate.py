@@ -1,0 +1,118 @@
+"""Live slices on a loaded task, scored by lm-eval's own evaluator.
+
+What lm-eval computes is what is reported: metrics, standard errors, group aggregates. How the
+log-likelihoods come about is the scorer's affair: lm-eval's own `HFLM`, or `prefix_scorer`.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.lm import make_lm
+from matformer_lab.evaluation.lm_eval_results import item_records, metric_rows
+from matformer_lab.evaluation.quiet import quiet_lm_eval
+from matformer_lab.evaluation.score import Score
+from matformer_lab.evaluation.tasks.loading import LoadedTask
+
+if TYPE_CHECKING:
+    from transformers import Gemma3nForCausalLM, PreTrainedTokenizerBase
+
+    from matformer_lab.evaluation.tasks.entry import Scorer
+    from matformer_lab.scoring.packing import Request
+    from matformer_lab.scoring.slice_scoring import Answer
+
+SCORER_VERSIONS: Final[Mapping[str, int]] = {"prefix": 2, "lm-eval": 1}
+"""Raised when a scorer's log-likelihoods change, so that stored scores count as stale."""
+
+
+def score_together(
+    models: "Mapping[str, Gemma3nForCausalLM]",
+    tokenizer: "PreTrainedTokenizerBase",
+    task: LoadedTask,
+    *,
+    scorer: "Scorer",
+    batch_size: int | str = "auto",
+    progress: Callable[[float], None] = lambda _: None,
+) -> Iterator[tuple[str, Score, float]]:
+    """Score live slices of one parent on `task`: name, score and seconds of each.
+
+    `prefix` takes all of them through the requests in one pass, the layers they share once, and
+    then has all scores; `lm-eval` takes one slice after the other. `progress` is called with the
+    share of the work done, 0 to 1.
+    """
+    known: Mapping[str, Sequence[Answer]] = {}
+    requests = [each for each in task.requests if each.request_type == "loglikelihood"]
+    began = time.perf_counter()
+    if scorer == "prefix" and requests:
+        from matformer_lab.scoring.slice_scoring import score_slices
+
+        encoder = make_lm(next(iter(models.values())), tokenizer, scorer=scorer)
+        known = score_slices(
+            models,
+            _encoded_once(task, requests, encoder),
+            progress=lambda done, count: progress(done / count),
+        )
+    shared = (time.perf_counter() - began) / len(models)
+    for number, (name, model) in enumerate(models.items(), 1):
+        began = time.perf_counter()
+        arguments = (request.args for request in requests)
+        answers = dict(zip(arguments, known[name], strict=True)) if known else None
+        lm = make_lm(model, tokenizer, scorer=scorer, batch_size=batch_size, answers=answers)
+        result = score(lm, task)
+        if not known:
+            progress(number / len(models))
+        yield name, result, shared + time.perf_counter() - began
+
+
+_latest_encoded: "dict[Any, list[Request]]" = {}
+
+
+def _encoded_once(task: LoadedTask, requests: Sequence[Any], lm: Any) -> "list[Request]":
+    """`requests` of `task` encoded, which takes a minute for HellaSwag, once for all passes.
+
+    Only the latest task's are kept: a sweep goes through one task after the other. Tasks are equal
+    where their prompts are. Raises `InputError` for an answer longer than the model can read.
+    """
+    key = task, lm.tokenizer, lm.max_length
+    if key not in _latest_encoded:
+        _latest_encoded.clear()
+        try:
+            _latest_encoded[key] = lm.encode(requests)
+        except ValueError as error:
+            raise InputError(f"tasks: {task.name} cannot be scored: {error}") from None
+    return _latest_encoded[key]
+
+
+def score(lm: Any, task: LoadedTask) -> Score:
+    """Score `lm` on every request of `task`."""
+    from lm_eval.evaluator import evaluate
+
+    with quiet_lm_eval(), _requests_built(task):
+        results = evaluate(lm=lm, task_dict=task.task_dict, limit=task.limit)
+    return Score(
+        metrics=tuple(metric_rows(task, results)), items=tuple(item_records(task, results))
+    )
+
+
+@contextmanager
+def _requests_built(task: LoadedTask) -> Iterator[None]:
+    """Let lm-eval's evaluator use the requests that are there instead of building them anew."""
+
+    def keep(requests: list[Any]) -> Callable[..., None]:
+        def build_all_requests(**_: Any) -> None:
+            for request in requests:
+                request.resps = []
+                request.filtered_resps = {}
+
+        return build_all_requests
+
+    tasks = task.subtasks.values()
+    for subtask in tasks:
+        subtask.build_all_requests = keep(subtask.instances)
+    try:
+        yield
+    finally:
+        for subtask in tasks:
+            del subtask.build_all_requests

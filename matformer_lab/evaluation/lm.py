@@ -1,0 +1,79 @@
+"""A live slice as an lm-eval model."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.quiet import quiet_lm_eval
+
+if TYPE_CHECKING:
+    from transformers import Gemma3nForCausalLM, PreTrainedTokenizerBase
+
+    from matformer_lab.evaluation.tasks.entry import Scorer
+    from matformer_lab.scoring.slice_scoring import Answer
+
+
+# HFLM holds a batch's logits and their log-softmax at once; on a CPU they get this many bytes.
+_CPU_LOGITS_BYTES: Final = 1 << 31
+
+
+_TYPICAL_TOKENS: Final = 1024
+
+
+_LARGEST_CPU_BATCH: Final = 32
+
+
+def make_lm(
+    model: "Gemma3nForCausalLM",
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    scorer: "Scorer",
+    batch_size: int | str = "auto",
+    answers: "Mapping[tuple[str, str], Answer] | None" = None,
+) -> Any:
+    """The live model as an lm-eval `LM`, a BOS put before every prompt, explicitly.
+
+    `answers`: log-likelihoods the `prefix` scorer already has. Raises `InputError` where the
+    tokenizer would give no BOS or two.
+    """
+    if batch_size == "auto" and model.device.type == "cpu":
+        batch_size = cpu_batch_size(model.config.vocab_size)
+    with quiet_lm_eval():
+        if scorer == "prefix":
+            from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+
+            lm: Any = PrefixScorer(model, tokenizer, batch_size=batch_size, answers=answers)
+        else:
+            from lm_eval.models.huggingface import HFLM
+
+            lm = HFLM(
+                pretrained=model,
+                tokenizer=tokenizer,
+                backend="causal",
+                batch_size=batch_size,
+                add_bos_token=True,
+            )
+    for method in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+        setattr(lm, method, partial(getattr(lm, method), disable_tqdm=True))
+    check_bos(lm)
+    return lm
+
+
+def cpu_batch_size(vocab_size: int) -> int:
+    """lm-eval's own search for the largest batch costs more on a CPU than it gains."""
+    fits = _CPU_LOGITS_BYTES // (2 * 4 * vocab_size * _TYPICAL_TOKENS)
+    return max(1, min(_LARGEST_CPU_BATCH, fits))
+
+
+def check_bos(lm: Any) -> int:
+    """The BOS id, once it is sure that encoding a prompt gives exactly one, in front."""
+    bos = lm.tokenizer.bos_token_id
+    encoded = lm.tok_encode("Question: which one?")
+    if bos is None or encoded[:1] != [bos] or encoded.count(bos) != 1:
+        raise InputError(
+            f"the parent's tokenizer starts a prompt with {encoded[:2]} where exactly one BOS "
+            f"({bos}) is expected; scores without it would be wrong. Check tokenizer.json's "
+            "post-processor"
+        )
+    return int(bos)

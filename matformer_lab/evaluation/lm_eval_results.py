@@ -1,0 +1,80 @@
+"""What lm-eval's evaluator returns, as metrics and items."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from matformer_lab.evaluation.score import Metric
+from matformer_lab.evaluation.tasks.loading import LoadedTask
+
+
+def metric_rows(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[Metric]:
+    names = [task.name, *(name for name in results["results"] if name != task.name)]
+    for name in names:
+        values = results["results"][name]
+        counts = values.get("sample_count", {})
+        for key, value in values.items():
+            metric, comma, filter_name = key.partition(",")
+            if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            stderr = values.get(f"{metric}_stderr,{filter_name}")
+            yield Metric(
+                task=name,
+                group=None if name == task.name else task.name,
+                metric=_metric_name(metric, filter_name),
+                value=float(value),
+                stderr=float(stderr) if isinstance(stderr, int | float) else None,
+                n=int(counts.get(key, values["sample_len"])),
+                num_fewshot=results["n-shot"].get(name, task.num_fewshot),
+                higher_is_better=_higher_is_better(task, name, metric),
+                version=str(results["versions"].get(name)),
+            )
+
+
+def _higher_is_better(task: LoadedTask, name: str, metric: str) -> bool | None:
+    """A task's own word; for a group, what its tasks agree on (lm-eval misses nested groups)."""
+    members = [task.subtasks[name]] if name in task.subtasks else task.subtasks.values()
+    said = {member.higher_is_better().get(metric) for member in members}
+    return said.pop() if len(said) == 1 else None
+
+
+def _metric_name(metric: str, filter_name: str) -> str:
+    """`acc` for lm-eval's `acc,none`; other filters stay visible (`exact_match,strict-match`)."""
+    return metric if filter_name == "none" else f"{metric},{filter_name}"
+
+
+def item_records(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for name, samples in results["samples"].items():
+        kind = task.subtasks[name].OUTPUT_TYPE
+        by_document: dict[int, dict[str, Any]] = {}
+        for sample in samples:  # one for each filter
+            item = by_document.setdefault(
+                sample["doc_id"],
+                {"subtask": name, "doc_id": sample["doc_id"], **_answer(sample, kind)},
+            )
+            for metric in sample["metrics"]:
+                value = sample[metric]
+                if isinstance(value, int | float):
+                    item[_metric_name(metric, sample["filter"])] = float(value)
+        yield from by_document.values()
+
+
+def _answer(sample: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "target": sample["target"] if isinstance(sample["target"], int) else str(sample["target"]),
+        "doc_hash": sample["doc_hash"],
+        "prompt_hash": sample["prompt_hash"],
+    }
+    responses = sample["filtered_resps"]
+    if kind in ("multiple_choice", "loglikelihood"):
+        logprobs = [float(logprob) for logprob, _ in responses]
+        answer["logprobs"] = logprobs
+        answer["is_greedy"] = [bool(greedy) for _, greedy in responses]
+        if kind == "multiple_choice":
+            # acc_mutual_info asks for every choice again without its context.
+            choices = len(logprobs) // (2 if "acc_mutual_info" in sample["metrics"] else 1)
+            answer["choice"] = max(range(choices), key=logprobs.__getitem__)
+    elif kind == "loglikelihood_rolling":
+        answer["logprobs"] = [float(logprob) for logprob in responses]
+    else:
+        answer["response"] = str(responses[0])
+    return answer

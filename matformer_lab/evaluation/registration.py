@@ -1,0 +1,11 @@
+"""Makes `matformer` known to lm-eval, without importing a model or torch."""
+
+from lm_eval.api.registry import model_registry
+
+NAME = "matformer"
+
+
+def register_model() -> None:
+    """Let `lm_eval.simple_evaluate(model="matformer", ...)` find `MatformerLM`."""
+    if NAME not in model_registry:
+        model_registry.register(NAME, target="matformer_lab.evaluation.matformer_lm:MatformerLM")

@@ -1,0 +1,5 @@
+"""lm-eval's tasks, loaded once for a whole sweep: names, datasets, prompts."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

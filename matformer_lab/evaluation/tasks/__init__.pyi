@@ -1,0 +1,6 @@
+"""lm-eval's tasks, loaded once for a whole sweep: names, datasets, prompts."""
+
+from .datasets import mapped_datasets as mapped_datasets
+from .entry import TaskEntry as TaskEntry
+from .loading import LoadedTask as LoadedTask
+from .loading import load_tasks as load_tasks

@@ -1,0 +1,95 @@
+"""Dataset ids answered from local folders."""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matformer_lab.common.errors import InputError, one_line
+
+
+@dataclass(frozen=True)
+class _Mapping:
+    user: Path | None
+    own: Path | None
+    caches: dict[Path, Path] = field(default_factory=dict)
+
+    def folder(self, dataset_id: str) -> Path | None:
+        """The local folder for a dataset id; None: ask the Hub."""
+        for root in (self.own, self.user):
+            if root is not None and (root / dataset_id).is_dir():
+                return root / dataset_id
+        if self.user is not None:
+            raise InputError(
+                f"dataset {dataset_id!r} is not under {self.user}: put a copy of the dataset "
+                f"repository at {self.user / dataset_id}, or leave --datasets out to use the Hub"
+            )
+        return None
+
+    def cache(self, folder: Path) -> Path:
+        """Where `datasets` may keep its Arrow copy of a local folder: a place for just these bytes.
+
+        Left to itself it keys a folder with a README by the file patterns written there, so that
+        another folder of the same layout, or new files in this one, would silently score as the
+        old.
+        """
+        if folder not in self.caches:
+            self.caches[folder] = _cache_root() / "local" / _content_hash(folder)[:32]
+        return self.caches[folder]
+
+
+_mapping: ContextVar[_Mapping | None] = ContextVar("dataset mapping", default=None)
+
+
+@contextlib.contextmanager
+def mapped_datasets(user: Path | None, own: Path | None = None) -> Iterator[None]:
+    """Within it, `datasets.load_dataset("Rowan/hellaswag")` opens `user/Rowan/hellaswag`.
+
+    `own` is looked at first and never leads to an error. Every lm-eval task loads its data through
+    that one function; replacing a task's `dataset_path` instead would miss the tasks of a group.
+    """
+    import datasets
+
+    original = datasets.load_dataset
+    token = _mapping.set(_Mapping(user, own))
+    datasets.load_dataset = _mapped(original)
+    try:
+        yield
+    finally:
+        datasets.load_dataset = original
+        _mapping.reset(token)
+
+
+def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
+    def load_dataset(path: str, *args: Any, **kwargs: Any) -> Any:
+        mapping = _mapping.get()
+        if mapping is None:  # a task module imported within keeps this function for good
+            return original(path, *args, **kwargs)
+        folder = mapping.folder(path)
+        if folder is not None and kwargs.get("cache_dir") is None:
+            kwargs["cache_dir"] = str(mapping.cache(folder))
+        try:
+            return original(str(folder or path), *args, **kwargs)
+        except Exception as error:
+            where = f"cannot be read from {folder}" if folder else "cannot be had from the Hub"
+            hint = "" if folder else "; with no network, give a folder of datasets (--datasets)"
+            raise InputError(f"dataset {path!r} {where}: {one_line(error)}{hint}") from error
+
+    return load_dataset
+
+
+def _content_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _cache_root() -> Path:
+    from datasets import config
+
+    return Path(config.HF_DATASETS_CACHE)

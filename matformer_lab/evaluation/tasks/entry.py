@@ -1,0 +1,60 @@
+"""A task as a recipe names it."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    model_validator,
+)
+
+Scorer = Literal["prefix", "lm-eval"]
+
+
+# The published evaluation of the Mix-and-Match slices uses these three; few-shot counts and metrics
+# are those usual for them (and for Google's own table).
+USUAL_NUM_FEWSHOT: Mapping[str, int] = {"hellaswag": 10, "boolq": 0, "mmlu": 5}
+
+
+USUAL_METRIC: Mapping[str, str] = {
+    "hellaswag": "acc_norm",
+    "tiny_hellaswag": "acc_norm",
+    "boolq": "acc",
+    "mmlu": "acc",
+}
+
+
+class TaskEntry(BaseModel):
+    """One lm-eval task or group, by its registered name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, description="An lm-eval task or group name.")]
+    num_fewshot: Annotated[
+        Annotated[StrictInt, Field(ge=0)] | None,
+        Field(description="Examples in the prompt. Left out: the usual count, else the task's."),
+    ] = None
+    metric: Annotated[
+        str | None,
+        Field(description="The metric to plot. Left out: the usual one, else the task's first."),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, raw: Any) -> Any:
+        """A bare string is a name; hellaswag, boolq and mmlu get their usual settings."""
+        if isinstance(raw, str):
+            raw = {"name": raw}
+        if not isinstance(raw, Mapping):
+            return raw
+        name = raw.get("name")
+        filled = {key: value for key, value in raw.items() if value is not None}
+        if isinstance(name, str):
+            if name in USUAL_NUM_FEWSHOT:
+                filled.setdefault("num_fewshot", USUAL_NUM_FEWSHOT[name])
+            if name in USUAL_METRIC:
+                filled.setdefault("metric", USUAL_METRIC[name])
+        return filled

@@ -1,0 +1,59 @@
+"""What the gate found, as JUnit XML."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from typing import Any
+
+from matformer_lab.gate.result import Check, GateResult, points
+
+
+def to_junit(result: GateResult) -> bytes:
+    """JUnit XML: one test case a check; undecided ones pass and say so."""
+    root = ET.Element("testsuites", name="matformer-lab gate")
+    for task in dict.fromkeys(check.task for check in result.checks):
+        checks = [check for check in result.checks if check.task == task]
+        bad = 0 if result.updated else sum(check in result.failed for check in checks)
+        skipped = sum(check.status == "new" for check in checks)
+        suite = ET.SubElement(
+            root,
+            "testsuite",
+            name=_xml(task),
+            tests=str(len(checks)),
+            failures=str(bad),
+            errors="0",
+            skipped=str(skipped),
+        )
+        for check in checks:
+            case = ET.SubElement(
+                suite, "testcase", classname=_xml(f"gate.{task}"), name=_xml(check.slice), time="0"
+            )
+            said = _sentence(check, result.max_drop)
+            if check.status in ("fail", "missing"):
+                ET.SubElement(case, "failure", message=said, type=check.status).text = said
+            elif check.status == "new":
+                ET.SubElement(case, "skipped", message=said)
+            else:
+                ET.SubElement(case, "system-out").text = said
+    ET.indent(root)
+    text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
+
+
+def _sentence(check: Check, max_drop: float) -> str:
+    if check.status == "missing":
+        return "in the baseline but not in the sweep"
+    if check.drop is None or check.low is None or check.high is None:
+        return "no baseline"
+    assert check.baseline is not None and check.now is not None
+    return (
+        f"{100 * check.baseline:.2f} -> {100 * check.now:.2f}, a change of {points(-check.drop)} "
+        f"points ({points(-check.high)} to {points(-check.low)}); allowed drop {max_drop:g}"
+    )
+
+
+def _xml(text: Any) -> str:
+    """Characters that XML 1.0 can hold."""
+    return "".join(
+        char if char >= " " and char not in "\ufffe\uffff" else "\ufffd" for char in str(text)
+    )

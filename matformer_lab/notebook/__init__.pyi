@@ -1,0 +1,5 @@
+"""For Jupyter: the slice editor, and how plans and sweeps are shown."""
+
+from .editor import SliceEditor as SliceEditor
+from .html import plan_html as plan_html
+from .html import sweep_html as sweep_html

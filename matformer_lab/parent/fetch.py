@@ -1,0 +1,227 @@
+"""The parts of a Hub parent that a slice needs, fetched by range into a folder with holes.
+
+The folder lies in the Hub's home (`HF_HOME`), looks like the parent's to whoever reads only the
+needed parts, and keeps what it has: a broken download goes on where it stopped, and the next slice
+of the same parent fetches only what it needs more.
+"""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from matformer_lab.common.atomic import write_atomic
+from matformer_lab.common.errors import InputError
+from matformer_lab.common.locks import locked
+from matformer_lab.common.progress import Advance, bytes_bar
+from matformer_lab.common.spans import Span, merged, missing
+from matformer_lab.common.units import in_units
+from matformer_lab.parent.folder import open_folder
+from matformer_lab.parent.headers import TensorInfo
+from matformer_lab.parent.hub import (
+    SIDE_PATTERNS,
+    explained,
+    open_downloaded,
+    read_range,
+    repo_id_of,
+    with_weights,
+)
+from matformer_lab.parent.parent import Parent
+
+REQUEST_BYTES: Final = 16 << 20
+"""Fetched with one request, and lost at most when a connection breaks."""
+GAP_BYTES: Final = 1 << 20
+"""Holes up to this size are fetched too: asking again costs more time than they do."""
+_CONNECTIONS: Final = 4
+_JOURNAL: Final = "fetched.json"
+
+
+class TensorPart(Protocol):
+    """A part of one of the parent's tensors: the index `ranges` along `axis`; all if that is None.
+
+    What a plan's tensors are, for whoever fetches.
+    """
+
+    @property
+    def info(self) -> TensorInfo: ...
+    @property
+    def axis(self) -> int | None: ...
+    @property
+    def ranges(self) -> tuple[Span, ...]: ...
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What to fetch of each weight file, and how large the files are."""
+
+    spans: dict[str, tuple[Span, ...]]
+    sizes: dict[str, int]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(stop - start for spans in self.spans.values() for start, stop in spans)
+
+    @property
+    def whole(self) -> bool:
+        return self.nbytes == sum(self.sizes.values())
+
+
+def needs_of(parent: Parent, parts: Iterable[TensorPart]) -> Needs:
+    """The spans that hold the parts, and the headers.
+
+    Column cuts take the whole tensor, whose rows are much shorter than `GAP_BYTES`.
+    """
+    sizes: dict[str, int] = {}
+    wanted: dict[str, list[Span]] = {}
+    for info in parent.tensors.values():
+        sizes[info.file] = max(sizes.get(info.file, 0), info.offset + info.nbytes)
+        first = wanted.setdefault(info.file, [(0, info.offset)])
+        first[0] = (0, min(first[0][1], info.offset))  # the header ends where the data begins
+    for part in parts:
+        info = part.info
+        row = info.nbytes // info.shape[0] if part.axis == 0 else 0
+        rows = part.ranges if part.axis == 0 else ()
+        spans = [(info.offset + a * row, info.offset + b * row) for a, b in rows]
+        wanted[info.file] += spans or [(info.offset, info.offset + info.nbytes)]
+    return Needs({file: merged(spans, GAP_BYTES) for file, spans in wanted.items()}, sizes)
+
+
+def requests_for(spans: Iterable[Span]) -> Iterator[Span]:
+    """Spans cut into requests."""
+    for start, stop in spans:
+        for at in range(start, stop, REQUEST_BYTES):
+            yield at, min(at + REQUEST_BYTES, stop)
+
+
+def fetched(parent: Parent, parts: Iterable[TensorPart], *, progress: bool = True) -> Parent:
+    """The parent with a local folder that holds at least these parts of its tensors.
+
+    Args:
+        parent: Returned as it is when it is local.
+        parts: What will be read, for instance a plan's tensors.
+        progress: Show a bar where there is a terminal or a notebook.
+
+    Returns:
+        The parent, whole if the Hub's cache has it or all of it is needed, else with holes.
+
+    Raises:
+        InputError: When the Hub or the disk refuses.
+    """
+    if parent.folder is not None:
+        return parent
+    downloaded = open_downloaded(parent)
+    if downloaded is not None:
+        return downloaded
+    needs = needs_of(parent, parts)
+    if needs.whole:
+        return with_weights(parent)
+    from huggingface_hub import snapshot_download
+
+    repo_id = repo_id_of(parent)
+    with explained(repo_id, parent.revision):
+        small = snapshot_download(repo_id, revision=parent.revision, allow_patterns=SIDE_PATTERNS)
+        folder = _folder_of(parent)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder, f"{folder}: another run is fetching into it; wait for it"):
+                with bytes_bar(f"fetch {parent.name}", needs.nbytes, progress) as advance:
+                    _fetch_all(f"{repo_id}@{parent.revision}", folder, needs, advance)
+                for path in Path(small).iterdir():
+                    if path.is_file() and path.suffix != ".safetensors":
+                        write_atomic(folder / path.name, path.read_bytes())
+        except OSError as error:
+            if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
+                raise  # the network's, not the disk's
+            raise InputError(
+                f"{folder}: cannot be written ({error.strerror}); what is fetched is kept, run "
+                "again to continue"
+            ) from None
+    local = open_folder(folder, ref=parent.ref, name=parent.name)
+    if local.tensors != parent.tensors:
+        raise InputError(f"{folder}: does not match {parent.ref} any more; remove it and run again")
+    return replace(local, revision=parent.revision)
+
+
+def _folder_of(parent: Parent) -> Path:
+    from huggingface_hub import constants
+
+    assert parent.revision is not None
+    repo = repo_id_of(parent).replace("/", "--")
+    return Path(constants.HF_HOME) / "matformer_lab" / repo / parent.revision
+
+
+def _fetch_all(root: str, folder: Path, needs: Needs, advance: Advance) -> None:
+    from huggingface_hub import HfFileSystem
+
+    journal = _Journal(folder, needs.sizes)
+    todo = [
+        (file, span)
+        for file, spans in needs.spans.items()
+        for span in requests_for(missing(spans, journal.spans(file)))
+    ]
+    left = sum(stop - start for _, (start, stop) in todo)
+    free = shutil.disk_usage(folder).free
+    if free < left:
+        raise InputError(
+            f"{folder}: needs {in_units(left)} more, the disk has {in_units(free)} free"
+        )
+    advance(needs.nbytes - left)
+    files = HfFileSystem()
+    stop = threading.Event()
+
+    def fetch(file: str, span: Span) -> None:
+        if stop.is_set():
+            return
+        journal.add(file, span, read_range(files, f"{root}/{file}", *span, needs.sizes[file]))
+        advance(span[1] - span[0])
+
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        try:
+            for job in [pool.submit(fetch, file, span) for file, span in todo]:
+                job.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+class _Journal:
+    """What each file of the folder has. A span is noted once its bytes are on the disk."""
+
+    def __init__(self, folder: Path, sizes: dict[str, int]) -> None:
+        self._folder, self._lock = folder, threading.Lock()
+        self._spans: dict[str, tuple[Span, ...]] = {}
+        noted = self._read()
+        for file, size in sizes.items():
+            path = folder / file
+            if path.is_file() and path.stat().st_size == size:
+                self._spans[file] = merged((a, b) for a, b in noted.get(file, ()))
+            else:
+                with path.open("wb") as new:
+                    new.truncate(size)
+
+    def _read(self) -> dict[str, list[Span]]:
+        try:
+            noted: dict[str, list[Span]] = json.loads((self._folder / _JOURNAL).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return noted
+
+    def spans(self, file: str) -> tuple[Span, ...]:
+        return self._spans.get(file, ())
+
+    def add(self, file: str, span: Span, data: bytes) -> None:
+        with (self._folder / file).open("r+b", buffering=0) as target:
+            target.seek(span[0])
+            view = memoryview(data)
+            while view:
+                view = view[target.write(view) :]
+            os.fsync(target.fileno())
+        with self._lock:
+            self._spans[file] = merged([*self.spans(file), span])
+            write_atomic(self._folder / _JOURNAL, json.dumps(self._spans).encode())

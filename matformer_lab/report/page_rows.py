@@ -1,0 +1,82 @@
+"""The rows of the page's table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from matformer_lab.report.layer_picture import describe_layers, layer_picture
+from matformer_lab.results.description import ScoredSlice
+from matformer_lab.results.sweep_results import TITLES, SweepResults
+from matformer_lab.statistics.panel import Panel
+
+
+def table_columns(sweep: SweepResults, published: Sequence[str]) -> list[dict[str, Any]]:
+    def column(title: str, numeric: bool = True, sort: str = "none") -> dict[str, Any]:
+        return {"title": title, "numeric": numeric, "sort": sort}
+
+    return [
+        column("Slice", numeric=False),
+        column("Effective", sort="ascending"),
+        *(column(TITLES.get(panel.name, panel.name)) for panel in sweep.panels),
+        column("Verdict", numeric=False),
+        *(column(f"{TITLES.get(key, key)}, published") for key in published),
+        column("Total"),
+        column("Stored"),
+    ]
+
+
+def table_row(
+    sweep: SweepResults, index: int, one: ScoredSlice, published: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "role": sweep.role(one.name),
+        "effective": one.effective,
+        "effective_text": short_number(one.effective),
+        "total": one.total,
+        "total_text": short_number(one.total),
+        "bytes": one.nbytes,
+        "bytes_text": short_number(one.nbytes, ("kB", "MB", "GB")),
+        "scores": [_score(panel, one.name) for panel in sweep.panels],
+        "published": [_published_score(one, key) for key in published],
+        "kept": len(one.slice.widths),
+        "description": describe_layers(sweep.parent, one),
+        "picture_symbol": Markup(f'<g id="picture-{index}">{layer_picture(sweep.parent, one)}</g>'),
+    }
+
+
+def _score(panel: Panel, name: str) -> dict[str, Any] | None:
+    if name not in panel.slices:
+        return None
+    k = panel.index(name)
+    percent = bool(((panel.values >= 0) & (panel.values <= 1)).all())
+    low, high = panel.intervals[k]
+
+    def text(value: float) -> str:
+        return f"{100 * value:.1f}" if percent else f"{value:.4g}"
+
+    return {
+        "value": repr(float(panel.values[k])),
+        "text": text(panel.values[k]),
+        "interval": f"[{text(low)}, {text(high)}]" if math.isfinite(low) else "",
+    }
+
+
+def _published_score(one: ScoredSlice, key: str) -> dict[str, str]:
+    value = one.published_score(key)
+    if value is None:
+        return {"value": "", "text": "–"}
+    return {"value": repr(value), "text": f"{100 * value:.1f}"}
+
+
+def short_number(value: float, units: tuple[str, str, str] = ("K", "M", "B")) -> str:
+    """Three significant digits and a unit: 1.91 B."""
+    rounded = float(f"{value:.3g}")
+    for scale, unit in ((1e9, units[2]), (1e6, units[1]), (1e3, units[0])):
+        if rounded >= scale:
+            return f"{rounded / scale:#.3g}".rstrip(".") + f" {unit}"
+    return f"{value:g}"

@@ -1,0 +1,25 @@
+"""The files of a sweep folder: the one place of their names."""
+
+from pathlib import Path
+from typing import Final
+
+RESULTS_CSV: Final = "results.csv"
+RESULTS_PARQUET: Final = "results.parquet"
+"""Written last: while it is there, the folder's tables belong together."""
+SLICES_JSON: Final = "slices.json"
+RECIPE_YAML: Final = "recipe.yaml"
+"""The recipe as it ran."""
+SAMPLES: Final = "samples"
+STORE: Final = "store"
+"""Finished scores, one file each (`sweep.store`)."""
+
+REPORT_HTML: Final = "report.html"
+FRONTIER_PNG: Final = "frontier.png"
+FRONTIER_SVG: Final = "frontier.svg"
+REPORT_FILES: Final = (REPORT_HTML, FRONTIER_PNG, FRONTIER_SVG)
+"""Made from the tables; stale as soon as the tables change."""
+
+
+def samples_file(slug: str, task: str) -> Path:
+    """Where the per-item outcomes of a slice on a task lie, in the sweep folder."""
+    return Path(SAMPLES, slug, f"{task}.parquet")

@@ -1,0 +1,63 @@
+"""The one writer of a sweep folder's tables."""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matformer_lab.common.atomic import write_atomic
+from matformer_lab.results.description import Description
+from matformer_lab.results.files import (
+    RECIPE_YAML,
+    REPORT_FILES,
+    RESULTS_CSV,
+    RESULTS_PARQUET,
+    SAMPLES,
+    SLICES_JSON,
+)
+
+
+def write_tables(
+    folder: Path,
+    *,
+    rows: Sequence[Mapping[str, Any]],
+    description: Description,
+    recipe: str,
+    samples: Iterable[tuple[Path, Any]],
+) -> None:
+    """Write every table of a finished sweep; results.parquet comes last and means "complete".
+
+    `samples`: (`files.samples_file`, pyarrow Table). What an earlier sweep left in the folder goes
+    first, so that no moment shows its scores beside the new recipe.
+    """
+    import pandas as pd
+
+    for name in (RESULTS_PARQUET, RESULTS_CSV, *REPORT_FILES):
+        (folder / name).unlink(missing_ok=True)
+    described = description.model_dump_json(indent=1, by_alias=True) + "\n"
+    written = set()
+    for place, table in samples:
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, _parquet_bytes(table))
+        written.add(path)
+    for path in sorted((folder / SAMPLES).glob("*/*.parquet")):
+        if path not in written:
+            path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+    write_atomic(folder / SLICES_JSON, described.encode())
+    write_atomic(folder / RECIPE_YAML, recipe.encode())
+    frame = pd.DataFrame(rows)
+    write_atomic(folder / RESULTS_CSV, frame.to_csv(index=False).encode())
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_atomic(folder / RESULTS_PARQUET, buffer.getvalue())
+
+
+def _parquet_bytes(table: Any) -> bytes:
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()

@@ -1,0 +1,45 @@
+"""The child's config.json: the parent's, with only the keys that must change."""
+
+from typing import Any
+
+from matformer_lab.gemma3n import text_part
+from matformer_lab.parent.parent import Parent
+from matformer_lab.slicing.slice import Slice
+
+
+def child_config(parent: Parent, slice_: Slice, *, text_only: bool) -> dict[str, Any]:
+    """The parent's config.json with only the keys that must change, in the parent's order.
+
+    Never through transformers, whose round trip drops keys that other runtimes need (5.x drops
+    `rope_theta`). Per-layer lists follow the kept layers by their source index; layers at or past
+    the parent's first K/V-sharing layer stay sharing.
+    """
+    text = parent.text
+    kept = slice_.kept(text.num_hidden_layers)
+    written = text_part(parent.config)
+    changes: dict[str, Any] = {
+        "num_hidden_layers": len(kept),
+        "num_kv_shared_layers": sum(layer >= text.first_kv_shared_layer for layer in kept),
+        "layer_types": [text.layer_types[layer] for layer in kept],
+        "activation_sparsity_pattern": [text.activation_sparsity_pattern[n] for n in kept],
+        "intermediate_size": list(slice_.widths),
+    }
+    if isinstance(written.get("intermediate_size"), int) and len(set(slice_.widths)) == 1:
+        changes["intermediate_size"] = slice_.widths[0]
+    child_text = {**written, **changes}
+    if not parent.multimodal:
+        return child_text
+    if not text_only:
+        return {**parent.config, "text_config": child_text}
+    top = parent.config
+    inherited = (
+        *("torch_dtype", "dtype", "transformers_version"),
+        *("bos_token_id", "eos_token_id", "pad_token_id"),
+    )
+    from_top = {key: top[key] for key in inherited if key in top and key not in child_text}
+    return {
+        "architectures": ["Gemma3nForCausalLM"],
+        **child_text,
+        **from_top,
+        "model_type": "gemma3n_text",
+    }

@@ -1,0 +1,87 @@
+"""An FFN width as people write it."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BeforeValidator,
+    WithJsonSchema,
+)
+
+from matformer_lab.common.errors import InputError
+from matformer_lab.gemma3n import TextConfig
+
+MAX_LAYERS: Final = 1024
+
+
+_FRACTION = re.compile(r"([0-9]{1,9})\s*/\s*([0-9]{1,9})")
+
+
+_MULTIPLE = re.compile(r"([0-9]{1,6})x")
+
+
+@dataclass(frozen=True)
+class Width:
+    """An FFN width as written: hidden units, a fraction of the parent's FFN, or n x hidden_size."""
+
+    value: Fraction
+    unit: Literal["units", "ffn", "hidden"]
+
+    @classmethod
+    def parse(cls, written: Any) -> "Width":
+        """`8192`, `1/2`, `full` or `4x`. Raises ValueError."""
+        if isinstance(written, Width):
+            return written
+        if type(written) is int:
+            return cls(Fraction(written), "units")
+        if isinstance(written, str):
+            text = written.strip()
+            if text == "full":
+                return cls(Fraction(1), "ffn")
+            if (match := _FRACTION.fullmatch(text)) and int(match[2]):
+                return cls(Fraction(int(match[1]), int(match[2])), "ffn")
+            if match := _MULTIPLE.fullmatch(text):
+                return cls(Fraction(int(match[1])), "hidden")
+        if isinstance(written, float):
+            raise ValueError(
+                f"width {written} is not an integer; write hidden units (8192) or a fraction (1/2)"
+            )
+        raise ValueError(
+            f"width {written!r} is neither hidden units (8192), a fraction of the parent's FFN "
+            "(1/2, full) nor a multiple of hidden_size (4x)"
+        )
+
+    def __str__(self) -> str:
+        if self.unit == "hidden":
+            return f"{self.value}x"
+        if self.unit == "ffn":
+            return "full" if self.value == 1 else str(self.value)
+        return str(self.value)
+
+    def units(self, layer: int, text: TextConfig) -> int:
+        """Hidden units at `layer` of the parent. Raises `InputError` naming the layer."""
+        full = text.intermediate_size[layer]
+        scale = {"units": 1, "ffn": full, "hidden": text.hidden_size}[self.unit]
+        width = self.value * scale
+        if width.denominator != 1:
+            raise InputError(
+                f"layer {layer}: width {self} of the parent's {full} is {float(width):g}, "
+                "not an integer"
+            )
+        if width < 1:
+            raise InputError(f"layer {layer}: width is {width}; use 1 to {full}, or skip the layer")
+        if width > full:
+            raise InputError(f"layer {layer}: width {width} is over the parent's {full}")
+        return int(width)
+
+
+WIDTH_SCHEMA: Final = {
+    "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}],
+    "description": "hidden units (8192), a fraction of the parent's FFN (1/2, full), or a multiple "
+    "of hidden_size (4x)",
+}
+
+
+OneWidth = Annotated[Width, BeforeValidator(Width.parse), WithJsonSchema(WIDTH_SCHEMA)]

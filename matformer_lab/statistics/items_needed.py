@@ -1,0 +1,43 @@
+"""How many items it takes to tell two slices apart."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from matformer_lab.statistics.paired import (
+    normal_quantile,
+)
+from matformer_lab.statistics.panel import Panel
+
+
+@dataclass(frozen=True)
+class ItemsNeeded:
+    """How many items would separate two slices, if the true difference is the measured one."""
+
+    have: int
+    need: int | None  # None: the measured difference is 0, no number of items would do
+    detectable: float  # smallest difference that the items at hand would separate, as a fraction
+
+
+def items_needed(
+    panel: Panel, a: str, b: str, *, critical: float | None = None, power: float = 0.8
+) -> ItemsNeeded:
+    """Items of the same kind and mix needed to tell `a` from `b` with probability `power`.
+
+    Connor (1987) for paired proportions, in terms of the variance per item s2 = n se**2 of the
+    difference d: n = (critical sqrt(s2 + d**2) + z_power sqrt(s2))**2 / d**2. `critical` is the
+    sweep's simultaneous one unless given (1.96 for a single comparison planned beforehand). For the
+    average, n counts all tasks' items, kept in proportion. Raises KeyError for a slice that the
+    panel does not have.
+    """
+    i, j = panel.index(a), panel.index(b)
+    difference = float(panel.differences[i, j])
+    variance = panel.n * float(panel.errors[i, j]) ** 2
+    critical = panel.critical if critical is None else critical
+    z = normal_quantile(power)
+    detectable = (critical + z) * math.sqrt(variance / panel.n)
+    if difference == 0:
+        return ItemsNeeded(panel.n, None, detectable)
+    root = critical * math.sqrt(variance + difference**2) + z * math.sqrt(variance)
+    return ItemsNeeded(panel.n, math.ceil((root / difference) ** 2), detectable)

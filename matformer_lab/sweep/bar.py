@@ -1,0 +1,62 @@
+"""A sweep's pending jobs as a bar."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+from matformer_lab.common.progress import bar_console
+
+if TYPE_CHECKING:
+    from matformer_lab.sweep.jobs import Job
+    from matformer_lab.sweep.key import Key
+
+
+class SweepBar:
+    """A sweep's pending jobs as a bar on a terminal or in a notebook; nothing elsewhere."""
+
+    def __init__(self, pending: "Sequence[Job]", *, show: bool = True) -> None:
+        from rich import progress
+
+        console, visible = bar_console()
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.fields[stored]}/{task.fields[count]} scores"),
+            progress.BarColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            disable=not (show and visible),
+        )
+        self._costs = {job.key: job.cost for job in pending}
+        self._shares: dict[Key, float] = {}
+        self._stored: set[Key] = set()
+        self._row = self._bar.add_task(
+            "", total=sum(self._costs.values()), stored=0, count=len(self._costs)
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, group: "Sequence[Job]", share: float) -> None:
+        """That `share` (0 to 1) of scoring these jobs together is done."""
+        if not share:
+            slices = ", ".join(job.name for job in group[:2])
+            more = f" +{len(group) - 2}" if len(group) > 2 else ""
+            self._bar.update(self._row, description=f"{group[0].task.name} · {slices}{more}")
+        self._shares |= {job.key: share for job in group}
+        self._show()
+
+    def stored(self, key: "Key") -> None:
+        """That this job's score is in the store."""
+        self._shares[key] = 1.0
+        self._stored.add(key)
+        self._show()
+
+    def _show(self) -> None:
+        done = sum(share * self._costs[key] for key, share in self._shares.items())
+        self._bar.update(self._row, completed=done, stored=len(self._stored))

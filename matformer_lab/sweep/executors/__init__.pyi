@@ -1,0 +1,5 @@
+"""Where a sweep's scores are computed: in this process, or on a Ray cluster."""
+
+from .base import Executor as Executor
+from .local import LocalExecutor as LocalExecutor
+from .ray_cluster import ray_cluster as ray_cluster

@@ -1,0 +1,262 @@
+"""A sweep's scores computed on an existing Ray cluster.
+
+Ray schedules; this file only says what a task is: one pass (`passes`) on one worker, which opens
+the parent itself, streams each score back as it finishes, and writes nothing. The driver alone
+writes the store, so that nodes need to share no more than the parent and the datasets, and what has
+come back when a node dies is never computed again.
+
+A worker refuses a task that it would score under another key or with other library versions than
+the driver's, so scores of differing nodes cannot mix.
+"""
+
+import contextlib
+import io
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.sweep.executors.base import Scored, ShowShare
+from matformer_lab.sweep.executors.ray_worker import Work, score_on_worker
+from matformer_lab.sweep.jobs import Job, Prepared
+from matformer_lab.sweep.passes import pass_cost, passes
+from matformer_lab.sweep.provenance import library_versions, portable
+from matformer_lab.sweep.recipe import Recipe
+
+TRIES: Final = 4
+"""How often a pass is started before it counts as failed; as Ray's own tasks."""
+
+_CONNECT_SECONDS: Final = 10.0
+_LOOK_AT_CLUSTER_SECONDS: Final = 30.0
+
+
+Warn = Callable[[str], None]
+
+
+@dataclass
+class _Running:
+    """A pass on the cluster."""
+
+    jobs: tuple[Job, ...]
+    """Whose scores have not come back."""
+    tries: int
+
+
+@contextlib.contextmanager
+def ray_cluster(
+    cpus_per_worker: int | None = None, *, warn: Warn = lambda _: None
+) -> Iterator["RayExecutor"]:
+    """An executor on the cluster at RAY_ADDRESS, else on the one this machine belongs to.
+
+    Raises `InputError` where Ray is not installed or no cluster is found. On leaving, what still
+    runs is stopped. `warn` is told of dead nodes.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise InputError(
+            "the ray executor needs Ray, which is not installed: pip install 'matformer-lab[ray]'"
+        ) from None
+    connected_before = ray.is_initialized()
+    if not connected_before:
+        _connect(ray)
+    executor = RayExecutor(ray, cpus_per_worker, warn)
+    # Ray's own notes on dead nodes go to stdout, with pages of its log, and some come at the end.
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            yield executor
+        finally:
+            executor.cancel()
+            if not connected_before:
+                ray.shutdown()
+
+
+def _connect(ray: Any) -> None:
+    """`ray.init` on an existing cluster, or one line that says why not."""
+    hint = "start one (`ray start --head`), or set RAY_ADDRESS to HOST:PORT of its head node"
+    address = os.environ.get("RAY_ADDRESS", "")
+    if "://" in address:
+        raise InputError(
+            f"RAY_ADDRESS {address}: a sweep is started on a node of the cluster, with HOST:PORT "
+            "of its head node; from outside, use `ray job submit`"
+        )
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():  # Ray itself tries for more than five minutes
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+        except OSError as error:
+            raise InputError(
+                f"no Ray cluster answers at RAY_ADDRESS {address} ({one_line(error)}); {hint}"
+            ) from None
+    try:
+        ray.init(address="auto", log_to_driver=False, logging_level="CRITICAL")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"no Ray cluster to connect to ({one_line(error)}); {hint}") from None
+
+
+class RayExecutor:
+    """Passes as Ray tasks: one GPU each, or a share of a node's CPUs. See `ray_cluster`."""
+
+    def __init__(self, ray: Any, cpus_per_worker: int | None, warn: Warn) -> None:
+        self._ray = ray
+        self._cpus = cpus_per_worker
+        self._warn = warn
+        self._running: dict[Any, _Running] = {}
+
+    def device(self, recipe: Recipe) -> str:
+        """`auto`: GPUs if the cluster has any, else CPUs."""
+        if recipe.device not in ("auto", "cpu", "cuda"):
+            raise InputError(
+                f"device: {recipe.device} names one machine's device; on a Ray cluster give cuda, "
+                "cpu or auto"
+            )
+        if recipe.device != "auto":
+            return recipe.device
+        return "cuda" if any(node.get("GPU") for node in self._nodes()) else "cpu"
+
+    def fetched(self, prepared: Prepared) -> Prepared:
+        """Each node gets the weights itself."""
+        return prepared
+
+    def scores(
+        self, prepared: Prepared, pending: Sequence[Job], show_share: ShowShare
+    ) -> Iterator[Scored]:
+        """The pending jobs' scores as workers finish them, the longest pass started first.
+
+        A pass whose worker dies is started again for what had not come back. Raises `InputError`
+        for what a worker refuses or fails at, and at the end for passes that had `TRIES` workers
+        die. How far a running pass is stays unknown here, so `show_share` is not called.
+        """
+        exceptions = self._ray.exceptions
+        # A worker was killed, its node died, or what it had sent was lost with its node.
+        lost = (
+            exceptions.WorkerCrashedError,
+            exceptions.NodeDiedError,
+            exceptions.OutOfMemoryError,
+            exceptions.ObjectLostError,
+        )
+        gpu = prepared.device == "cuda"
+        cpus = self._cpus or self._usual_cpus(gpu)
+        workers = self._workers(gpu, cpus)
+        if not workers:
+            raise InputError(
+                f"no node of the Ray cluster has {'a GPU and ' * gpu}{cpus} CPUs for a worker; see "
+                "`ray status`, or give --cpus-per-worker"
+            )
+        start = self._starter(prepared, gpu, cpus)
+        for group in sorted(passes(pending, workers), key=pass_cost, reverse=True):
+            self._running[start(group)] = _Running(group, 1)
+        failed: list[tuple[Job, ...]] = []
+        while self._running:
+            stream = self._next_ready(gpu, cpus)
+            running = self._running[stream]
+            try:
+                scored: Scored = self._ray.get(next(stream))
+            except StopIteration:
+                del self._running[stream]
+            except lost as error:
+                del self._running[stream]
+                self._warn(_died(running, error))
+                if running.tries == TRIES:
+                    failed.append(running.jobs)
+                else:
+                    self._running[start(running.jobs)] = replace(running, tries=running.tries + 1)
+            except exceptions.RayTaskError as error:
+                raise InputError(one_line(error.cause)) from error
+            except exceptions.RayError as error:
+                raise InputError(f"Ray: {_first_sentence(error)}") from error
+            else:
+                running.jobs = tuple(job for job in running.jobs if job.key != scored.key)
+                yield scored
+        if failed:
+            raise InputError(
+                f"{TRIES} workers died while scoring {'; '.join(map(_described, failed))}; the "
+                "other scores are stored, and the same command continues"
+            )
+
+    def cancel(self) -> None:
+        """Stop what still runs, at once: workers write nothing that could be left half done."""
+        for stream in self._running:
+            self._ray.cancel(stream, force=True)
+        self._running.clear()
+
+    def _starter(self, prepared: Prepared, gpu: bool, cpus: int) -> Callable[..., Any]:
+        """A function that sends a pass to the cluster and gives its stream of scores."""
+        # Retries are this file's: Ray's would compute a pass from its start.
+        remote = self._ray.remote(
+            num_cpus=cpus, num_gpus=int(gpu), max_retries=0, name="matformer-lab pass"
+        )(score_on_worker)
+        sweep = os.urandom(8).hex()
+
+        def start(group: Sequence[Job]) -> Any:
+            return remote.remote(work_of(prepared, group, sweep=sweep, threads=cpus))
+
+        return start
+
+    def _next_ready(self, gpu: bool, cpus: int) -> Any:
+        """A stream that has a score, an end or an error to give."""
+        told = False
+        while True:
+            ready, _ = self._ray.wait(
+                list(self._running), num_returns=1, timeout=_LOOK_AT_CLUSTER_SECONDS
+            )
+            if ready:
+                return ready[0]
+            if not told and not self._workers(gpu, cpus):
+                self._warn("no node of the Ray cluster can run a worker any more; waiting for one")
+                told = True
+
+    def _nodes(self) -> list[Mapping[str, float]]:
+        """The resources of every live node."""
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+
+    def _usual_cpus(self, gpu: bool) -> int:
+        """One for a GPU's worker; else a whole node, the smallest that has CPUs."""
+        cpus = [int(node.get("CPU", 0)) for node in self._nodes()]
+        return 1 if gpu else min((count for count in cpus if count), default=1)
+
+    def _workers(self, gpu: bool, cpus: int) -> int:
+        """How many workers run at a time."""
+
+        def on(node: Mapping[str, float]) -> int:
+            by_cpus = int(node.get("CPU", 0)) // cpus
+            return min(int(node.get("GPU", 0)), by_cpus) if gpu else by_cpus
+
+        return sum(map(on, self._nodes()))
+
+
+def work_of(prepared: Prepared, group: Sequence[Job], *, sweep: str, threads: int) -> Work:
+    """What a worker needs to know to score `group`, the jobs of one task."""
+    recipe = portable(prepared.recipe, prepared.parent)
+    tasks = [task for task in recipe["tasks"] if task["name"] == group[0].task.name]
+    return Work(
+        sweep=sweep,
+        recipe=json.dumps({**recipe, "tasks": tasks, "device": prepared.device}),
+        keys=tuple(job.key for job in group),
+        versions=dict(library_versions()),
+        threads=threads,
+    )
+
+
+def _described(jobs: Sequence[Job]) -> str:
+    return f"{', '.join(job.name for job in jobs)} on {jobs[0].task.name}"
+
+
+def _first_sentence(error: BaseException) -> str:
+    """What a Ray error begins with; much advice follows."""
+    return one_line(error).partition(". ")[0]
+
+
+def _died(running: _Running, error: Exception) -> str:
+    left = TRIES - running.tries
+    what = f"{left} more tries" if left else "no more tries"
+    return f"lost the worker of {_described(running.jobs)} ({_first_sentence(error)}); {what}"
+
+
+# --- on a worker -------------------------------------------------------------------------------
+
+
+# A worker process takes one pass after the other and keeps what they have in common.

@@ -1,0 +1,99 @@
+"""One pass: the slices of a group on their one task."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.evaluate import score_together
+from matformer_lab.gemma3n import TextConfig
+from matformer_lab.sweep.executors.base import Scored, ShowShare
+from matformer_lab.sweep.jobs import Job, Prepared
+from matformer_lab.sweep.provenance import device_name, now
+from matformer_lab.sweep.store import Run
+
+if TYPE_CHECKING:
+    from matformer_lab.live.elastic import ElasticParent
+
+
+_SMALL_HIDDEN_SIZE: Final = 256
+
+
+def load_elastic(prepared: Prepared) -> "ElasticParent":
+    """Those of the parent's weights that the recipe's slices need, as the recipe wants them."""
+    import torch
+
+    from matformer_lab.live.elastic import ElasticParent
+
+    with _lack_of_memory_in_words(prepared):
+        return ElasticParent.load(
+            prepared.parent,
+            slices=[sized.slice for sized in prepared.sized],
+            dtype=getattr(torch, prepared.recipe.dtype),
+            device=prepared.device,
+        )
+
+
+def score_pass(
+    prepared: Prepared, elastic: "ElasticParent", group: Sequence[Job], show_share: ShowShare
+) -> Iterator[Scored]:
+    """Score the slices of `group` on their one task."""
+    recipe = prepared.recipe
+    by_slice = {job.key.slice: job for job in group}
+    models = {digest: elastic.live(job.slice) for digest, job in by_slice.items()}
+    show_share(group, 0.0)
+    with _threads_for(prepared.parent.text), _lack_of_memory_in_words(prepared):
+        scored = score_together(
+            models,
+            prepared.tokenizer,
+            group[0].task,
+            scorer=recipe.scorer,
+            batch_size=recipe.batch_size,
+            progress=lambda share: show_share(group, share),
+        )
+        for digest, score, seconds in scored:
+            job = by_slice[digest]
+            run = Run(
+                seconds=seconds,
+                prompt_chars=job.task.prompt_chars,
+                effective_params=job.sizes.effective,
+                batch_size=recipe.batch_size,
+                device_name=device_name(prepared.device),
+                finished=now(),
+            )
+            yield Scored(job.key, score, run)
+
+
+@contextmanager
+def _lack_of_memory_in_words(prepared: Prepared) -> Iterator[None]:
+    """PyTorch's many words on memory as one line with a remedy."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPU" not in str(error):
+            raise
+        raise InputError(
+            f"device: {prepared.device} has too little memory for these slices in "
+            f"{prepared.recipe.dtype}: `matformer-lab plan` says what a slice takes, and scoring "
+            "takes up to a fifth more; use narrower slices, bfloat16 or device: cpu"
+        ) from None
+
+
+@contextmanager
+def _threads_for(text: TextConfig) -> Iterator[None]:
+    """One CPU thread for a model too small to share out.
+
+    Its matrices take less time than waking a second thread: with an earlier embedded parent
+    (32 x 64) the demo needed 36 s of CPU with one thread on two busy cores, 89 to 122 s with two.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if text.hidden_size < _SMALL_HIDDEN_SIZE:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

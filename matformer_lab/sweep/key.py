@@ -1,0 +1,51 @@
+"""What a score rests on."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a score depends on. `slice` and `task` say which score it is; the rest must match."""
+
+    slice: str
+    """Digest of widths and skipped layers; the name may change freely."""
+    task: str
+    parent: str
+    """Hub commit, else the fingerprint of the files."""
+    tokenizer: str
+    """sha256 of the tokenizer."""
+    task_version: str
+    prompt_hash: str
+    num_fewshot: int | None
+    seed: int
+    limit: float | None
+    dtype: str
+    device: str
+    """cpu, cuda or mps."""
+    scorer: str
+    lm_eval: str
+    torch: str
+    transformers: str
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (hex) over all fields."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: Mapping[str, Any]) -> tuple[str, ...]:
+        """`torch 2.12.0 -> 2.13.0` for each field in which a stored key (`other`) differs."""
+        return tuple(
+            f"{name} {_short(other.get(name))} -> {_short(value)}"
+            for name, value in asdict(self).items()
+            if other.get(name) != value
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:12] + "…"

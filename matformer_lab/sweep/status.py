@@ -1,0 +1,85 @@
+"""How a sweep's jobs stand against its store, and how long the rest would take."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from matformer_lab.sweep.jobs import Job
+from matformer_lab.sweep.store import Store
+
+State = Literal["done", "stale", "new"]
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job against the store. `why`: for a stale one, what changed since its score was stored."""
+
+    job: Job
+    state: State
+    why: tuple[str, ...]
+    seconds: float | None
+    """Estimated; None before anything comparable has run, 0 for a finished one."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a sweep would do."""
+
+    jobs: tuple[JobStatus, ...]
+
+    @property
+    def pending(self) -> tuple[JobStatus, ...]:
+        return tuple(status for status in self.jobs if status.state != "done")
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated seconds of scoring still to do."""
+        estimates = [status.seconds for status in self.pending]
+        known = [seconds for seconds in estimates if seconds is not None]
+        return sum(known) if len(known) == len(estimates) else None
+
+    def __str__(self) -> str:
+        lines = [
+            f"{status.state:5}  {status.job.name}  {status.job.task.name}"
+            + (f"  ~ {_duration(status.seconds)}" if status.seconds else "")
+            + (f"  ({'; '.join(status.why)})" if status.why else "")
+            for status in self.jobs
+        ]
+        total = (
+            "unknown until something has run" if self.seconds is None else _duration(self.seconds)
+        )
+        return "\n".join(
+            [*lines, f"{len(self.pending)} of {len(self.jobs)} scores to compute; time: {total}"]
+        )
+
+
+def statuses_of(jobs: Sequence[Job], store: Store) -> DryRun:
+    """Every job against the store."""
+    runs = [(entry.key, entry.run) for entry in store.entries()]
+
+    def estimate(job: Job) -> float | None:
+        comparable = [
+            (key["task"], run.seconds / run.cost)
+            for key, run in runs
+            if (key["scorer"], key["device"]) == (job.key.scorer, job.key.device) and run.cost
+        ]
+        of_task = [rate for task, rate in comparable if task == job.task.name]
+        rates = of_task or [rate for _, rate in comparable]
+        return statistics.median(rates) * job.cost if rates else None
+
+    def status(job: Job) -> JobStatus:
+        if store.get(job.key) is not None:
+            return JobStatus(job, "done", (), 0.0)
+        why = store.stale(job.key)
+        return JobStatus(job, "stale" if why else "new", why, estimate(job))
+
+    return DryRun(tuple(status(job) for job in jobs))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "under 1 s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
