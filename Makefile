@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format tiny clean
+.PHONY: demo test check docs format tiny clean
 
 demo: $(VENV)/.installed
 	$(BIN)/matformer-lab sweep recipes/demo.yaml --out runs/demo
@@ -14,7 +14,12 @@ test: $(VENV)/.installed-dev
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# The documentation as a site in site/; strict: a broken link or reference is an error.
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
@@ -28,7 +33,7 @@ tiny: $(VENV)/.installed
 	$(BIN)/python -m training.tiny measure runs/tiny-figures
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs build dist site
 
 # constraints.txt: the versions this release was tested with.
 $(VENV)/.python:

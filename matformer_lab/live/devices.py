@@ -32,7 +32,7 @@ def resolve_device(device: str) -> str:
         "mps": int(torch.backends.mps.is_available()),
     }
     if not (index or "0").isdecimal() or int(index or 0) >= available.get(kind, 0):
-        raise InputError(f"`device` is {device}, which this machine does not have; use auto or cpu")
+        raise InputError(f"`device`: {device} is not available on this machine; use auto or cpu")
     return device
 
 

@@ -47,10 +47,10 @@ def test_a_task_keeps_what_is_written_and_gets_the_rest() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("parent: tiny\ntask: [boolq]", "unknown key 'task'; the nearest known key is 'tasks'"),
+        ("parent: tiny\ntask: [boolq]", "unknown key 'task'; did you mean 'tasks'?"),
         (
             "parent: tiny\ntasks: [{name: boolq, num_fewshots: 3}]",
-            "unknown key 'tasks[0].num_fewshots'; the nearest known key is 'num_fewshot'",
+            "unknown key 'tasks[0].num_fewshots'; did you mean 'num_fewshot'?",
         ),
         ("slices: [e2b]", "key 'parent' is missing"),
         ("parent: tiny\nparent: big", "'parent' appears twice"),
