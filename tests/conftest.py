@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ hypothesis.settings.load_profile("untimed")
 # Pico models are too small for a second thread to help, and two threads on a busy machine wait for
 # each other. Set before torch is imported; processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Digests that tests compute are kept apart from the user's, and for one run only.
+os.environ["MATFORMER_LAB_CACHE"] = tempfile.mkdtemp(prefix="matformer-lab-tests-")
 
 # A script's background job ignores Ctrl-C; so would the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.untrusted import open_regular
+from matformer_lab.common.content_digest import content_digest, known_digest
+from matformer_lab.common.progress import bytes_bar
 from matformer_lab.gemma3n import (
     EMBED_TOKENS,
     TextConfig,
@@ -24,8 +25,6 @@ SINGLE_FILE: Final = "model.safetensors"
 
 _GOOGLES: Final = ("gemma-3n-E4B", "gemma-3n-E4B-it")
 _TEXT_DTYPES: Final = ("BF16", "F16", "F32")
-_SAMPLE_BYTES = 4096
-_SAMPLES_PER_FILE = 64
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,11 @@ class Parent:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) over config, tensor layout and sampled weights: what makes parents differ.
+        """sha256 (hex) over config, tensor layout and every byte of the weights.
 
-        Weights are sampled (64 windows of 4 KiB a file), since hashing 16 GB at every command
-        would cost more than the command. Training moves all weights, so a sample tells two
-        checkpoints apart; it is not a proof against tampering. A Hub parent counts its commit
-        instead, so that it need not be downloaded.
+        The weights are read once, with a bar where there is a terminal; after that their digests
+        are known as long as the files do not change (`common.content_digest`). A Hub parent counts
+        its commit instead, which stands for its files, so that it need not be downloaded.
         """
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for name in sorted(self.tensors):
@@ -87,12 +85,12 @@ class Parent:
         if self.folder is None or self.revision is not None:
             digest.update(f"{self.name}@{self.revision}".encode())
             return digest.hexdigest()
-        for file in sorted({info.file for info in self.tensors.values()}):
-            with open_regular(self.folder / file) as weights:
-                size = weights.seek(0, 2)
-                for window in range(_SAMPLES_PER_FILE):
-                    weights.seek(max(0, size - _SAMPLE_BYTES) * window // (_SAMPLES_PER_FILE - 1))
-                    digest.update(weights.read(_SAMPLE_BYTES))
+        files = [self.folder / file for file in sorted({i.file for i in self.tensors.values()})]
+        new = any(known_digest(path) is None for path in files)
+        size = sum(path.stat().st_size for path in files)
+        with bytes_bar(f"fingerprint of {self.name}", size, new) as advance:
+            for path in files:
+                digest.update(f"{content_digest(path, advance)}\n".encode())
         return digest.hexdigest()
 
 

@@ -1,0 +1,109 @@
+"""Digests of whole files, computed once: every byte counts, and a file that did not change is not
+read again.
+
+A digest is kept under the file's path, size, device, inode, modification and change time. The
+change time cannot be set back, so that bytes replaced under an old modification time are noticed.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+
+from matformer_lab.common.atomic import write_atomic
+from matformer_lab.common.errors import InputError
+from matformer_lab.common.progress import Advance, quiet
+from matformer_lab.common.untrusted import open_regular
+
+CHUNK_BYTES: Final = 16 << 20
+RACY_NS: Final = 2 * 10**9
+"""A file changed less than this before it was read may change again within the same tick of the
+file system's clock, so its digest is not kept (as Git does with its index)."""
+
+
+def cache_folder() -> Path:
+    """`MATFORMER_LAB_CACHE`, else `matformer_lab` in the user's cache (`XDG_CACHE_HOME`)."""
+    own = os.environ.get("MATFORMER_LAB_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matformer_lab"
+
+
+def known_digest(path: Path) -> str | None:
+    """The digest of a file that was read before and has not changed since; None if it was not."""
+    try:
+        note = json.loads(_note_of(path).read_bytes())
+        state = _state(path)
+    except (OSError, ValueError, RuntimeError):
+        return None
+    known = note.get("digest") if isinstance(note, dict) and note.get("state") == state else None
+    return known if isinstance(known, str) else None
+
+
+def content_digest(path: Path, advance: Advance = quiet) -> str:
+    """blake3 (hex) of every byte of a file.
+
+    Args:
+        path: A regular file.
+        advance: Told the bytes read.
+
+    Raises:
+        InputError: When the file cannot be read, or changes meanwhile.
+    """
+    known = known_digest(path)
+    if known is not None:
+        advance(path.stat().st_size)
+        return known
+    started = time.time_ns()
+    before = _state(path)
+    hasher = blake3(max_threads=blake3.AUTO)
+    chunk = bytearray(CHUNK_BYTES)
+    view = memoryview(chunk)
+    try:
+        with open_regular(path) as file:
+            while count := file.readinto(view):  # type: ignore[attr-defined]
+                hasher.update(view[:count])
+                advance(count)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    digest = hasher.hexdigest()
+    if _state(path) != before:
+        raise InputError(f"{path}: changed while it was read; run again")
+    if before["ctime_ns"] < started - RACY_NS:
+        _note(path, before, digest)
+    return digest
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """What changes whenever the bytes do."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return {
+        "size": stat.st_size,
+        "device": stat.st_dev,
+        "inode": stat.st_ino,
+        "mtime_ns": stat.st_mtime_ns,
+        "ctime_ns": stat.st_ctime_ns,
+    }
+
+
+def _note_of(path: Path) -> Path:
+    name = blake3(os.fsencode(path.resolve())).hexdigest()[:32]
+    return cache_folder() / "digests" / f"{name}.json"
+
+
+def _note(path: Path, state: dict[str, Any], digest: str) -> None:
+    """Keep a digest; where that is not possible it is computed again next time."""
+    note = _note_of(path)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(
+            note, json.dumps({"path": str(path), "state": state, "digest": digest}).encode()
+        )
+    except (OSError, ValueError):
+        pass
