@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.validation import explain
+
+MAX_LAYERS: Final = 1024
+"""The most layers that a parent may have."""
 
 LayerType = Literal["sliding_attention", "full_attention"]
 """The attention of a layer, as `layer_types` in config.json names it."""
@@ -34,7 +37,7 @@ class TextConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    num_hidden_layers: Annotated[int, Field(strict=True, gt=0, le=1024)]
+    num_hidden_layers: Annotated[int, Field(strict=True, gt=0, le=MAX_LAYERS)]
     hidden_size: Dimension
     intermediate_size: tuple[Dimension, ...]
     layer_types: tuple[LayerType, ...]
@@ -61,7 +64,7 @@ class TextConfig(BaseModel):
         attention at layers 0, 5, 10...; no published model has that.)
         """
         layers = raw.get("num_hidden_layers") if isinstance(raw, Mapping) else None
-        if type(layers) is not int or not 0 < layers <= 1024:
+        if type(layers) is not int or not 0 < layers <= MAX_LAYERS:
             return raw  # the field's own check says what is wrong
         filled = dict(raw)
         if type(filled.get("intermediate_size")) is int:
@@ -98,7 +101,7 @@ class TextConfig(BaseModel):
 
     @cached_property
     def kv_sources(self) -> frozenset[int]:
-        """The layers whose K/V the sharing layers read: the last of each attention type before them.
+        """The layers whose K/V the sharing layers read: the last one of each type before them.
 
         Empty if no layer shares K/V.
         """

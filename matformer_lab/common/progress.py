@@ -39,8 +39,8 @@ def bar_console() -> BarConsole:
 
 
 Progress = bool | Advance
-"""The `progress` of public functions: True shows a bar where it can be seen, False shows nothing, and
-a function is called with the bytes done since its last call."""
+"""The `progress` of public functions: True shows a bar where it can be seen, False shows nothing,
+and a function is called with the bytes done since its last call."""
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator
 
 Span = tuple[int, int]
-"""(start, stop), without the stop. A plain tuple: the addresses of a family's files are digests over
-how tuples are printed (`checkpoint.pieces`), which a named tuple would change."""
+"""(start, stop), the stop excluded.
+
+A plain tuple, since the addresses of a family's files are digests over printed spans
+(`checkpoint.pieces`), and a named tuple prints otherwise."""
 
 
 def merged(spans: Iterable[Span], gap: int = 0) -> tuple[Span, ...]:

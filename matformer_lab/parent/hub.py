@@ -146,7 +146,7 @@ def repo_id_of(parent: Parent) -> str:
 
 
 def with_weights(parent: Parent) -> Parent:
-    """The parent with all its weights in a local folder, downloaded into the Hub's cache if need be.
+    """The parent with all its weights in a local folder; downloads them if it has none.
 
     Raises:
         InputError: The Hub cannot be reached, or refuses.

@@ -33,7 +33,7 @@ def open_parent(ref: StrPath) -> Parent:
         >>> import matformer_lab as ml
         >>> parent = ml.open_parent("tiny")
         >>> parent.text.num_hidden_layers, parent.dtype
-        (35, 'F32')
+        (35, 'BF16')
     """
     ref = os.fspath(ref)
     if ref == TINY:

@@ -50,7 +50,7 @@ class Parent:
         >>> parent.name, parent.multimodal, parent.prefix
         ('tiny', False, 'model.')
         >>> parent.text.layer_types[4], len(parent.tensors)
-        ('full_attention', 848)
+        ('full_attention', 851)
     """
 
     ref: str

@@ -1,7 +1,7 @@
-"""The embedded parent `tiny`: a small trained MatFormer with Gemma 3n E4B's structure, and its tasks.
+"""The embedded parent `tiny`: a small trained MatFormer with Gemma 3n E4B's structure.
 
-The folders hold data only: a checkpoint and three lm-eval tasks. `training/tiny/` in the repository
-made them; `docs/tiny.md` says how, and how well the slices score.
+The folders hold data only: its checkpoint and three lm-eval tasks. `training/tiny/` in the
+repository made them; `docs/tiny.md` says how, and how well the slices score.
 """
 
 from __future__ import annotations
