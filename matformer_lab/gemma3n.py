@@ -1,7 +1,9 @@
-"""Gemma 3n as data: the text config, and for every text tensor its shape and how a slice cuts it.
+"""Gemma 3n as data: the text config, and the shape and cut of every text tensor.
 
-This is the only file that knows the names inside a Gemma 3n checkpoint. Shapes are written in terms
-of the config's own keys; they are those of transformers' `Gemma3nTextModel`.
+This is the only module that spells the names of tensors in a Gemma 3n checkpoint
+(tests/slicing/test_tensor_names.py); the modules that run a model reach its parts as attributes of
+transformers' classes. Shapes are those of transformers' `Gemma3nTextModel`, written in terms of the
+config's keys.
 """
 
 import re
@@ -9,23 +11,33 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.validation import explain
 
+MAX_LAYERS: Final = 1024
+"""The most layers that a parent may have."""
+
 LayerType = Literal["sliding_attention", "full_attention"]
+"""The attention of a layer, as `layer_types` in config.json names it."""
+
 Dimension = Annotated[int, Field(strict=True, gt=0, lt=2**31)]
+"""A size in a config; the bound keeps products of sizes far from overflow."""
 
 
 class TextConfig(BaseModel):
-    """The text part of a config.json, checked. Per-layer values are tuples over the layers."""
+    """The text part of a config.json, checked.
+
+    The fields are the keys of transformers' `Gemma3nTextConfig` on which tensors, cuts and sizes
+    depend; other keys are ignored. Per-layer values are tuples over the layers.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    num_hidden_layers: Annotated[int, Field(strict=True, gt=0, le=1024)]
+    num_hidden_layers: Annotated[int, Field(strict=True, gt=0, le=MAX_LAYERS)]
     hidden_size: Dimension
     intermediate_size: tuple[Dimension, ...]
     layer_types: tuple[LayerType, ...]
@@ -46,13 +58,13 @@ class TextConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_per_layer_values(cls, raw: Any) -> Any:
-        """Expand what a config.json may leave out or write as one number.
+        """Expand per-layer values that a config.json leaves out or writes as one number.
 
-        The defaults are those of transformers >= 4.54. (4.53's default for `layer_types` put full
-        attention at 0, 5, 10...; no published model has that.)
+        The defaults are those of transformers >= 4.54. (The default `layer_types` of 4.53 had full
+        attention at layers 0, 5, 10...; no published model has that.)
         """
         layers = raw.get("num_hidden_layers") if isinstance(raw, Mapping) else None
-        if type(layers) is not int or not 0 < layers <= 1024:
+        if type(layers) is not int or not 0 < layers <= MAX_LAYERS:
             return raw  # the field's own check says what is wrong
         filled = dict(raw)
         if type(filled.get("intermediate_size")) is int:
@@ -89,7 +101,10 @@ class TextConfig(BaseModel):
 
     @cached_property
     def kv_sources(self) -> frozenset[int]:
-        """The layers whose K/V the shared layers read: the last of each type before them."""
+        """The layers whose K/V the sharing layers read: the last one of each type before them.
+
+        Empty if no layer shares K/V.
+        """
         if not self.num_kv_shared_layers:
             return frozenset()
         own = range(self.first_kv_shared_layer)
@@ -98,7 +113,10 @@ class TextConfig(BaseModel):
 
     @cached_property
     def blocks(self) -> tuple[range, ...]:
-        """The layers grouped into runs that end with a full-attention layer (E4B: 7 runs of 5)."""
+        """The attention blocks: runs of layers that end with a full-attention layer.
+
+        E4B has 7 blocks of 5 layers. Sliding layers after the last full one are a block too.
+        """
         starts = [0]
         for layer, kind in enumerate(self.layer_types[:-1]):
             if kind == "full_attention":
@@ -110,18 +128,26 @@ class TextConfig(BaseModel):
 
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json describes the full `gemma3n` rather than `gemma3n_text`."""
+    """Whether a config.json is of the full `gemma3n`, with towers, rather than `gemma3n_text`."""
     return config.get("model_type") == "gemma3n"
 
 
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The mapping inside config.json that holds the text model's keys."""
+    """The part of a config.json with the text model's keys; empty if there is none."""
     part = config.get("text_config") if is_multimodal(config) else config
     return part if isinstance(part, Mapping) else {}
 
 
 def read_text_config(config: Mapping[str, Any], where: str) -> TextConfig:
-    """Check the text part of `config`; `where` names the file in an `InputError`."""
+    """Check the text part of a config.
+
+    Args:
+        config: The whole config.json.
+        where: Names the file in an error.
+
+    Raises:
+        InputError: The model is not a Gemma 3n, or a key is missing or wrong.
+    """
     model_type = config.get("model_type")
     if model_type not in ("gemma3n", "gemma3n_text"):
         raise InputError(
@@ -136,7 +162,12 @@ def read_text_config(config: Mapping[str, Any], where: str) -> TextConfig:
 
 
 class Cut(Enum):
-    """How a slice selects from a tensor."""
+    """How a slice selects from a text tensor of its parent.
+
+    FFN cuts keep the first w of the FFN's hidden units, w being the layer's width in the slice.
+    Layer cuts keep the blocks of `hidden_size_per_layer_input` rows or columns that belong to kept
+    layers. Tensors of a skipped layer are left out whatever their cut.
+    """
 
     WHOLE = "whole"
     FFN_ROWS = "first w rows"
@@ -147,12 +178,19 @@ class Cut(Enum):
 
 @dataclass(frozen=True)
 class TensorRule:
-    """One text tensor (or one per layer): its shape as config expressions, and its cut."""
+    """A text tensor, or one in every layer.
+
+    Attributes:
+        name: Without the checkpoint's prefix and, for a layer's tensor, without `layers.N.`.
+        shape: Keys of the sizes in `expected_tensors`, or `ffn` for the layer's FFN width.
+        cut: How a slice selects from it.
+        absent_where_kv_shared: Whether layers that share K/V may lack it: transformers 5 does not
+            build, and so does not save, their K/V tensors.
+    """
 
     name: str
     shape: tuple[str, ...]
     cut: Cut = Cut.WHOLE
-    # transformers 5 does not build, and so does not save, the K/V of layers that share K/V.
     absent_where_kv_shared: bool = False
 
 
@@ -205,33 +243,63 @@ _CUT_BY_SUFFIX = {rule.name: rule.cut for rule in _LAYER_RULES + _MODEL_RULES}
 
 
 TEXT_ONLY_PREFIX = "model."
-"""What stands before the text tensors' names in a `gemma3n_text` checkpoint."""
+"""The prefix of the text tensors' names in a `gemma3n_text` checkpoint."""
 
 
 def layer_tensor(layer: int, rest: str) -> str:
-    """`(7, "mlp.up_proj.weight")` -> `layers.7.mlp.up_proj.weight`: what `split_layer` undoes."""
+    """The name of a layer's tensor without the prefix; `split_layer` undoes it.
+
+    Examples:
+        >>> layer_tensor(7, "mlp.up_proj.weight")
+        'layers.7.mlp.up_proj.weight'
+    """
     return f"layers.{layer}.{rest}"
 
 
 def is_lm_head(name: str) -> bool:
-    """Whether this is the LM head's tensor, in the full or the text-only form."""
+    """Whether a tensor, named with its prefix, is the LM head of a full or text-only checkpoint."""
     return name == "lm_head.weight" or name.endswith(".lm_head.weight")
 
 
-def split_layer(name: str) -> tuple[int | None, str]:
-    """`layers.7.mlp.up_proj.weight` -> `(7, "mlp.up_proj.weight")`; others -> `(None, name)`."""
+class LayerName(NamedTuple):
+    """A tensor's name without the prefix, taken apart.
+
+    Attributes:
+        layer: The index of its layer; None for a tensor outside the layers.
+        rest: The name inside the layer; the whole name for a tensor outside the layers.
+    """
+
+    layer: int | None
+    rest: str
+
+
+def split_layer(name: str) -> LayerName:
+    """Take a tensor's name without the prefix apart; `layer_tensor` undoes it.
+
+    Examples:
+        >>> split_layer("layers.7.mlp.up_proj.weight")
+        LayerName(layer=7, rest='mlp.up_proj.weight')
+        >>> split_layer("norm.weight")
+        LayerName(layer=None, rest='norm.weight')
+    """
     match = _LAYER_NAME.fullmatch(name)
-    return (int(match[1]), match[2]) if match else (None, name)
+    return LayerName(int(match[1]), match[2]) if match else LayerName(None, name)
 
 
 def cut_of(name: str) -> Cut:
-    """The cut of a text tensor (name without the checkpoint's prefix); unknown ones stay whole."""
-    return _CUT_BY_SUFFIX.get(split_layer(name)[1], Cut.WHOLE)
+    """The cut of a text tensor, named without the prefix; unknown tensors are kept whole."""
+    return _CUT_BY_SUFFIX.get(split_layer(name).rest, Cut.WHOLE)
 
 
 @dataclass(frozen=True)
 class ExpectedTensor:
-    """A text tensor that a config calls for. `required` is False for redundant K/V."""
+    """A text tensor that a config calls for.
+
+    Attributes:
+        name: Without the prefix.
+        shape: As the parent's files hold it.
+        required: False for the K/V tensors of layers that share K/V, which nothing reads.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -239,7 +307,7 @@ class ExpectedTensor:
 
 
 def expected_tensors(text: TextConfig) -> Iterator[ExpectedTensor]:
-    """Every text tensor of a checkpoint with this config, names without the prefix."""
+    """Every text tensor of a checkpoint with this config, the LM head aside (it is tied)."""
     dims = {
         "hidden": text.hidden_size,
         "vocab": text.vocab_size,
@@ -267,10 +335,17 @@ def expected_tensors(text: TextConfig) -> Iterator[ExpectedTensor]:
 
 
 def text_prefix(names: Mapping[str, Any], where: str) -> str:
-    """What stands before `embed_tokens_per_layer.weight`: e.g. `model.language_model.`.
+    """The prefix of a checkpoint's text tensors, told by `embed_tokens_per_layer.weight`.
 
-    Full checkpoints write `model.language_model.`, text-only ones `model.`; a bare text model
-    writes nothing.
+    `model.language_model.` in full checkpoints, `model.` in text-only ones, and empty for a bare
+    text model.
+
+    Args:
+        names: The checkpoint's tensors by name.
+        where: Names the checkpoint in an error.
+
+    Raises:
+        InputError: There is no such tensor, or more than one.
     """
     suffix = EMBED_TOKENS_PER_LAYER
     found = [n.removesuffix(suffix) for n in names if n == suffix or n.endswith("." + suffix)]

@@ -1,4 +1,4 @@
-"""What every room uses: errors, files read and written with care, progress."""
+"""What every package uses: errors, careful reading and writing of files, progress bars."""
 
 import lazy_loader as _lazy
 

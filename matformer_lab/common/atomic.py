@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write beside, fsync, rename."""
+"""Files that are either complete or absent: write to a temporary file, fsync, rename."""
 
 import os
 import tempfile
@@ -6,7 +6,18 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, or a kill at any moment, sees all of it or none."""
+    """Replace the file at `path` by `data` in one step.
+
+    A reader sees either the old file or the new one, and so does whoever comes after a kill or a
+    power cut.
+
+    Args:
+        path: The file. Its folder exists.
+        data: The whole new content.
+
+    Raises:
+        OSError: The disk refuses; `path` is then as it was.
+    """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
@@ -14,7 +25,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes 0600 files; the result should look like any file the user writes.
+        # mkstemp creates 0600 files; the result should have the permissions of any new file.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
@@ -24,7 +35,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` durable (a no-op where folders cannot be opened)."""
+    """Make a rename inside `folder` durable; does nothing where folders cannot be opened."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -32,7 +43,7 @@ def fsync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError:
-        pass  # some network filesystems refuse to fsync a folder
+        pass  # some network filesystems cannot fsync a folder
     finally:
         os.close(descriptor)
 

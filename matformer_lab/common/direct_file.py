@@ -1,13 +1,14 @@
-"""A file written in large pieces past the page cache, where the system allows it.
+"""A file written in large pieces that bypass the page cache, where the system allows it.
 
-Putting gigabytes of new pages into the page cache costs more than the disk does on many machines,
-throws out the parent that is being read, and has to reach the disk anyway before a checkpoint may
-get its name. So whole blocks are written directly (Linux `O_DIRECT`); what is not block-aligned,
-and everything on systems and filesystems without direct writes, goes the ordinary way.
+Filling the page cache with gigabytes of new pages costs more than the disk does on many machines,
+evicts the parent that is being read, and the data must reach the disk anyway before a checkpoint
+gets its final name. So whole blocks are written directly (Linux `O_DIRECT`). Data that is not
+block-aligned, and all data on systems and filesystems without direct writes, takes the usual path
+through the page cache.
 
 Why not `copy_file_range` or reflinks: every byte is read anyway, for the manifest's digests, so
-only the write could be saved. A reflink needs source and destination at the same place within a
-block. A safetensors file's data starts at any multiple of 8, so a child would have to take its
+only the write could be saved. A reflink needs source and destination at the same offset within a
+block. A safetensors file's data starts at any multiple of 8, so a child would have to copy its
 header's padding from the parent's, tensor by tensor, and lose its aligned writes everywhere else.
 """
 
@@ -22,7 +23,16 @@ import numpy as np
 
 
 class DirectFile:
-    """A new file of `size` bytes. Threads may write different blocks of it at once."""
+    """A new file of fixed size. Threads may write different blocks of it at the same time.
+
+    Args:
+        path: The file; an existing one is overwritten. Symbolic links are refused where the system
+            can (`O_NOFOLLOW`).
+        size: Its size in bytes.
+
+    Raises:
+        OSError: The file cannot be created.
+    """
 
     def __init__(self, path: Path, size: int) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
@@ -39,7 +49,14 @@ class DirectFile:
                 raise
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Write all of `data` at `offset`. Raises OSError."""
+        """Write all of `data`, starting at byte `offset` of the file.
+
+        Written directly up to the last whole block if both `offset` and the address of `data` are
+        multiples of `ALIGNMENT`; the rest, and all other data, goes through the page cache.
+
+        Raises:
+            OSError: The disk refuses.
+        """
         blocks = len(data) - len(data) % ALIGNMENT
         address = np.frombuffer(data, dtype=np.uint8).ctypes.data if blocks else 0
         done = 0
@@ -61,11 +78,11 @@ class DirectFile:
             return os.write(self._descriptor, data)
 
     def sync(self) -> None:
-        """Make the contents durable."""
+        """Make the content durable."""
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Close; may be called again."""
+        """Close the file; calling it again does nothing."""
         for descriptor in (self._direct, self._descriptor):
             if descriptor is not None and descriptor >= 0:
                 os.close(descriptor)
@@ -87,4 +104,6 @@ _NO_DIRECT = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 ALIGNMENT: Final = 4096
-"""Data of the files that we write starts at a multiple of this, the unit of direct disk writes."""
+"""Bytes: direct writes need file offsets and addresses that are multiples of this, a disk block.
+
+The tensor data of every file that we write starts at a multiple of it."""

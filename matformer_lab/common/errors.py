@@ -1,21 +1,22 @@
-"""What the tool raises when the input, and not the tool, is at fault."""
+"""The exception for bad input, as opposed to bugs."""
 
 
 class InputError(ValueError):
-    """Bad input.
+    """Bad input: a mistake that the user can mend.
 
     The message is what the user reads: what is wrong, where (file, key, layer), and what to do.
     It names parameters in backquotes, as Python callers know them; the command line turns
     `` `max_drop` `` into `--max-drop`.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
-        >>> ml.open_parent("no/such/folder")
+        >>> ml.open_parent("no/such/folder")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        matformer_lab.common.errors.InputError: no/such/folder: no such folder; ...
+            ...
+        matformer_lab.common.errors.InputError: no/such/folder: no such folder; a parent is ...
     """
 
 
 def one_line(error: BaseException) -> str:
-    """The text of a foreign exception folded into one line, for use inside an `InputError`."""
+    """The message of another library's exception on one line, for quoting in an `InputError`."""
     return " ".join(str(error).split()) or type(error).__name__

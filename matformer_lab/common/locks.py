@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""A lock on a folder, for one process at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +14,21 @@ LOCK_FILE: Final = ".lock"
 
 @contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Hold `folder` alone, by a lock on the file `.lock` in it.
+    """Hold an exclusive lock on `folder`, through the file `.lock` in it.
 
-    The lock goes with its process, however that ends: what a kill leaves is an unlocked file.
+    The operating system drops the lock when the process ends, however it ends: a killed process
+    leaves an unlocked file behind.
 
     Args:
         folder: An existing folder.
-        busy: What to say when another process holds it.
+        busy: The error message when another process holds the lock.
 
     Raises:
-        InputError: `busy`; or that the folder is a link or a file, or has just been removed by the
-            process that held it.
+        InputError: Another process holds the lock (the message is `busy`) or has just removed the
+            folder, or `folder` is a link or a file.
     """
     if folder.is_symlink() or not folder.is_dir():
-        raise InputError(f"{folder}: is in the way (a link or a file); remove it")
+        raise InputError(f"{folder}: a link or a file is in the way of this folder; remove it")
     lock = FileLock(folder / LOCK_FILE, timeout=0)
     try:
         lock.acquire()
@@ -35,7 +36,7 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
         raise InputError(busy) from None
     except FileNotFoundError:
         raise InputError(
-            f"{folder}: another process has just finished with it; look again"
+            f"{folder}: another process has just finished with this folder; run again"
         ) from None
     try:
         yield

@@ -1,7 +1,7 @@
-"""Paths as callers give them."""
+"""The type of paths that callers pass."""
 
 import os
 from typing import TypeAlias
 
 StrPath: TypeAlias = str | os.PathLike[str]
-"""What every public function takes where it takes a path."""
+"""A path, as every public function accepts it."""

@@ -1,38 +1,60 @@
-"""Progress of long work: a bar on a terminal or in a notebook, silence elsewhere."""
+"""Progress of long work: a bar on a terminal or in a notebook, nothing elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Advance = Callable[[int], None]
-"""Called with the work done since the last call (bytes, items)."""
+"""Called with the amount of work done since the last call: bytes or items."""
 
 
 def quiet(_: int) -> None:
-    """Shows nothing."""
+    """The `Advance` that ignores what it is told."""
 
 
-def bar_console() -> "tuple[Console, bool]":
-    """Where bars are drawn, and whether anybody would see them there."""
+class BarConsole(NamedTuple):
+    """Where progress bars are drawn.
+
+    Attributes:
+        console: rich's console on stderr.
+        visible: Whether a bar there can be seen: false in a pipe or a log file.
+    """
+
+    console: "Console"
+    visible: bool
+
+
+def bar_console() -> BarConsole:
+    """The console for progress bars, and whether to draw on it."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    # In a notebook, rich draws with ipywidgets and warns where they are not installed.
-    return console, console.is_terminal or bool(console.is_jupyter and find_spec("ipywidgets"))
+    # In a notebook, rich draws with ipywidgets and warns if they are not installed.
+    widgets = bool(console.is_jupyter and find_spec("ipywidgets"))
+    return BarConsole(console, console.is_terminal or widgets)
 
 
 Progress = bool | Advance
-"""What public functions take: True shows a bar where somebody would see it, False nothing; or a
-function that is told the bytes done since its last call."""
+"""The `progress` of public functions: True shows a bar where it can be seen, False shows nothing,
+and a function is called with the bytes done since its last call."""
 
 
 @contextmanager
 def bytes_bar(title: str, total: int, progress: Progress = True) -> Iterator[Advance]:
-    """A bar over `total` bytes, or what `progress` asks for instead."""
+    """Show the progress of work on bytes while the `with` block runs.
+
+    Args:
+        title: What the bar says.
+        total: All the work, in bytes.
+        progress: True for a bar, False for nothing, or a function that replaces the bar.
+
+    Yields:
+        The function to call with the bytes done since the last call.
+    """
     if callable(progress):
         yield progress
         return

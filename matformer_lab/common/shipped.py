@@ -1,7 +1,7 @@
-"""Where the files that ship with the package lie: `configs/` and `recipes/`.
+"""The folders of data files that ship with the package: `configs/` and `recipes/`.
 
-In the repository they stand at the top, where people look for them; the wheel carries them inside
-the package.
+In the repository they are at the top level, where people look for them; in the wheel they are
+inside the package.
 """
 
 from pathlib import Path
@@ -10,6 +10,6 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def shipped_folder(name: str) -> Path:
-    """The folder `configs` or `recipes`."""
+    """The folder called `name`: `configs` or `recipes`."""
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name

@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote: duplicate keys, NaN and half surrogate pairs are refused."""
+"""JSON from elsewhere, parsed strictly: no duplicate keys, no NaN, no lone surrogates."""
 
 import json
 from typing import Any
@@ -7,7 +7,18 @@ from matformer_lab.common.errors import InputError, one_line
 
 
 def strict_json(data: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object, refusing duplicate keys, NaN, half surrogate pairs and non-objects."""
+    """Parse a JSON object, strictly.
+
+    Python's `json` keeps the last of duplicate keys, reads NaN and Infinity, and accepts `\\ud800`,
+    which cannot be encoded as UTF-8 again. All of these are refused here.
+
+    Args:
+        data: UTF-8 text.
+        where: Names the file in an error.
+
+    Raises:
+        InputError: `data` is not JSON, is not an object, or holds one of the above.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
@@ -18,12 +29,12 @@ def strict_json(data: bytes, where: str) -> dict[str, Any]:
         return result
 
     def no_constant(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
+        raise ValueError(f"{name} is not allowed in JSON")
 
     try:
         value = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=no_constant)
         if b"\\u" in data:
-            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is not text
+            json.dumps(value, ensure_ascii=False).encode()  # fails on a lone surrogate
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON ({one_line(error)})") from None
     if not isinstance(value, dict):

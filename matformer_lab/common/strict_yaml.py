@@ -1,4 +1,4 @@
-"""YAML, read strictly: safe tags, no aliases, a key given twice refused, errors in one line."""
+"""YAML, parsed strictly: safe tags, no aliases, no duplicate keys, errors in one line."""
 
 from collections.abc import Hashable
 from pathlib import Path
@@ -10,11 +10,11 @@ from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.untrusted import read_small
 
 MAX_YAML_BYTES: Final = 1 << 24
-"""More than any recipe, slices file or baseline has."""
+"""Larger than any real recipe, slices file or baseline."""
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice and aliases (nothing we read needs them)."""
+    """SafeLoader that refuses duplicate keys, and aliases, which no file of ours needs."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -34,14 +34,26 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def load_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises `InputError`."""
+    """The content of a YAML file of at most `MAX_YAML_BYTES`.
+
+    Raises:
+        InputError: The file is missing, cannot be read, is too large or is not valid YAML.
+    """
     if not path.exists():
         raise InputError(f"{path}: no such file")
     return parse_yaml(read_small(path, MAX_YAML_BYTES), str(path))
 
 
 def parse_yaml(data: bytes, where: str) -> Any:
-    """The content of YAML text; `where` names it in an `InputError`."""
+    """The content of YAML text.
+
+    Args:
+        data: The text, in an encoding that YAML allows.
+        where: Names the file in an error.
+
+    Raises:
+        InputError: The text is not valid YAML, or has a duplicate key or an alias.
+    """
     try:
         return yaml.load(data, Loader=_StrictLoader)  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:

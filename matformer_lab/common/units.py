@@ -1,4 +1,4 @@
-"""Bytes as people write and say them."""
+"""Sizes in bytes as people write and read them."""
 
 import re
 from typing import Final
@@ -13,13 +13,22 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([KMGT]?I?B?)", re.ASCII)
 
 
 def parse_size(written: int | str, name: str) -> int:
-    """`5GB` -> 5_000_000_000 bytes, `5GiB` -> 5 * 2**30, as transformers reads it.
+    """Bytes of a size as written, with the units of transformers' `max_shard_size`.
 
-    `name` is the parameter's, for the `InputError`. Bytes as a number are taken as they are.
+    Args:
+        written: Bytes as a number, or text such as `5GB` (10**9 bytes each) or `5GiB` (2**30).
+        name: The parameter's name, for the error.
+
+    Raises:
+        InputError: `written` is not a size, or is less than one byte.
+
+    Examples:
+        >>> parse_size("1.5GB", "max_shard_size"), parse_size("4KiB", "max_shard_size")
+        (1500000000, 4096)
     """
     if isinstance(written, int):
         if written < 1:
-            raise InputError(f"`{name}` is {written}; give bytes, or a size like 5GB")
+            raise InputError(f"`{name}` is {written}; give a number of bytes, or a size like 5GB")
         return written
     match = _SIZE.fullmatch(written.strip().upper())
     unit = match and _UNITS.get(match[2] if match[2].endswith("B") or not match[2] else "?")
@@ -29,7 +38,12 @@ def parse_size(written: int | str, name: str) -> int:
 
 
 def in_units(nbytes: int) -> str:
-    """`10.9 GB`: bytes as people say them."""
+    """Bytes in the largest decimal unit that they reach.
+
+    Examples:
+        >>> in_units(10_870_000_000), in_units(512)
+        ('10.9 GB', '512 bytes')
+    """
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if nbytes >= size:
             return f"{nbytes / size:,.1f} {unit}"

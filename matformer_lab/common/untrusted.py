@@ -1,4 +1,4 @@
-"""Files that somebody else wrote, opened with care: regular files only, of bounded size."""
+"""Files from elsewhere, read with care: regular files only, of bounded size."""
 
 import os
 import stat
@@ -8,13 +8,17 @@ from typing import BinaryIO, Final
 from matformer_lab.common.errors import InputError
 
 MAX_SMALL_BYTES: Final = 100_000_000
-"""More than any real config, index or tokenizer has; it is read into memory."""
+"""Larger than any real config, index or tokenizer; such files are read into memory."""
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open for reading without a buffer. Raises `InputError` for a pipe, a device, a folder."""
+    """Open a file for unbuffered reading.
+
+    Raises:
+        InputError: The file cannot be opened, or is a pipe, a device or a folder.
+    """
     try:
-        # Without O_NONBLOCK, opening a pipe waits for a writer who never comes.
+        # Without O_NONBLOCK, opening a pipe waits for a writer that never comes.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags)
         file = os.fdopen(descriptor, "rb", buffering=0)
@@ -27,7 +31,11 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_small(path: Path, limit: int = MAX_SMALL_BYTES) -> bytes:
-    """The whole file. Raises `InputError` when it cannot be read or is over `limit` bytes."""
+    """The content of a file of at most `limit` bytes.
+
+    Raises:
+        InputError: The file cannot be read, is not a regular file or is larger than `limit`.
+    """
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -37,12 +45,24 @@ def read_small(path: Path, limit: int = MAX_SMALL_BYTES) -> bytes:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if max(size, len(data)) > limit:
-        raise InputError(f"{path}: more than {limit:,} bytes, which no real checkpoint has here")
+        raise InputError(
+            f"{path}: over the limit of {limit:,} bytes; no real file of this kind is so large"
+        )
     return bytes(data)
 
 
 def read_exactly(file: BinaryIO, view: memoryview, position: int, path: Path) -> None:
-    """Fill `view` from `position`. Raises `InputError` when the file ends early."""
+    """Fill `view` with the bytes of `file` from `position` on.
+
+    Args:
+        file: Opened by `open_regular`.
+        view: Filled to its last byte.
+        position: Byte of the file to start at.
+        path: Names the file in an error.
+
+    Raises:
+        InputError: The file ends early or cannot be read.
+    """
     try:
         file.seek(position)
         done = 0
@@ -50,7 +70,8 @@ def read_exactly(file: BinaryIO, view: memoryview, position: int, path: Path) ->
             count = file.readinto(view[done:])  # type: ignore[attr-defined]
             if not count:
                 raise InputError(
-                    f"{path}: ends at byte {position + done:,}, its header promises more"
+                    f"{path}: ends at byte {position + done:,}, but its header promises more; "
+                    "download or copy it again"
                 )
             done += count
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What pydantic complains about, in one line for a user: the one wording for every file we read."""
+"""pydantic's errors in one line for the user, worded the same for every file that we read."""
 
 import difflib
 import reprlib
@@ -9,9 +9,14 @@ from pydantic import BaseModel, ValidationError
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first thing that is wrong, and how many more there are.
+    """The first problem in one line, with the number of further ones.
 
-    Unknown keys come first, with the nearest known one: they often explain the rest.
+    Unknown keys come first, each with the most similar known key: a misspelled key often explains
+    the other problems.
+
+    Args:
+        error: What `model` raised.
+        model: Its fields are the known keys.
     """
     problems = list(_problems(error, model))
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -47,7 +52,7 @@ def _problems(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
 
 
 def _is_union_branch(part: int | str) -> bool:
-    """pydantic puts the tried branch of a union (`int`, `literal['auto']`) into the location."""
+    """Whether a part of a location is no key but the branch of a union that pydantic tried."""
     return isinstance(part, str) and (
         part in ("str", "none") or part.startswith(("literal[", "dict[", "constrained-"))
     )
@@ -61,7 +66,7 @@ def _dotted(location: Sequence[int | str]) -> str:
 
 
 def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
-    """The keys that the model at `location` inside `model` has."""
+    """The keys of the model at `location` inside `model`."""
     for part in location:
         if isinstance(part, str) and part in model.model_fields:
             model = next(_models_in(model.model_fields[part].annotation), model)

@@ -1,3 +1,3 @@
-"""The one place of the version; the build reads it too."""
+"""The version: defined only here, and read by the build too."""
 
 __version__ = "0.1.0"

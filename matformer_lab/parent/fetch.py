@@ -1,8 +1,9 @@
-"""The parts of a Hub parent that a slice needs, fetched by range into a folder with holes.
+"""The parts of a Hub parent that a slice needs, fetched by range into sparse files.
 
-The folder lies in the Hub's home (`HF_HOME`), looks like the parent's to whoever reads only the
-needed parts, and keeps what it has: a broken download goes on where it stopped, and the next slice
-of the same parent fetches only what it needs more.
+The folder of these files is in the Hub's home (`HF_HOME`). Code that reads only the fetched parts
+can use it like the parent's own folder. What is fetched is kept: an interrupted download resumes
+where it stopped, and another slice of the same parent fetches only the parts that are still
+missing.
 """
 
 import json
@@ -34,47 +35,59 @@ from matformer_lab.parent.hub import (
 from matformer_lab.parent.parent import Parent
 
 REQUEST_BYTES: Final = 16 << 20
-"""Fetched with one request, and lost at most when a connection breaks."""
+"""Bytes of one request, and the most that a broken connection loses."""
+
 GAP_BYTES: Final = 1 << 20
-"""Holes up to this size are fetched too: asking again costs more time than they do."""
+"""Gaps of up to so many bytes are fetched too: a further request takes longer than they do."""
+
 _CONNECTIONS: Final = 4
 _JOURNAL: Final = "fetched.json"
 
 
 class TensorPart(Protocol):
-    """A part of one of the parent's tensors: the index `ranges` along `axis`; all if that is None.
-
-    What a plan's tensors are, for whoever fetches.
-    """
+    """A part of one of the parent's tensors, such as the source of a plan's tensor."""
 
     @property
-    def info(self) -> TensorInfo: ...
+    def info(self) -> TensorInfo:
+        """Where the whole tensor lies in the parent."""
+
     @property
-    def axis(self) -> int | None: ...
+    def axis(self) -> int | None:
+        """0 for rows, 1 for columns, None for the whole tensor."""
+
     @property
-    def ranges(self) -> tuple[Span, ...]: ...
+    def ranges(self) -> tuple[Span, ...]:
+        """The part's indices along `axis`."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What to fetch of each weight file, and how large the files are."""
+    """What to fetch of each weight file.
+
+    Attributes:
+        spans: By file name, the bytes to fetch, in ascending order.
+        sizes: By file name, the size of the whole file in bytes.
+    """
 
     spans: dict[str, tuple[Span, ...]]
     sizes: dict[str, int]
 
     @property
     def nbytes(self) -> int:
+        """Bytes to fetch."""
         return sum(stop - start for spans in self.spans.values() for start, stop in spans)
 
     @property
     def whole(self) -> bool:
+        """Whether that is every byte of every file."""
         return self.nbytes == sum(self.sizes.values())
 
 
 def needs_of(parent: Parent, parts: Iterable[TensorPart]) -> Needs:
-    """The spans that hold the parts, and the headers.
+    """The bytes that hold `parts`, and the headers.
 
-    Column cuts take the whole tensor, whose rows are much shorter than `GAP_BYTES`.
+    For a part of the columns the whole tensor is fetched: its rows are much shorter than
+    `GAP_BYTES`.
     """
     sizes: dict[str, int] = {}
     wanted: dict[str, list[Span]] = {}
@@ -84,15 +97,20 @@ def needs_of(parent: Parent, parts: Iterable[TensorPart]) -> Needs:
         first[0] = (0, min(first[0][1], info.offset))  # the header ends where the data begins
     for part in parts:
         info = part.info
-        row = info.nbytes // info.shape[0] if part.axis == 0 else 0
-        rows = part.ranges if part.axis == 0 else ()
-        spans = [(info.offset + a * row, info.offset + b * row) for a, b in rows]
-        wanted[info.file] += spans or [(info.offset, info.offset + info.nbytes)]
+        if part.axis == 0:
+            row_bytes = info.nbytes // info.shape[0]
+            spans = [
+                (info.offset + start * row_bytes, info.offset + stop * row_bytes)
+                for start, stop in part.ranges
+            ]
+        else:
+            spans = [(info.offset, info.offset + info.nbytes)]
+        wanted[info.file] += spans
     return Needs({file: merged(spans, GAP_BYTES) for file, spans in wanted.items()}, sizes)
 
 
 def requests_for(spans: Iterable[Span]) -> Iterator[Span]:
-    """Spans cut into requests."""
+    """The spans, split into pieces of at most `REQUEST_BYTES`."""
     for start, stop in spans:
         for at in range(start, stop, REQUEST_BYTES):
             yield at, min(at + REQUEST_BYTES, stop)
@@ -102,15 +120,16 @@ def fetched(parent: Parent, parts: Iterable[TensorPart], *, progress: bool = Tru
     """The parent with a local folder that holds at least these parts of its tensors.
 
     Args:
-        parent: Returned as it is when it is local.
+        parent: Returned unchanged if it is local.
         parts: What will be read, for instance a plan's tensors.
-        progress: Show a bar where there is a terminal or a notebook.
+        progress: Show a bar where it can be seen.
 
     Returns:
-        The parent, whole if the Hub's cache has it or all of it is needed, else with holes.
+        The parent with a folder: of whole files if the Hub's cache has them or all of them are
+        needed, else of sparse files, in which the other tensors are zeros.
 
     Raises:
-        InputError: When the Hub or the disk refuses.
+        InputError: The Hub or the disk refuses, or another process is fetching the same parent.
     """
     if parent.folder is not None:
         return parent
@@ -128,7 +147,9 @@ def fetched(parent: Parent, parts: Iterable[TensorPart], *, progress: bool = Tru
         folder = _folder_of(parent)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder, f"{folder}: another run is fetching into it; wait for it"):
+            with locked(
+                folder, f"{folder}: another process is fetching into this folder; wait for it"
+            ):
                 with bytes_bar(f"fetch {parent.name}", needs.nbytes, progress) as advance:
                     _fetch_all(f"{repo_id}@{parent.revision}", folder, needs, advance)
                 for path in Path(small).iterdir():
@@ -136,14 +157,14 @@ def fetched(parent: Parent, parts: Iterable[TensorPart], *, progress: bool = Tru
                         write_atomic(folder / path.name, path.read_bytes())
         except OSError as error:
             if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
-                raise  # the network's, not the disk's
+                raise  # the network's, which `explained` words
             raise InputError(
-                f"{folder}: cannot be written ({error.strerror}); what is fetched is kept, run "
-                "again to continue"
+                f"{folder}: cannot be written ({error.strerror}); run again to continue (what is "
+                "fetched is kept)"
             ) from None
     local = open_folder(folder, ref=parent.ref, name=parent.name)
     if local.tensors != parent.tensors:
-        raise InputError(f"{folder}: does not match {parent.ref} any more; remove it and run again")
+        raise InputError(f"{folder}: no longer matches {parent.ref}; remove it and run again")
     return replace(local, revision=parent.revision)
 
 
@@ -168,7 +189,7 @@ def _fetch_all(root: str, folder: Path, needs: Needs, advance: Advance) -> None:
     free = shutil.disk_usage(folder).free
     if free < left:
         raise InputError(
-            f"{folder}: needs {in_units(left)} more, the disk has {in_units(free)} free"
+            f"{folder}: needs {in_units(left)} more, but the disk has only {in_units(free)} free"
         )
     advance(needs.nbytes - left)
     files = HfFileSystem()
@@ -182,8 +203,8 @@ def _fetch_all(root: str, folder: Path, needs: Needs, advance: Advance) -> None:
 
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         try:
-            for job in [pool.submit(fetch, file, span) for file, span in todo]:
-                job.result()
+            for request in [pool.submit(fetch, file, span) for file, span in todo]:
+                request.result()
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -191,26 +212,26 @@ def _fetch_all(root: str, folder: Path, needs: Needs, advance: Advance) -> None:
 
 
 class _Journal:
-    """What each file of the folder has. A span is noted once its bytes are on the disk."""
+    """Which bytes each file of the folder has; a span is recorded once it is on the disk."""
 
     def __init__(self, folder: Path, sizes: dict[str, int]) -> None:
         self._folder, self._lock = folder, threading.Lock()
         self._spans: dict[str, tuple[Span, ...]] = {}
-        noted = self._read()
+        recorded = self._read()
         for file, size in sizes.items():
             path = folder / file
             if path.is_file() and path.stat().st_size == size:
-                self._spans[file] = merged((a, b) for a, b in noted.get(file, ()))
+                self._spans[file] = merged((a, b) for a, b in recorded.get(file, ()))
             else:
                 with path.open("wb") as new:
                     new.truncate(size)
 
     def _read(self) -> dict[str, list[Span]]:
         try:
-            noted: dict[str, list[Span]] = json.loads((self._folder / _JOURNAL).read_bytes())
+            recorded: dict[str, list[Span]] = json.loads((self._folder / _JOURNAL).read_bytes())
         except (OSError, ValueError):
             return {}
-        return noted
+        return recorded
 
     def spans(self, file: str) -> tuple[Span, ...]:
         return self._spans.get(file, ())

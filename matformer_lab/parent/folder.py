@@ -12,7 +12,16 @@ from matformer_lab.parent.parent import SINGLE_FILE, Parent, build_parent
 
 
 def open_folder(folder: Path, *, ref: str | None = None, name: str | None = None) -> Parent:
-    """Open a local checkpoint folder."""
+    """Open a local checkpoint folder.
+
+    Args:
+        folder: The folder.
+        ref: The parent's `ref`; the folder as given if None.
+        name: The parent's `name`; the folder's own name if None.
+
+    Raises:
+        InputError: The folder is not a whole Gemma 3n checkpoint, or cannot be read.
+    """
     try:
         config, tensors = read_config(folder), read_layout(folder)
     except OSError as error:
@@ -27,7 +36,12 @@ def open_folder(folder: Path, *, ref: str | None = None, name: str | None = None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder, as written."""
+    """The config.json of a checkpoint folder, as written.
+
+    Raises:
+        InputError: It is missing, too large or not a JSON object, or links out of the folder.
+        OSError: The folder cannot be read.
+    """
     path = path_inside(folder, "config.json", str(folder))
     if not path.exists():
         raise InputError(f"{folder}: no config.json; is this a checkpoint folder?")
@@ -35,7 +49,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_layout(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of a checkpoint folder, from one file or from shards with an index."""
+    """Every tensor of a checkpoint folder by name, from a single file or shards with an index.
+
+    Raises:
+        InputError: There are no safetensors weights, a file is broken or links out of the folder,
+            or the index and the shards disagree.
+        OSError: The folder cannot be read.
+    """
     if (folder / SINGLE_FILE).exists():
         return read_header(path_inside(folder, SINGLE_FILE, str(folder)))
     index = folder / INDEX_FILE
@@ -43,11 +63,11 @@ def read_layout(folder: Path) -> dict[str, TensorInfo]:
         return _read_sharded(folder, index)
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
         raise InputError(
-            f"{folder}: only pickle weights (.bin, .pt) here, which can run code when read; "
+            f"{folder}: only pickle weights (.bin, .pt), which can run code when they are read; "
             "convert them to safetensors first"
         )
     if (folder / ".gitattributes").exists() or any(folder.glob("*.safetensors")):
-        raise InputError(f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE} is there")
+        raise InputError(f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}")
     raise InputError(f"{folder}: no safetensors weights found")
 
 
@@ -68,10 +88,18 @@ def _read_sharded(folder: Path, index: Path) -> dict[str, TensorInfo]:
 
 
 def path_inside(folder: Path, file: str, where: str) -> Path:
-    """`folder/file`. Raises `InputError` when a symlink leads out of the folder.
+    """`folder/file`, which symbolic links must not lead out of the folder.
 
-    A Hub cache's snapshot folder consists of links into the `blobs` folder beside `snapshots`;
-    those are the one kind of outward link that is meant.
+    The snapshot folders of a Hub cache consist of links into the `blobs` folder beside `snapshots`;
+    these are the only outward links that are allowed.
+
+    Args:
+        folder: A checkpoint folder.
+        file: The name of a file in it, which need not exist.
+        where: Names the folder or the index in an error.
+
+    Raises:
+        InputError: The file is a link out of the folder, or a loop of links.
     """
     path = folder / file
     try:

@@ -1,4 +1,4 @@
-"""Hub repositories as parents, through huggingface_hub: headers for a plan, files for a slice."""
+"""Parents on the Hub, through huggingface_hub: headers to plan a slice, files to write one."""
 
 import re
 import time
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.strict_json import strict_json
@@ -23,27 +23,45 @@ _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
 
 def looks_like_repo_id(ref: str) -> bool:
-    """`org/name` or `org/name@revision`."""
+    """Whether `ref` has the form `org/name` or `org/name@revision`."""
     return bool(_REPO_ID.fullmatch(ref)) and ".." not in ref
 
 
-def _split(ref: str) -> tuple[str, str | None]:
+class _RepoRef(NamedTuple):
+    repo_id: str
+    revision: str | None
+
+
+def _parse_ref(ref: str) -> _RepoRef:
     repo_id, _, revision = ref.partition("@")
-    return repo_id, revision or None
+    return _RepoRef(repo_id, revision or None)
 
 
 def open_remote(ref: str) -> Parent:
-    """A Hub parent from its config.json and range-read safetensors headers; no weights."""
+    """Open a Hub repository, reading its config.json and, by range, its safetensors headers.
+
+    With `HF_HUB_OFFLINE` set, only the Hub's cache is read.
+
+    Args:
+        ref: `org/name` or `org/name@revision`.
+
+    Returns:
+        The parent, without a folder; from the cache with one.
+
+    Raises:
+        InputError: The repository is gated, is missing, is not a Gemma 3n checkpoint, cannot be
+            reached, or is not in the cache when offline.
+    """
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    repo_id, revision = _split(ref)
+    repo_id, revision = _parse_ref(ref)
     if constants.HF_HUB_OFFLINE:
         try:
             folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
         except LocalEntryNotFoundError:
             raise InputError(
-                f"{ref}: not in the Hub's cache, and HF_HUB_OFFLINE forbids to fetch it; unset it "
+                f"{ref}: not in the Hub's cache, and HF_HUB_OFFLINE is set; unset it to download, "
                 "or give a local checkpoint folder"
             ) from None
         return replace(open_folder(folder, ref=ref, name=repo_id), revision=folder.name)
@@ -65,7 +83,7 @@ def _remote_layout(repo_id: str, revision: str | None) -> dict[str, TensorInfo]:
     if files.exists(f"{root}/{SINGLE_FILE}"):  # type: ignore[no-untyped-call]
         return _remote_header(files, root, SINGLE_FILE)
     if not files.exists(f"{root}/{INDEX_FILE}"):  # type: ignore[no-untyped-call]
-        raise InputError(f"{repo_id}: no {SINGLE_FILE} and no {INDEX_FILE} in the repository")
+        raise InputError(f"{repo_id}: the repository has neither {SINGLE_FILE} nor {INDEX_FILE}")
     where = f"{repo_id}/{INDEX_FILE}"
     weight_map = parse_index(files.cat_file(f"{root}/{INDEX_FILE}"), where)
     tensors: dict[str, TensorInfo] = {}
@@ -76,12 +94,23 @@ def _remote_layout(repo_id: str, revision: str | None) -> dict[str, TensorInfo]:
 
 
 def read_range(files: Any, path: str, start: int, stop: int, size: int) -> bytes:
-    """Bytes `start` to before `stop` of a file of `size` bytes, with one request for just those.
+    """Bytes `start` up to `stop` of a file on the Hub, requested alone.
 
-    huggingface_hub repeats broken requests; this repeats those answered with too short a body.
+    huggingface_hub retries failed requests; this retries those whose answer is too short.
+
+    Args:
+        files: An `HfFileSystem`.
+        path: The file, as `org/name@revision/file`.
+        start: The first byte.
+        stop: The byte after the last.
+        size: Bytes of the whole file.
+
+    Raises:
+        InputError: Every answer was too short.
+        OSError: The Hub cannot be reached; see `explained`.
     """
     for attempt in range(_TRIES):
-        # Without cache_type="none", 5 MB are fetched ahead whatever is asked for.
+        # Without cache_type="none", 5 MB are read ahead, however little is asked for.
         with files.open(path, "rb", cache_type="none", size=size) as file:
             file.seek(start)
             data: bytes = file.read(stop - start)
@@ -89,8 +118,8 @@ def read_range(files: Any, path: str, start: int, stop: int, size: int) -> bytes
             return data
         time.sleep(0.1 * 2**attempt)
     raise InputError(
-        f"{path}: the server sent {len(data):,} bytes when asked for {stop - start:,}, {_TRIES} "
-        "times; what is fetched is kept, run again to continue"
+        f"{path}: asked for {stop - start:,} bytes {_TRIES} times, the server sent only "
+        f"{len(data):,}; run again to continue (what is fetched is kept)"
     )
 
 
@@ -108,16 +137,20 @@ def _remote_header(files: "HfFileSystem", root: str, file: str) -> dict[str, Ten
 
 
 SIDE_PATTERNS: Final = ["*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*", "README.md"]
-"""What a checkpoint holds besides weights."""
+"""Glob patterns of a checkpoint's files other than weights."""
 
 
 def repo_id_of(parent: Parent) -> str:
-    """`org/name` of a remote parent."""
-    return _split(parent.ref)[0]
+    """The `org/name` of a parent from the Hub."""
+    return _parse_ref(parent.ref).repo_id
 
 
 def with_weights(parent: Parent) -> Parent:
-    """The parent with its weights in a local folder, downloaded into the Hub cache if need be."""
+    """The parent with all its weights in a local folder; downloads them if it has none.
+
+    Raises:
+        InputError: The Hub cannot be reached, or refuses.
+    """
     if parent.folder is not None:
         return parent
     from huggingface_hub import snapshot_download
@@ -132,7 +165,7 @@ def with_weights(parent: Parent) -> Parent:
 
 
 def open_downloaded(parent: Parent) -> Parent | None:
-    """The parent from the Hub cache if all of it is there."""
+    """The parent from the Hub's cache, or None if the cache does not have all of it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -152,7 +185,15 @@ def _opened_snapshot(parent: Parent, folder: Path) -> Parent:
 
 @contextmanager
 def explained(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Turn the Hub client's errors into one line that says what to do."""
+    """Turn the errors of huggingface_hub into one line that says what to do.
+
+    Args:
+        repo_id: `org/name`, for the message.
+        revision: As asked for.
+
+    Raises:
+        InputError: In place of the client's errors and of any OSError.
+    """
     from huggingface_hub import errors
 
     try:
@@ -166,13 +207,13 @@ def explained(repo_id: str, revision: str | None) -> Iterator[None]:
         raise InputError(f"{repo_id}: no revision {revision!r} on the Hub") from None
     except errors.RepositoryNotFoundError:
         raise InputError(
-            f"{repo_id}: no such folder here and no such repository on the Hub "
+            f"{repo_id}: no such folder here, and no such repository on the Hub "
             "(a private one needs `hf auth login`)"
         ) from None
     except errors.EntryNotFoundError as error:
         raise InputError(f"{repo_id}: {one_line(error)}") from None
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise InputError(
-            f"{repo_id}: the Hub cannot be reached ({one_line(error)}); check the network or "
+            f"{repo_id}: the Hub cannot be reached ({one_line(error)}); check the network, or "
             "give a local checkpoint folder"
         ) from None

@@ -1,4 +1,4 @@
-"""model.safetensors.index.json: which shard holds which tensor."""
+"""model.safetensors.index.json, which says in which shard each tensor is."""
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -12,7 +12,18 @@ INDEX_FILE: Final = "model.safetensors.index.json"
 
 
 def parse_index(data: bytes, where: str) -> dict[str, str]:
-    """The `weight_map` of an index file, its file names checked to be plain names."""
+    """The shard file of each tensor, by tensor name.
+
+    Args:
+        data: The index file's content.
+        where: Names the index file in an error.
+
+    Returns:
+        The index's `weight_map`, every value of which is the plain name of a .safetensors file.
+
+    Raises:
+        InputError: The index is not valid, or points outside its own folder.
+    """
     weight_map = strict_json(data, where).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{where}: weight_map must map tensor names to shard files")
@@ -38,11 +49,22 @@ def add_shard(
     file: str,
     where: str,
 ) -> None:
-    """Merge one shard's tensors, each of which the index must place in that shard."""
+    """Add a shard's tensors to those of the checkpoint.
+
+    Args:
+        tensors: The checkpoint's tensors by name; the shard's are added to it.
+        shard: The shard's tensors by name.
+        weight_map: What `parse_index` returned.
+        file: The shard's file name.
+        where: Names the index file in an error.
+
+    Raises:
+        InputError: The index places one of the shard's tensors elsewhere, or nowhere.
+    """
     for name, info in shard.items():
         if weight_map.get(name) != file:
             raise InputError(
-                f"{where}: tensor {name} is in {file}, the index says {weight_map.get(name)}"
+                f"{where}: tensor {name} is in {file}, but the index says {weight_map.get(name)}"
             )
         tensors[name] = info
 
@@ -50,7 +72,11 @@ def add_shard(
 def check_index_complete(
     tensors: Mapping[str, TensorInfo], weight_map: Mapping[str, str], where: str
 ) -> None:
-    """Every tensor that the index names must be in the shard it names."""
+    """Check that the shards hold every tensor of the index.
+
+    Raises:
+        InputError: A tensor of the index is in no shard.
+    """
     for name, file in weight_map.items():
         if name not in tensors:
-            raise InputError(f"{where}: tensor {name} should be in {file} but is not")
+            raise InputError(f"{where}: tensor {name} should be in {file}, but is not there")

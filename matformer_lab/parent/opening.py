@@ -1,4 +1,4 @@
-"""PARENT as people write it: a folder, a Hub id, or `tiny`."""
+"""Opening a parent by the reference that people write: a folder, a Hub id, or `tiny`."""
 
 import os
 from pathlib import Path
@@ -12,22 +12,28 @@ from matformer_lab.parent.hub import looks_like_repo_id, open_remote
 from matformer_lab.parent.parent import Parent
 
 TINY: Final = "tiny"
+"""The reference of the embedded parent."""
 
 
 def open_parent(ref: StrPath) -> Parent:
-    """Open a checkpoint to slice. Reads config.json and safetensors headers, never weights.
+    """Open a checkpoint to slice, reading its config.json and safetensors headers, never weights.
 
     Args:
-        ref: `tiny`, a local checkpoint folder, or a Hub id (`org/name`, `org/name@revision`).
+        ref: `tiny`, a local checkpoint folder, or a Hub id (`org/name`, `org/name@revision`). A
+            folder called `tiny` is opened as `./tiny`; other folders win over Hub ids.
+
+    Returns:
+        The parent, checked: each text tensor that its config calls for is there, in the right
+        shape and in a dtype that can be sliced.
 
     Raises:
-        InputError: For anything that is not a whole Gemma 3n checkpoint.
+        InputError: `ref` is not a whole Gemma 3n checkpoint, or the Hub cannot be reached.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> parent = ml.open_parent("tiny")
         >>> parent.text.num_hidden_layers, parent.dtype
-        (35, 'F32')
+        (35, 'BF16')
     """
     ref = os.fspath(ref)
     if ref == TINY:
@@ -44,5 +50,5 @@ def open_parent(ref: StrPath) -> Parent:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a possible file name
         return False

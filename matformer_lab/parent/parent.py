@@ -1,4 +1,4 @@
-"""The parent: a checkpoint's config and the layout of its tensors, without its weights."""
+"""A parent: a checkpoint's config and the layout of its tensors, without its weights."""
 
 import hashlib
 import json
@@ -22,6 +22,7 @@ from matformer_lab.gemma3n import (
 from matformer_lab.parent.headers import TensorInfo
 
 SINGLE_FILE: Final = "model.safetensors"
+"""The weights of a checkpoint that is not sharded."""
 
 _GOOGLES: Final = ("gemma-3n-E4B", "gemma-3n-E4B-it")
 _TEXT_DTYPES: Final = ("BF16", "F16", "F32")
@@ -31,7 +32,24 @@ _TEXT_DTYPES: Final = ("BF16", "F16", "F32")
 class Parent:
     """A checked Gemma 3n checkpoint: every text tensor that its config calls for is there.
 
-    `folder` is None for a Hub repository of which only config and headers were read.
+    Attributes:
+        ref: As the caller gave it: `tiny`, a folder or a Hub id, with the revision if it had one.
+        name: For people: the folder's name or the Hub id.
+        config: The config.json, as written.
+        text: The text part of the config, checked.
+        tensors: Where each tensor lies, by its full name.
+        prefix: What precedes the names of the text tensors, e.g. `model.language_model.`.
+        folder: The folder with the weights; None for a Hub repository of which only the config and
+            the headers were read.
+        revision: The commit of a parent from the Hub; None for other parents.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> parent = ml.open_parent("tiny")
+        >>> parent.name, parent.multimodal, parent.prefix
+        ('tiny', False, 'model.')
+        >>> parent.text.layer_types[4], len(parent.tensors)
+        ('full_attention', 851)
     """
 
     ref: str
@@ -45,6 +63,7 @@ class Parent:
 
     @property
     def multimodal(self) -> bool:
+        """Whether it is a full `gemma3n`, with vision and audio towers."""
         return is_multimodal(self.config)
 
     @property
@@ -54,14 +73,22 @@ class Parent:
 
     @property
     def local(self) -> Path:
-        """The folder with the weights."""
+        """The folder with the weights.
+
+        Raises:
+            InputError: The weights are not downloaded.
+        """
         if self.folder is None:
-            raise InputError(f"{self.ref}: the weights are not downloaded")
+            raise InputError(f"{self.ref}: its weights are not downloaded")
         return self.folder
 
     @property
     def base_model(self) -> str | None:
-        """The parent's Hub id, when its reference, its place in a Hub cache or its name tells."""
+        """The parent's Hub id, or None if it is not known.
+
+        Known for a parent from the Hub, for a snapshot folder in a Hub cache, and for a folder with
+        the name of one of Google's E4B repositories.
+        """
         if self.folder is None or self.revision is not None:
             return self.name
         if self.name in _GOOGLES:
@@ -103,7 +130,20 @@ def build_parent(
     folder: Path | None,
     revision: str | None = None,
 ) -> Parent:
-    """Check layout against config and make the `Parent`."""
+    """Make a `Parent` once its layout fits its config.
+
+    Args:
+        ref: The parent's `ref`, which also names it in errors.
+        name: The parent's `name`.
+        config: The config.json, as written.
+        tensors: Every tensor of the checkpoint by its full name.
+        folder: The folder with the weights, if there is one.
+        revision: The commit of a parent from the Hub.
+
+    Raises:
+        InputError: The config is not a Gemma 3n's, or a text tensor that it calls for is missing,
+            has another shape, or has a dtype other than BF16, F16 and F32.
+    """
     text = read_text_config(config, f"{ref}: config.json")
     prefix = text_prefix(tensors, ref)
     for expected in expected_tensors(text):
@@ -111,15 +151,17 @@ def build_parent(
         info = tensors.get(full_name)
         if info is None:
             if expected.required:
-                raise InputError(f"{ref}: tensor {full_name} is missing, config.json calls for it")
+                raise InputError(
+                    f"{ref}: tensor {full_name} is missing, but config.json calls for it"
+                )
         elif info.shape != expected.shape:
             raise InputError(
-                f"{ref}: tensor {full_name} has shape {list(info.shape)}, "
+                f"{ref}: tensor {full_name} has shape {list(info.shape)}, but "
                 f"config.json calls for {list(expected.shape)}"
             )
         elif info.dtype not in _TEXT_DTYPES:
             raise InputError(
-                f"{ref}: tensor {full_name} is {info.dtype}; slicing reads "
+                f"{ref}: tensor {full_name} is {info.dtype}; slicing takes "
                 f"{', '.join(_TEXT_DTYPES)} checkpoints, not quantised ones"
             )
     return Parent(ref, name, config, text, dict(tensors), prefix, folder, revision)

@@ -1,4 +1,4 @@
-"""Slices, and the plan of the child that each one means."""
+"""Slices, and the plan of the child checkpoint that each of them describes."""
 
 import lazy_loader as _lazy
 

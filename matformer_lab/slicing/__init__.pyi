@@ -1,4 +1,4 @@
-"""Slices, and the plan of the child that each one means."""
+"""Slices, and the plan of the child checkpoint that each of them describes."""
 
 from .plan import Plan as Plan
 from .plan import make_plan as make_plan

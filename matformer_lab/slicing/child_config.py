@@ -1,4 +1,4 @@
-"""The child's config.json: the parent's, with only the keys that must change."""
+"""The child's config.json: the parent's, except for the keys that a slice changes."""
 
 from typing import Any
 
@@ -8,11 +8,16 @@ from matformer_lab.slicing.slice import Slice
 
 
 def child_config(parent: Parent, slice_: Slice, *, text_only: bool) -> dict[str, Any]:
-    """The parent's config.json with only the keys that must change, in the parent's order.
+    """The config.json of a child, with its keys in the parent's order.
 
-    Never through transformers, whose round trip drops keys that other runtimes need (5.x drops
-    `rope_theta`). Per-layer lists follow the kept layers by their source index; layers at or past
-    the parent's first K/V-sharing layer stay sharing.
+    It does not go through transformers, which drops keys that other runtimes need (5.x drops
+    `rope_theta`). Each kept layer takes its per-layer values from its layer in the parent, and
+    shares K/V if that one does.
+
+    Args:
+        parent: The parent, whose config.json is the starting point.
+        slice_: A slice of `parent`.
+        text_only: Write a `gemma3n_text` config, even for a parent with towers.
     """
     text = parent.text
     kept = slice_.kept(text.num_hidden_layers)

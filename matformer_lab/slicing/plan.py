@@ -1,14 +1,14 @@
-"""The plan: for every tensor of the child, which part of which parent tensor it is.
+"""The plan of a child: for each of its tensors, which part of which parent tensor it is.
 
-A pure function of (parent layout, slice). The writer, the live model, the sizes, the verifier and
-the runtime verdicts all read it.
+A pure function of the parent's layout and the slice. The writer, the live model, the sizes, the
+verifier and the runtime verdicts are all derived from it.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from matformer_lab.common.spans import Span, merged
 from matformer_lab.gemma3n import (
@@ -21,7 +21,7 @@ from matformer_lab.gemma3n import (
     read_text_config,
     split_layer,
 )
-from matformer_lab.parent.headers import ITEM_SIZE, TensorInfo
+from matformer_lab.parent.headers import TensorInfo, data_bytes
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.child_config import child_config
 from matformer_lab.slicing.slice import Slice
@@ -29,9 +29,15 @@ from matformer_lab.slicing.slice import Slice
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """One tensor of the child: `source` restricted to `ranges` (start, stop) along `axis`.
+    """A tensor of the child, as a part of a tensor of the parent.
 
-    `axis` is 0 (rows), 1 (columns) or None for the whole tensor.
+    Attributes:
+        name: Its full name in the child.
+        source: The full name of the parent's tensor.
+        info: Where the parent's tensor lies.
+        axis: 0 if it is some of the rows, 1 for some of the columns, None for the whole tensor.
+        ranges: The rows or columns, as spans of the parent's indices in ascending order; empty for
+            the whole tensor.
     """
 
     name: str
@@ -42,10 +48,12 @@ class TensorPlan:
 
     @property
     def dtype(self) -> str:
+        """The safetensors dtype name, which is the source's."""
         return self.info.dtype
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
+        """The shape in the child."""
         if self.axis is None:
             return self.info.shape
         shape = list(self.info.shape)
@@ -54,18 +62,35 @@ class TensorPlan:
 
     @property
     def numel(self) -> int:
+        """Number of elements in the child."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        return self.numel * ITEM_SIZE[self.dtype]
+        """Bytes in the child."""
+        return data_bytes(self.dtype, self.shape)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The child of `parent` that `slice` means: its config.json and its tensors.
+    """A child of a parent: its config.json and its tensors.
 
-    Tensors stand in the order in which the parent's files hold their sources.
+    Attributes:
+        parent: The parent.
+        slice: The slice that the child is.
+        text_only: Whether the child is a `gemma3n_text` checkpoint, without towers.
+        config: The child's config.json.
+        text: The text part of the child's config, checked.
+        prefix: What precedes the names of the child's text tensors.
+        tensors: The child's tensors, in the order of their sources in the parent's files.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> parent = ml.open_parent("tiny")
+        >>> plan = ml.make_plan(parent, ml.resolve_slice("1/2", parent))
+        >>> tensor = plan.text_tensors()["layers.0.mlp.up_proj.weight"]
+        >>> tensor.info.shape, tensor.shape, tensor.axis, tensor.ranges
+        ((64, 16), (32, 16), 0, ((0, 32),))
     """
 
     parent: Parent
@@ -88,11 +113,11 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors: the `total_size` of the checkpoint."""
+        """Bytes of all tensors: the `total_size` in the child's index file."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
     def text_tensors(self) -> Mapping[str, TensorPlan]:
-        """The text model's tensors by name without the prefix."""
+        """The text model's tensors, by name without the prefix."""
         return {
             tensor.name.removeprefix(self.prefix): tensor
             for tensor in self.tensors
@@ -101,7 +126,21 @@ class Plan:
 
 
 def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan:
-    """Plan the child. `text_only` drops the towers and plans a `gemma3n_text` checkpoint."""
+    """Plan the child that a slice of a parent describes, without reading weights.
+
+    Args:
+        parent: The parent.
+        slice_: A slice of `parent`, as `resolve_slice` returns it.
+        text_only: Leave out the towers of a full parent and plan a `gemma3n_text` checkpoint. The
+            child of a text-only parent is text-only in any case.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> parent = ml.open_parent("tiny")
+        >>> plan = ml.make_plan(parent, ml.resolve_slice("e2b", parent))
+        >>> plan.config["num_hidden_layers"], plan.config["num_kv_shared_layers"]
+        (30, 10)
+    """
     text_only = text_only or not parent.multimodal
     kept = slice_.kept(parent.text.num_hidden_layers)
     new_index = {source: index for index, source in enumerate(kept)}
@@ -110,7 +149,7 @@ def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan
     in_file_order = sorted(parent.tensors.items(), key=lambda item: (item[1].file, item[1].offset))
     for source, info in in_file_order:
         if is_lm_head(source):
-            continue  # tied to embed_tokens; mlx-lm refuses a checkpoint that repeats it
+            continue  # tied to the input embeddings; mlx-lm refuses a checkpoint that repeats it
         if not source.startswith(parent.prefix):
             if not text_only:
                 tensors.append(TensorPlan(source, source, info))
@@ -122,18 +161,27 @@ def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan
                 continue
             bare = layer_tensor(new_index[layer], rest)
         width = None if layer is None else slice_.widths[new_index[layer]]
-        axis, ranges = _selection(cut_of(bare), info, width, kept, parent.text)
-        tensors.append(TensorPlan(child_prefix + bare, source, info, axis, ranges))
+        part = _selection(cut_of(bare), info, width, kept, parent.text)
+        tensors.append(TensorPlan(child_prefix + bare, source, info, part.axis, part.ranges))
     config = child_config(parent, slice_, text_only=text_only)
     text = read_text_config(config, "planned config.json")
     return Plan(parent, slice_, text_only, config, text, child_prefix, tuple(tensors))
 
 
+class _Selection(NamedTuple):
+    axis: int | None
+    ranges: tuple[Span, ...]
+
+
+_WHOLE = _Selection(None, ())
+
+
 def _selection(
     cut: Cut, info: TensorInfo, width: int | None, kept: Sequence[int], text: TextConfig
-) -> tuple[int | None, tuple[Span, ...]]:
+) -> _Selection:
+    """The part of a parent tensor that a cut selects; one that selects all of it is whole."""
     if cut is Cut.WHOLE:
-        return None, ()
+        return _WHOLE
     axis = 0 if cut in (Cut.FFN_ROWS, Cut.LAYER_ROWS) else 1
     if cut in (Cut.FFN_ROWS, Cut.FFN_COLUMNS):
         assert width is not None
@@ -142,5 +190,5 @@ def _selection(
         size = text.hidden_size_per_layer_input
         ranges = merged((layer * size, (layer + 1) * size) for layer in kept)
     if ranges == ((0, info.shape[axis]),):
-        return None, ()
-    return axis, ranges
+        return _WHOLE
+    return _Selection(axis, ranges)

@@ -1,4 +1,4 @@
-"""A plan as JSON, for `plan --json` and for programs."""
+"""A plan as JSON, for programs: what `matformer-lab plan --json` prints."""
 
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +9,17 @@ from matformer_lab.slicing.sizes import sizes_of
 
 
 def plan_json(plan: Plan, context: int | None = None) -> dict[str, Any]:
-    """Keys: slice, parent, num_hidden_layers, params, bytes, kv_cache, layers, runtimes."""
+    """A plan with its sizes, kept layers and runtime verdicts, as a JSON object.
+
+    Args:
+        plan: The plan.
+        context: Tokens in the K/V cache; `max_position_embeddings` if None.
+
+    Returns:
+        The keys `slice` (its name), `parent` (its `ref`), `num_hidden_layers`, `skipped`,
+        `text_only`, `params`, `bytes`, `accelerator_bytes`, `kv_cache`, `flops_per_token`, `layers`
+        (one object for each kept layer) and `runtimes`. Sizes are those of `Sizes`.
+    """
     size = sizes_of(plan, context)
     parent = plan.parent.text
     return {

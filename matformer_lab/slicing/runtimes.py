@@ -1,7 +1,8 @@
-"""Which runtimes load a slice, and which load it and get it wrong.
+"""Which runtimes load a slice, and which load it but compute wrong logits.
 
-Every verdict was established by running slices of a random 35-layer parent (CPU, fp32), logits
-compared with transformers 5.23, at the versions below. "silently wrong" is the one to fear.
+Every verdict comes from running slices of a random 35-layer parent (CPU, fp32) on the versions
+below and comparing the logits with those of transformers 5.23. The dangerous verdict is "silently
+wrong": the runtime loads the slice and says nothing.
 """
 
 from dataclasses import dataclass
@@ -10,11 +11,27 @@ from typing import Literal
 from matformer_lab.slicing.plan import Plan
 
 Verdict = Literal["ok", "refuses", "silently wrong", "untested"]
+"""ok: loads it and computes the same logits, unless `why` says that they were not compared.
+refuses: does not load it. silently wrong: loads it and computes other logits."""
 
 
 @dataclass(frozen=True)
 class RuntimeVerdict:
-    """`why` is empty when there is nothing to add to "ok"."""
+    """What one runtime does with a slice.
+
+    Attributes:
+        runtime: The runtime's name.
+        version: The version, or versions, that the verdict was found on.
+        verdict: ok, refuses, silently wrong or untested.
+        why: The reason, or a condition; empty if "ok" says it all.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> parent = ml.open_parent("tiny")
+        >>> plan = ml.make_plan(parent, ml.resolve_slice("e2b", parent))
+        >>> ml.runtime_verdicts(plan)[0]
+        RuntimeVerdict(runtime='transformers', version='5.23', verdict='ok', why='')
+    """
 
     runtime: str
     version: str
@@ -23,7 +40,18 @@ class RuntimeVerdict:
 
 
 def runtime_verdicts(plan: Plan) -> tuple[RuntimeVerdict, ...]:
-    """What is known of each runtime for this slice, in the form in which it would be written."""
+    """What each runtime does with the child of a plan.
+
+    Args:
+        plan: Both its slice and its form (full or text-only) count.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> parent = ml.open_parent("tiny")
+        >>> plan = ml.make_plan(parent, ml.resolve_slice("e2b", parent))
+        >>> [one.runtime for one in ml.runtime_verdicts(plan) if one.verdict == "silently wrong"]
+        ['vLLM']
+    """
     return (
         RuntimeVerdict("transformers", "5.23", "ok"),
         RuntimeVerdict(
@@ -49,7 +77,7 @@ def _needs_full_form(plan: Plan, runtime: str, version: str) -> RuntimeVerdict:
 
 
 def _llama_cpp(plan: Plan) -> RuntimeVerdict:
-    """It hard-codes layer 0's FFN width, K/V shared from layer 20, PLE 256, ten sparse layers."""
+    """llama.cpp hard-codes one FFN width, K/V sharing from layer 20, PLE 256, 10 sparse layers."""
     version = "0c1e57098"
     text = plan.text
     sparse = [layer for layer, share in enumerate(text.activation_sparsity_pattern) if share > 0]

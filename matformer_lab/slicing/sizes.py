@@ -1,4 +1,4 @@
-"""How large a slice is: parameters, bytes, KV cache, compute. Computed from the plan alone."""
+"""How large a child is: parameters, bytes, K/V cache, compute. All computed from its plan alone."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,30 @@ from matformer_lab.slicing.slice import Slice
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a child.
+    """Sizes of a child. Parameters are tensor elements.
 
-    total, text, effective: parameters (tensor elements). `text` counts the text model's tensors as
-    the parent's files hold them, K/V of sharing layers included; `effective` is `text` without the
-    two embedding tables, which is how Google counts "effective parameters" (E4B: 3,980,491,248).
-    nbytes: bytes of all tensors on disk.
-    accelerator_bytes: bytes of the effective parameters and `embed_tokens`, i.e. what must lie on
-    the accelerator when `embed_tokens_per_layer` stays in host memory.
-    kv_cache_bytes: bytes of the K/V cache of one sequence of `context` tokens in the weights'
-    dtype; a sliding layer holds at most `sliding_window` tokens, a sharing layer none.
-    flops_per_token: 2 x (effective parameters + the LM head's), without attention scores (Kaplan et
-    al. 2020, section 2.1).
+    Attributes:
+        total: Parameters of all tensors.
+        text: Parameters of the text model as the parent's files hold them, including K/V tensors
+            of layers that share K/V.
+        effective: `text` without the two embedding tables, which is how Google counts "effective
+            parameters" (E4B: 3,980,491,248).
+        nbytes: Bytes of all tensors on disk.
+        accelerator_bytes: Bytes of the effective parameters and `embed_tokens`: what must be on the
+            accelerator if `embed_tokens_per_layer` stays in host memory.
+        context: Tokens in the K/V cache.
+        kv_cache_bytes: Bytes of the K/V cache of one sequence of `context` tokens in the weights'
+            dtype. A sliding layer caches at most `sliding_window` tokens, a layer that shares K/V
+            none.
+        flops_per_token: 2 x (effective parameters + those of the LM head), without attention scores
+            (Kaplan et al. 2020, section 2.1).
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> parent = ml.open_parent("tiny")
+        >>> sizes = ml.sizes_of(ml.make_plan(parent, ml.resolve_slice("e2b", parent)))
+        >>> sizes.effective, sizes.text, sizes.nbytes
+        (86996, 226260, 452520)
     """
 
     total: int
@@ -35,7 +47,19 @@ class Sizes:
 
 
 def sizes_of(plan: Plan, context: int | None = None) -> Sizes:
-    """Sizes of `plan`'s child; `context` in tokens, `max_position_embeddings` if None."""
+    """Sizes of the child of a plan.
+
+    Args:
+        plan: The plan.
+        context: Tokens in the K/V cache; the child's `max_position_embeddings` if None.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> parent = ml.open_parent("tiny")
+        >>> plan = ml.make_plan(parent, ml.resolve_slice("full", parent))
+        >>> ml.sizes_of(plan, context=100).kv_cache_bytes
+        20992
+    """
     text_tensors = plan.text_tensors()
     text = sum(tensor.numel for tensor in text_tensors.values())
     embed = text_tensors[EMBED_TOKENS]
@@ -64,20 +88,21 @@ def _kv_cache_tokens(plan: Plan, context: int) -> int:
 
 
 def _kv_bytes_per_token(plan: Plan) -> int:
-    """Bytes of one token's keys and values in one layer."""
+    """Bytes of the keys and values of one token in one layer."""
     text = plan.text
     return 2 * text.num_key_value_heads * text.head_dim * ITEM_SIZE[plan.parent.dtype]
 
 
 @dataclass(frozen=True)
 class SizedPlan:
-    """A slice's plan with its sizes."""
+    """The plan of a slice with its sizes."""
 
     plan: Plan
     sizes: Sizes
 
     @property
     def slice(self) -> Slice:
+        """The slice."""
         return self.plan.slice
 
     @property

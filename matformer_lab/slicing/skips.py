@@ -5,7 +5,19 @@ from matformer_lab.gemma3n import TextConfig
 
 
 def check_skip(skip: tuple[int, ...], text: TextConfig) -> tuple[int, ...]:
-    """The skipped layers, sorted, if a Gemma 3n without them still works."""
+    """Check that a Gemma 3n without these layers still works.
+
+    Args:
+        skip: Indices of the layers to skip, in any order.
+        text: The parent's config.
+
+    Returns:
+        `skip` in ascending order.
+
+    Raises:
+        InputError: A layer does not exist, is listed twice or feeds the shared K/V of later layers,
+            or no layer of some attention type, or none that shares K/V, would be left.
+    """
     for layer in skip:
         if not 0 <= layer < text.num_hidden_layers:
             raise InputError(

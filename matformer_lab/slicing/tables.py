@@ -1,6 +1,6 @@
-"""A plan as rows of text: what the terminal, the model card and the notebook show."""
+"""A plan as tables of text, which the terminal, the model card and the notebook show."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from matformer_lab.slicing.layer_runs import runs_of, written, written_layers
 from matformer_lab.slicing.plan import Plan
@@ -8,13 +8,52 @@ from matformer_lab.slicing.runtimes import runtime_verdicts
 from matformer_lab.slicing.sizes import sizes_of
 
 LAYER_HEAD: Final = ("parent layers", "attention", "FFN width", "of the parent's")
+"""The column heads of `layer_rows`."""
+
 RUNTIME_HEAD: Final = ("runtime", "verdict", "why")
+"""The column heads of `runtime_rows`."""
 
 
-def size_rows(plan: Plan, context: int | None = None) -> list[tuple[str, str]]:
-    """Sizes of the child, one a row. `context` in tokens for the K/V cache."""
+class SizeRow(NamedTuple):
+    """A row of the table of sizes."""
+
+    label: str
+    value: str
+
+
+class LayerRow(NamedTuple):
+    """A row of the table of layers: a run of neighbouring layers with one width.
+
+    Attributes:
+        layers: Their indices in the parent, e.g. `20-24`.
+        attention: How many of them have which attention, e.g. `4 sliding + 1 full`.
+        width: Their FFN width in hidden units.
+        fraction: The width as a fraction of the parent's.
+    """
+
+    layers: str
+    attention: str
+    width: str
+    fraction: str
+
+
+class RuntimeRow(NamedTuple):
+    """A row of the table of runtimes: a `RuntimeVerdict` as text."""
+
+    runtime: str
+    verdict: str
+    why: str
+
+
+def size_rows(plan: Plan, context: int | None = None) -> list[SizeRow]:
+    """The sizes of a plan's child, one per row.
+
+    Args:
+        plan: The plan.
+        context: Tokens in the K/V cache; `max_position_embeddings` if None.
+    """
     size = sizes_of(plan, context)
-    return [
+    rows = [
         ("layers", f"{plan.text.num_hidden_layers} of {plan.parent.text.num_hidden_layers}"),
         ("skipped parent layers", written_layers(plan.slice.skipped) or "none"),
         ("effective parameters", f"{size.effective:,}"),
@@ -25,10 +64,11 @@ def size_rows(plan: Plan, context: int | None = None) -> list[tuple[str, str]]:
         (f"K/V cache bytes at {size.context:,} tokens", f"{size.kv_cache_bytes:,}"),
         ("FLOPs a token", f"{size.flops_per_token:,}"),
     ]
+    return [SizeRow(label, value) for label, value in rows]
 
 
-def layer_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
-    """Kept layers, neighbours with one width as one row."""
+def layer_rows(plan: Plan) -> list[LayerRow]:
+    """The kept layers of a plan, with neighbours of one width in one row."""
     parent, widths = plan.parent.text, plan.widths
     rows = []
     for run, width in runs_of([widths.get(n) for n in range(parent.num_hidden_layers)]):
@@ -37,10 +77,13 @@ def layer_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
         kinds = [parent.layer_types[layer].removesuffix("_attention") for layer in run]
         count = " + ".join(f"{kinds.count(k)} {k}" for k in ("sliding", "full") if k in kinds)
         full = parent.intermediate_size[run[0]]
-        rows.append((written(run), count, f"{width:,}", f"{width / full:.3g}"))
+        rows.append(LayerRow(written(run), count, f"{width:,}", f"{width / full:.3g}"))
     return rows
 
 
-def runtime_rows(plan: Plan) -> list[tuple[str, str, str]]:
-    """What each runtime makes of the child."""
-    return [(f"{v.runtime} {v.version}", v.verdict, v.why) for v in runtime_verdicts(plan)]
+def runtime_rows(plan: Plan) -> list[RuntimeRow]:
+    """What each runtime does with a plan's child, one runtime per row."""
+    return [
+        RuntimeRow(f"{one.runtime} {one.version}", one.verdict, one.why)
+        for one in runtime_verdicts(plan)
+    ]

@@ -1,8 +1,7 @@
-"""The embedded parent: a small trained MatFormer with Gemma 3n E4B's structure, and its three
-lm-eval tasks.
+"""The embedded parent `tiny`: a small trained MatFormer with Gemma 3n E4B's structure.
 
-The folders hold data only. `training/tiny/` in the repository made them; `docs/tiny.md` says how
-well that worked.
+The folders hold data only: its checkpoint and three lm-eval tasks. `training/tiny/` in the
+repository made them; `docs/tiny.md` says how, and how well the slices score.
 """
 
 from __future__ import annotations
@@ -14,26 +13,29 @@ from typing import Any
 
 
 def model_dir() -> Path:
-    """The `gemma3n_text` checkpoint folder."""
+    """The folder of the checkpoint, a `gemma3n_text`."""
     return _folder() / "model"
 
 
 def tasks_dir() -> Path:
-    """The folder of task YAML files, for lm-eval's `TaskManager(include_path=...)`."""
+    """The folder of the tasks' YAML files, for lm-eval's `TaskManager(include_path=...)`."""
     return _folder() / "tasks"
 
 
 def datasets_dir() -> Path:
-    """The tasks' data by dataset id (`matformer_lab/tiny_boolq`, ...), as sweeps map ids."""
+    """The folder of the tasks' data, laid out by dataset id (`matformer_lab/tiny_boolq`, ...).
+
+    It is what a recipe's `datasets_dir` names.
+    """
     return tasks_dir() / "data"
 
 
 def info() -> dict[str, Any]:
-    """What the shipped weights are: seed, training, scores by slice."""
+    """How the shipped weights came about: seed, training, scores by slice (`model/tiny.json`)."""
     loaded: dict[str, Any] = json.loads((model_dir() / "tiny.json").read_text(encoding="utf-8"))
     return loaded
 
 
 def _folder() -> Path:
-    # A checkpoint has to lie in a real folder for transformers, so this is not for zipped installs
+    # transformers needs a checkpoint in a real folder, so zipped installs are not supported.
     return Path(str(files(__name__)))

@@ -1,4 +1,4 @@
-"""Where slices come from: built-in names, files, shorthands, and the entries of a recipe."""
+"""Finding the slices that people ask for: built-in names, files, widths, entries of a recipe."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -21,6 +21,7 @@ from matformer_lab.slicing.notation.width import Width
 from matformer_lab.slicing.slice import Slice
 
 PUBLISHED: Final = "published"
+"""The reference of all slices that Google published."""
 
 
 @cache
@@ -31,18 +32,18 @@ def published_specs() -> tuple[SliceSpec, ...]:
 
 
 def resolve_slice(ref: str, parent: Parent, base: StrPath = "") -> Slice:
-    """The one slice of `parent` that `ref` means.
+    """The slice of a parent that a reference names.
 
     Args:
-        ref: A built-in name, one width for every layer (`1/2`), `FILE.yaml`, `FILE.csv#row name`.
-        parent: What it is a slice of.
-        base: The folder that file names start from.
+        ref: A built-in name, one width for every layer (`1/2`), `FILE.yaml` or
+            `FILE.csv#NAME`.
+        parent: The parent to slice.
+        base: The folder that relative file names start from.
 
     Raises:
-        InputError: When there is no such slice, it does not fit the parent, or `ref` means
-            several.
+        InputError: There is no such slice, it does not fit the parent, or `ref` names several.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> small = ml.resolve_slice("e2b", ml.open_parent("tiny"))
         >>> len(small.widths), small.skipped
@@ -59,19 +60,24 @@ def resolve_slice(ref: str, parent: Parent, base: StrPath = "") -> Slice:
 def resolve_slices(
     entries: Sequence[object], parent: Parent, base: StrPath = ""
 ) -> tuple[Slice, ...]:
-    """The slices that a recipe's `slices:` list means, in order, each name once.
+    """The slices of a parent that the entries of a recipe's `slices` describe.
 
     Args:
         entries: Built-in names, `published`, one width for every layer (`1/2`), `FILE.yaml` or
-            `FILE.csv` (with `#name` for one slice of it), slices written out as mappings,
-            samplers, and slices that are resolved already.
-        parent: What they are slices of.
-        base: The folder that file names start from.
+            `FILE.csv` (with `#NAME` for one slice of it), slices written out as mappings,
+            samplers, and `Slice` objects.
+        parent: The parent to slice.
+        base: The folder that relative file names start from.
+
+    Returns:
+        The slices in the order of `entries`; a slice that comes again under its name counts once.
 
     Raises:
-        InputError: Naming the entry, and the layer where one is at fault.
+        InputError: An entry is not understood or does not fit the parent, two different slices have
+            one name, or there are no entries. The message names the entry, and the layer if the
+            fault is in one.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> parent = ml.open_parent("tiny")
         >>> sampler = {"sample": 2, "widths": ["1/2", "full"]}
@@ -119,7 +125,12 @@ def _specs_of_ref(ref: str, base: Path) -> Sequence[SliceSpec | SamplerSpec]:
 
 
 def uniform(width: Width) -> SliceSpec:
-    """Every layer at one width: `uniform-1-2` for 1/2, `uniform-4096`, `uniform-4x`."""
+    """The slice with one width for every layer; its name is `uniform-1-2`, `uniform-4x` or alike.
+
+    Examples:
+        >>> uniform(Width.parse("1/2")).name
+        'uniform-1-2'
+    """
     return SliceSpec(name=f"uniform-{width}".replace("/", "-"), widths=width)
 
 
@@ -142,7 +153,11 @@ def _specs_of_file(ref: str, base: Path) -> Sequence[SliceSpec | SamplerSpec]:
 
 
 def load_slices_file(path: Path) -> tuple[SliceSpec | SamplerSpec, ...]:
-    """A YAML file with one slice, or with several under `slices:`."""
+    """The slices and samplers of a YAML file, which holds one, or several under `slices`.
+
+    Raises:
+        InputError: The file cannot be read, or an entry is wrong.
+    """
     content: Any = load_yaml(path)
     if isinstance(content, Mapping) and "slices" in content:
         unknown = set(content) - {"parent", "slices"}
@@ -162,15 +177,25 @@ def _unknown(ref: str) -> str:
     near = get_close_matches(ref, names, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
     return (
-        f"no slice named {ref!r}; {guess}`matformer-lab slices` lists the built-in ones; a file "
-        "ends in .yaml or .csv"
+        f"no slice named {ref!r}; {guess}`matformer-lab slices` lists the built-in ones; files "
+        "must end in .yaml or .csv"
     )
 
 
 def parse_spec(written: Any, where: str) -> SliceSpec | SamplerSpec:
-    """A slice or a sampler from a YAML mapping. `where` names the file in an `InputError`."""
+    """A slice or a sampler that is written out as a mapping.
+
+    Args:
+        written: As YAML or JSON gives it. A mapping with the key `sample` is a sampler.
+        where: Names the file and entry in an error.
+
+    Raises:
+        InputError: It is not a mapping, or a key is unknown, missing or wrong.
+    """
     if not isinstance(written, Mapping):
-        raise InputError(f"{where}: a slice is a mapping with name and widths, not {written!r:.60}")
+        raise InputError(
+            f"{where}: a slice must be a mapping with name and widths, not {written!r:.60}"
+        )
     model = SamplerSpec if "sample" in written else SliceSpec
     try:
         return model.model_validate(dict(written))

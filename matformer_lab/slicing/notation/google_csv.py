@@ -1,4 +1,7 @@
-"""Google's slicing-configs CSV, whose cells hold Python arithmetic. Parsed, never evaluated."""
+"""The CSV of Google's slicing configs, whose cells hold Python arithmetic: parsed, never evaluated.
+
+The file is that of the Hub dataset google/gemma3n-slicing-configs; the constants are its columns.
+"""
 
 import csv
 import io
@@ -24,7 +27,12 @@ _PRODUCT = re.compile(rf"{_NUMBER}(?:\s*\*\s*{_NUMBER}){{0,3}}")
 
 
 def load_csv(path: Path) -> tuple[SliceSpec, ...]:
-    """Every row of the file, named as Google names it. Raises `InputError` with the row's line."""
+    """The slices of a CSV file of at most 1 MiB, one per row, with the names that it gives them.
+
+    Raises:
+        InputError: The file cannot be read, lacks a column or has a bad cell. The message names the
+            line of the row.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
@@ -33,7 +41,7 @@ def load_csv(path: Path) -> tuple[SliceSpec, ...]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if len(data) > _MAX_BYTES:
-        raise InputError(f"{path}: larger than 1 MiB, which no slices file is")
+        raise InputError(f"{path}: over the limit of 1 MiB; no real slices file is so large")
     try:
         rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
         missing = {NAME, DIMS} - set(rows.fieldnames or ())
@@ -67,7 +75,19 @@ def _published(name: str, row: dict[str, str | None]) -> Published | None:
 
 
 def integers(cell: str, where: str) -> list[int]:
-    """`[2_048 * 4, 8192]` -> `[8192, 8192]`: a list of products of non-negative integers."""
+    """The integers of a cell: a list of non-negative integers or products of up to four of them.
+
+    Args:
+        cell: The cell's text.
+        where: Names the row and column in an error.
+
+    Raises:
+        InputError: The cell is anything else.
+
+    Examples:
+        >>> integers("[2_048 * 4, 8192]", "line 2")
+        [8192, 8192]
+    """
     text = cell.strip()
     if not (text.startswith("[") and text.endswith("]")):
         raise InputError(f"{where}: expected a list like [2_048 * 4, 8192], found {cell!r:.60}")
@@ -78,6 +98,6 @@ def integers(cell: str, where: str) -> list[int]:
         if not _PRODUCT.fullmatch(item):
             raise InputError(
                 f"{where}: item {position} is {item!r:.60}; only integers and products of "
-                "integers are read"
+                "integers are allowed"
             )
     return [math.prod(int(factor) for factor in item.split("*")) for item in items]

@@ -1,7 +1,7 @@
-"""A slice: the FFN width of every kept layer, and the skipped layers.
+"""A slice as a person writes it, for a parent that is not known yet.
 
-`SliceSpec` is what a person writes, relative to a parent that is not known yet; `Slice` is the same
-checked against a parent, in hidden units.
+`SliceSpec.resolve` checks it against a parent; the result is a `Slice`, with its widths in hidden
+units.
 """
 
 import re
@@ -18,8 +18,8 @@ from pydantic import (
 )
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.gemma3n import TextConfig
-from matformer_lab.slicing.notation.width import MAX_LAYERS, WIDTH_SCHEMA, OneWidth, Width
+from matformer_lab.gemma3n import MAX_LAYERS, TextConfig
+from matformer_lab.slicing.notation.width import WIDTH_SCHEMA, OneWidth, Width
 from matformer_lab.slicing.skips import check_skip
 from matformer_lab.slicing.slice import Published, Slice
 
@@ -27,7 +27,18 @@ _RUN = re.compile(r"([0-9]{1,4})(?:\s*-\s*([0-9]{1,4}))?")
 
 
 def parse_run(written: Any) -> range:
-    """Layers as written: `4` or `20-24` (both ends included). Raises ValueError."""
+    """A layer, or a run of layers, as written.
+
+    Args:
+        written: `4` as a number or as text, or `20-24` (both ends included).
+
+    Raises:
+        ValueError: `written` is neither, or no parent can have so many layers (`MAX_LAYERS`).
+
+    Examples:
+        >>> parse_run("20-24")
+        range(20, 25)
+    """
     if type(written) is int and 0 <= written < MAX_LAYERS:
         return range(written, written + 1)
     match = _RUN.fullmatch(written.strip()) if isinstance(written, str) else None
@@ -83,6 +94,7 @@ AnyWidths = Annotated[
 Layers = Annotated[tuple[int, ...], BeforeValidator(_parse_skip), WithJsonSchema(_SKIP_SCHEMA)]
 
 
+# The docstring is the model's description in recipes/recipe.schema.json.
 class SliceSpec(BaseModel):
     """A slice as written: exactly one of `widths` and `blocks`, and the layers to skip.
 
@@ -104,8 +116,13 @@ class SliceSpec(BaseModel):
             raise ValueError("give either widths or blocks")
         return self
 
-    def resolve(self, text: TextConfig) -> "Slice":
-        """The slice of a parent with config `text`. Raises `InputError` naming the layer."""
+    def resolve(self, text: TextConfig) -> Slice:
+        """The slice of a parent whose text config is `text`.
+
+        Raises:
+            InputError: The slice does not fit the parent. The message names the slice and, if the
+                fault is in one, the layer.
+        """
         try:
             skipped = check_skip(self.skip, text)
             kept = [n for n in range(text.num_hidden_layers) if n not in skipped]
@@ -150,8 +167,8 @@ def _widths_of_runs(runs: Mapping[int, Width], kept: list[int], layers: int) -> 
         if layer >= layers:
             raise InputError(f"layer {layer}: the parent has layers 0 to {layers - 1}")
         if layer not in kept:
-            raise InputError(f"layer {layer}: has a width but is skipped")
+            raise InputError(f"layer {layer}: has a width, but is skipped")
     for layer in kept:
         if layer not in runs:
-            raise InputError(f"layer {layer}: no width given and not skipped")
+            raise InputError(f"layer {layer}: no width given, and not skipped")
     return [runs[layer] for layer in kept]

@@ -1,37 +1,47 @@
-"""An FFN width as people write it."""
+"""An FFN width as a person writes it."""
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import (
-    BeforeValidator,
-    WithJsonSchema,
-)
+from pydantic import BeforeValidator, WithJsonSchema
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.gemma3n import TextConfig
 
-MAX_LAYERS: Final = 1024
-
-
 _FRACTION = re.compile(r"([0-9]{1,9})\s*/\s*([0-9]{1,9})")
-
-
 _MULTIPLE = re.compile(r"([0-9]{1,6})x")
 
 
 @dataclass(frozen=True)
 class Width:
-    """An FFN width as written: hidden units, a fraction of the parent's FFN, or n x hidden_size."""
+    """An FFN width as written, which `units` turns into hidden units for a layer of a parent.
+
+    Attributes:
+        value: The number.
+        unit: What it counts: hidden `units`, the parent's `ffn` width, or the parent's
+            `hidden_size` (`hidden`).
+    """
 
     value: Fraction
     unit: Literal["units", "ffn", "hidden"]
 
     @classmethod
     def parse(cls, written: Any) -> "Width":
-        """`8192`, `1/2`, `full` or `4x`. Raises ValueError."""
+        """Read a width.
+
+        Args:
+            written: Hidden units (8192, a number), a fraction of the parent's FFN (`1/2`, `full`),
+                a multiple of `hidden_size` (`4x`), or a `Width`, which is returned.
+
+        Raises:
+            ValueError: It is none of these.
+
+        Examples:
+            >>> Width.parse("1/2"), str(Width.parse("4x"))
+            (Width(value=Fraction(1, 2), unit='ffn'), '4x')
+        """
         if isinstance(written, Width):
             return written
         if type(written) is int:
@@ -54,6 +64,7 @@ class Width:
         )
 
     def __str__(self) -> str:
+        """The width in a form that `parse` reads."""
         if self.unit == "hidden":
             return f"{self.value}x"
         if self.unit == "ffn":
@@ -61,7 +72,15 @@ class Width:
         return str(self.value)
 
     def units(self, layer: int, text: TextConfig) -> int:
-        """Hidden units at `layer` of the parent. Raises `InputError` naming the layer."""
+        """The hidden units that this width means at one layer.
+
+        Args:
+            layer: The layer's index in the parent.
+            text: The parent's config.
+
+        Raises:
+            InputError: The width is not an integer there, is below 1 or is over the parent's.
+        """
         full = text.intermediate_size[layer]
         scale = {"units": 1, "ffn": full, "hidden": text.hidden_size}[self.unit]
         width = self.value * scale
@@ -82,6 +101,6 @@ WIDTH_SCHEMA: Final = {
     "description": "hidden units (8192), a fraction of the parent's FFN (1/2, full), or a multiple "
     "of hidden_size (4x)",
 }
-
+"""The JSON schema of a width."""
 
 OneWidth = Annotated[Width, BeforeValidator(Width.parse), WithJsonSchema(WIDTH_SCHEMA)]
