@@ -48,9 +48,9 @@ def markdown_table(
         | --- | ---: |
         | e2b | 48.50 |
     """
-    align = ("left",) * len(head) if align is None else align
-    if any(len(row) != len(head) for row in (align, *rows)):
+    sides: Sequence[Align] = ["left" for _ in head] if align is None else align
+    if any(len(row) != len(head) for row in (sides, *rows)):
         raise ValueError(f"a row of the table does not have {len(head)} cells")
     escaped = [[escape_markdown(cell) for cell in row] for row in (head, *rows)]
-    lines = [escaped[0], [_RULES[side] for side in align], *escaped[1:]]
+    lines = [escaped[0], [_RULES[side] for side in sides], *escaped[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
