@@ -1,12 +1,12 @@
 """The model card of a written checkpoint."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.markdown import escape_markdown, markdown_table
 from matformer_lab.common.untrusted import read_small
 from matformer_lab.common.version import __version__
 from matformer_lab.parent.folder import path_inside
@@ -40,8 +40,8 @@ def model_card(plan: Plan, base_model: str | None = None) -> str:
         "tags": TAGS,
     }
     front = yaml.safe_dump(metadata, sort_keys=False).strip()
-    name = _plain(plan.slice.name)
-    shown_base = _plain(base if isinstance(base, str) else plan.parent.name)
+    name = escape_markdown(plan.slice.name)
+    shown_base = escape_markdown(base if isinstance(base, str) else plan.parent.name)
     text_only = " --text-only" if plan.text_only and plan.parent.multimodal else ""
     return f"""---
 {front}
@@ -53,13 +53,13 @@ Cut from {shown_base} by Mix-and-Match: the first *w* hidden units of each layer
 themselves a trained FFN, so this checkpoint was selected, not trained. Every tensor is a part of
 the parent's, bit for bit.
 
-{_table(("", "value"), size_rows(plan))}
+{markdown_table(("", "value"), size_rows(plan))}
 
 *Effective* parameters are the text model's without `embed_tokens` and `embed_tokens_per_layer`.
 
 ## The slice
 
-{_table(LAYER_HEAD, layer_rows(plan))}
+{markdown_table(LAYER_HEAD, layer_rows(plan))}
 
 ## How it was made
 
@@ -77,7 +77,7 @@ matformer-lab verify DIR --parent PARENT
 {_loading(plan)}
 ```
 
-{_table(RUNTIME_HEAD, runtime_rows(plan))}
+{markdown_table(RUNTIME_HEAD, runtime_rows(plan))}
 """
 
 
@@ -112,13 +112,3 @@ tokenizer = AutoTokenizer.from_pretrained(DIR)"""
 
 model = AutoModelForImageTextToText.from_pretrained(DIR, dtype="auto")  # needs timm
 processor = AutoProcessor.from_pretrained(DIR)"""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
-
-
-def _plain(text: object) -> str:
-    """User text without what Markdown or HTML would act on."""
-    return "".join(f"&#{ord(c)};" if c in "|<>&`[]" else c for c in str(text))

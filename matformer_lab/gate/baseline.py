@@ -1,7 +1,7 @@
 """The gate's baseline: a YAML file that lives in the repository and reviews well.
 
-A table of scores on top, one line a slice and task, and below it which items each slice got right,
-256 a line, so that the comparison is paired and a diff shows how much really changed.
+On top is a table of scores, one line per slice and task; below it, which items each slice got right,
+256 to a line, so that the comparison can be paired and a diff shows how much really changed.
 """
 
 from __future__ import annotations
@@ -35,69 +35,80 @@ class _Model(BaseModel):
 
 
 class TaskBaseline(_Model):
-    """What has to stay the same for outcomes to be comparable."""
+    """What has to stay the same for the outcomes of a task to be comparable."""
 
     metric: str
     num_fewshot: int | None
     n: Annotated[int, Field(ge=1)]
     items: str
-    """sha256 over the items' ids, in order."""
+    """sha256 (hex) over the items' ids, in order."""
     encoding: Literal["bits", "numbers"]
 
     @property
     def asked(self) -> Asked:
+        """The same without the encoding."""
         return Asked(self.metric, self.num_fewshot, self.n, self.items)
 
 
 class Baseline(_Model):
-    """The baseline file."""
+    """The content of a baseline file."""
 
     format: Literal[1] = 1
     parent: str
     fingerprint: str
     tasks: dict[str, TaskBaseline]
     scores: dict[str, dict[str, float]]
-    """slice -> task -> percent, for people; the gate computes from `outcomes`."""
+    """slice -> task -> percent, for people; the gate uses `outcomes`."""
     slices: dict[str, str]
     """slice -> digest of its widths and skipped layers."""
     outcomes: dict[str, dict[str, tuple[str, ...]]]
+    """slice -> task -> lines of text that `decode` reads."""
 
 
 def make_baseline(sweep: SweepResults) -> Baseline:
-    """The sweep as a baseline; only tasks with per-item outcomes can be gated."""
+    """The sweep as a baseline; only tasks with per-item outcomes can be gated.
+
+    Raises:
+        InputError: When no task has per-item outcomes.
+    """
     tasks = [task for task in sweep.tasks if task.outcomes is not None]
     if not tasks:
-        raise InputError(f"{sweep.folder}: no task has per-item outcomes, nothing to gate")
+        raise InputError(
+            f"{sweep.folder}: no task has per-item outcomes, so there is nothing to gate"
+        )
     outcomes: dict[str, dict[str, tuple[str, ...]]] = {}
     scores: dict[str, dict[str, float]] = {}
     described = {task.name: describe_task(task) for task in tasks}
-    for one in sweep.scored:
+    for scored in sweep.scored:
         for task in tasks:
             assert task.outcomes is not None
-            if one.name in task.slices:
-                row = task.outcomes.scores[task.slices.index(one.name)]
-                lines = encode(row, described[task.name].encoding)
-                outcomes.setdefault(one.name, {})[task.name] = lines
-                value = task.values[task.slices.index(one.name)]
-                scores.setdefault(one.name, {})[task.name] = round(100 * value, 2)
+            if scored.name in task.slices:
+                at = task.slices.index(scored.name)
+                lines = encode(task.outcomes.scores[at], described[task.name].encoding)
+                outcomes.setdefault(scored.name, {})[task.name] = lines
+                scores.setdefault(scored.name, {})[task.name] = round(100 * task.values[at], 2)
     return Baseline(
         parent=sweep.parent.name,
         fingerprint=sweep.parent.fingerprint,
         tasks=described,
         scores=scores,
-        slices={m.name: m.slice.digest for m in sweep.scored if m.name in outcomes},
+        slices={s.name: s.slice.digest for s in sweep.scored if s.name in outcomes},
         outcomes=outcomes,
     )
 
 
 def dump_baseline(baseline: Baseline) -> str:
-    """The file's text."""
+    """The text of a baseline file."""
     document = baseline.model_dump(mode="json")
     return _HEADER + yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def load_baseline(path: Path) -> Baseline:
-    """Read a baseline file. Raises `InputError` naming the file and the key at fault."""
+    """Read a baseline file.
+
+    Raises:
+        InputError: When there is none or it is not valid; names the file and the key at fault.
+    """
     if not path.exists():
         raise InputError(f"{path}: no baseline yet; make one with `update=True`")
     try:
@@ -107,31 +118,42 @@ def load_baseline(path: Path) -> Baseline:
 
 
 def describe_task(task: TaskScores) -> TaskBaseline:
-    """What a task is, as the baseline records it; it must have per-item outcomes."""
+    """What the baseline records about a task, which must have per-item outcomes."""
     assert task.outcomes is not None
     encoding: Literal["bits", "numbers"] = "bits" if task.outcomes.binary else "numbers"
     return TaskBaseline(**asdict(task.asked), encoding=encoding)
 
 
-def encode(row: Floats, encoding: str) -> tuple[str, ...]:
-    """A slice's outcomes (items,) as lines of text."""
+def encode(scores: Floats, encoding: str) -> tuple[str, ...]:
+    """One slice's outcomes, [items], as lines of text."""
     if encoding == "numbers":
-        words = [f"{value:.6g}" for value in row]
+        words = [f"{score:.6g}" for score in scores]
         return tuple(" ".join(words[k : k + _LINE]) for k in range(0, len(words), _LINE))
-    digits = np.packbits(row.astype(np.uint8)).tobytes().hex()
+    digits = np.packbits(scores.astype(np.uint8)).tobytes().hex()
     return tuple(digits[k : k + _LINE] for k in range(0, len(digits), _LINE))
 
 
 def decode(lines: Sequence[str], task: TaskBaseline, where: str) -> Floats:
-    """The outcomes (items,) that `encode` wrote; `where` names them in an `InputError`."""
+    """The outcomes, [items], that `encode` wrote.
+
+    Args:
+        lines: What it wrote.
+        task: The task of the outcomes.
+        where: Names them in an error.
+
+    Raises:
+        InputError: When the lines are damaged or not of that many items.
+    """
     try:
         if task.encoding == "numbers":
-            row = np.array([float(word) for line in lines for word in line.split()])
+            scores = np.array([float(word) for line in lines for word in line.split()])
         else:
             bits = np.unpackbits(np.frombuffer(bytes.fromhex("".join(lines)), dtype=np.uint8))
-            row = bits.astype(np.float64)[: task.n]
+            scores = bits.astype(np.float64)[: task.n]
     except ValueError as error:
         raise InputError(f"baseline: outcomes of {where}: {one_line(error)}") from None
-    if len(row) != task.n or not np.isfinite(row).all():
-        raise InputError(f"baseline: outcomes of {where} are not those of {task.n} items")
-    return row
+    if len(scores) != task.n or not np.isfinite(scores).all():
+        raise InputError(
+            f"baseline: outcomes of {where} are not a number for each of {task.n} items"
+        )
+    return scores

@@ -9,22 +9,31 @@ import numpy as np
 from matformer_lab.common.errors import InputError
 from matformer_lab.gate.baseline import Baseline, TaskBaseline, decode, describe_task
 from matformer_lab.gate.result import Check, GateResult, Status
-from matformer_lab.results.pairing import Change, changes, check_comparable
+from matformer_lab.results.pairing import Change, Sides, changes, check_comparable
 from matformer_lab.results.sweep_results import SweepResults
-from matformer_lab.statistics.outcomes import Outcomes
 
 
 def compare(sweep: SweepResults, baseline: Baseline, max_drop: float) -> GateResult:
-    """Check every slice and task of the baseline. Raises `InputError` where they do not match."""
-    scored = {one.name: one for one in sweep.scored}
+    """Check every slice on every task of the baseline, and list what the baseline does not have.
+
+    Args:
+        sweep: What was scored now.
+        baseline: What it is compared with.
+        max_drop: Points of score that a slice may lose.
+
+    Raises:
+        InputError: When a slice's widths, or a task's items, metric or few-shot count, are not
+            those of the baseline.
+    """
+    digests = {scored.name: scored.slice.digest for scored in sweep.scored}
     for name, digest in baseline.slices.items():
-        if name in scored and scored[name].slice.digest != digest:
+        if digests.get(name, digest) != digest:
             raise InputError(
                 f"slice {name}: its widths or skipped layers are not those of the baseline; "
-                "give it another name, or accept it with `update=True`"
+                "rename it, or accept it with `update=True`"
             )
     checks: list[Check] = []
-    both: dict[str, tuple[Outcomes, Outcomes]] = {}
+    both: dict[str, Sides] = {}
     tasks = {task.name: task for task in sweep.tasks if task.outcomes is not None}
     for name, before in baseline.tasks.items():
         old = [slice_ for slice_, scores in baseline.outcomes.items() if name in scores]
@@ -36,12 +45,12 @@ def compare(sweep: SweepResults, baseline: Baseline, max_drop: float) -> GateRes
         checks += [Check(slice_, name, "missing") for slice_ in old if slice_ not in task.slices]
         checks += [Check(slice_, name, "new") for slice_ in task.slices if slice_ not in old]
         if old:
-            rows = [
+            scores = [
                 decode(baseline.outcomes[slice_][name], before, f"{slice_} on {name}")
                 for slice_ in old
             ]
-            was = replace(task.outcomes, slices=tuple(old), scores=np.stack(rows))
-            both[name] = was, task.outcomes
+            was = replace(task.outcomes, slices=tuple(old), scores=np.stack(scores))
+            both[name] = Sides(was, task.outcomes)
     checks += [
         Check(slice_, name, "new")
         for name, task in tasks.items()
@@ -75,8 +84,8 @@ def _judge(change: Change, max_drop: float) -> Check:
 
 def _check_same(name: str, before: TaskBaseline, now: TaskBaseline) -> None:
     remedy = (
-        "run the sweep as the baseline's was (limit, dataset, few-shot), or accept the change with "
-        "`update=True`"
+        "run the sweep with the baseline's limit, dataset and few-shot count, or accept the change "
+        "with `update=True`"
     )
     where = ("the baseline", "the sweep")
     check_comparable(name, before.asked, now.asked, where=where, remedy=remedy)
@@ -93,5 +102,5 @@ def _notes(sweep: SweepResults, baseline: Baseline) -> tuple[str, ...]:
         notes.append("The parent's weights are not those of the baseline.")
     ungated = [task.name for task in sweep.tasks if task.outcomes is None]
     if ungated:
-        notes.append(f"Not gated, no per-item outcomes: {', '.join(ungated)}.")
+        notes.append(f"Not gated, for lack of per-item outcomes: {', '.join(ungated)}.")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""What the gate found, as JUnit XML."""
+"""The gate's result as JUnit XML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from matformer_lab.gate.result import Check, GateResult, points
 
 
 def to_junit(result: GateResult) -> bytes:
-    """JUnit XML: one test case a check; undecided ones pass and say so."""
+    """The result as JUnit XML: one test case per check, one suite per task.
+
+    A check that is undecided passes, and its output says so.
+    """
     root = ET.Element("testsuites", name="matformer-lab gate")
     for task in dict.fromkeys(check.task for check in result.checks):
         checks = [check for check in result.checks if check.task == task]
@@ -28,13 +31,13 @@ def to_junit(result: GateResult) -> bytes:
             case = ET.SubElement(
                 suite, "testcase", classname=_xml(f"gate.{task}"), name=_xml(check.slice), time="0"
             )
-            said = _sentence(check, result.max_drop)
+            sentence = _sentence(check, result.max_drop)
             if check.status in ("fail", "missing"):
-                ET.SubElement(case, "failure", message=said, type=check.status).text = said
+                ET.SubElement(case, "failure", message=sentence, type=check.status).text = sentence
             elif check.status == "new":
-                ET.SubElement(case, "skipped", message=said)
+                ET.SubElement(case, "skipped", message=sentence)
             else:
-                ET.SubElement(case, "system-out").text = said
+                ET.SubElement(case, "system-out").text = sentence
     ET.indent(root)
     text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return text + b"\n"
@@ -53,7 +56,7 @@ def _sentence(check: Check, max_drop: float) -> str:
 
 
 def _xml(text: Any) -> str:
-    """Characters that XML 1.0 can hold."""
+    """The text with U+FFFD in place of characters that XML 1.0 cannot hold."""
     return "".join(
         char if char >= " " and char not in "\ufffe\uffff" else "\ufffd" for char in str(text)
     )

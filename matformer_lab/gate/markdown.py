@@ -1,10 +1,11 @@
-"""What the gate found, as Markdown for a job's summary page."""
+"""The gate's result as Markdown, for a CI job's summary page."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
+from typing import Final
 
+from matformer_lab.common.markdown import Align, escape_markdown, markdown_table
 from matformer_lab.gate.result import Check, GateResult, Status, points
 from matformer_lab.results.sweep_results import TITLES
 from matformer_lab.statistics.paired import LEVEL
@@ -16,29 +17,26 @@ _SIGNS: Mapping[Status, str] = {
     "pass": "✅",
     "new": "🆕 no baseline",
 }
+_HEAD: Final = ("slice", "task", "baseline", "now", "change", "interval", "")
+_ALIGN: Final[tuple[Align, ...]] = ("left", "left", "right", "right", "right", "center", "left")
 
 
 def to_markdown(result: GateResult) -> str:
-    """The summary for a job's summary page: failures first, the rest folded away."""
+    """The summary: checks that need attention first, the rest folded away."""
     if result.updated:
         title = "Baseline updated"
     else:
         title = "Gate passed ✅" if result.ok else "Gate failed ❌"
-    lines = [f"## {title}", "", f"{_cell(result.summary)}.", ""]
-    lines += [f"> {_cell(note)}" for note in result.notes] + ([""] if result.notes else [])
+    lines = [f"## {title}", "", f"{escape_markdown(result.summary)}.", ""]
+    if result.notes:
+        lines += [*(f"> {escape_markdown(note)}" for note in result.notes), ""]
     loud = [check for check in result.checks if check.status in ("fail", "missing", "undecided")]
     rest = [check for check in result.checks if check.status in ("pass", "new")]
     if loud:
-        lines += [*_table(loud), ""]
+        lines += [_table(loud), ""]
     if rest:
-        lines += [
-            f"<details><summary>{len(rest)} more</summary>",
-            "",
-            *_table(rest),
-            "",
-            "</details>",
-        ]
-        lines.append("")
+        summary = f"<details><summary>{len(rest)} more</summary>"
+        lines += [summary, "", _table(rest), "", "</details>", ""]
     if not result.updated:
         lines += [
             "Change and interval in points, now minus baseline, paired over the same items; all "
@@ -50,29 +48,20 @@ def to_markdown(result: GateResult) -> str:
     return "\n".join(lines)
 
 
-def _table(checks: Sequence[Check]) -> list[str]:
-    rows = [
-        "| slice | task | baseline | now | change | interval | |",
-        "| --- | --- | ---: | ---: | ---: | :---: | --- |",
-    ]
-    for check in checks:
-        interval = ""
-        if check.low is not None and check.high is not None:
-            interval = f"{points(-check.high)} to {points(-check.low)}"
-        cells = (
-            _cell(check.slice),
-            _cell(TITLES.get(check.task, check.task)),
-            "" if check.baseline is None else f"{100 * check.baseline:.2f}",
-            "" if check.now is None else f"{100 * check.now:.2f}",
-            "" if check.drop is None else points(-check.drop),
-            interval,
-            _SIGNS[check.status],
-        )
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
+def _table(checks: Sequence[Check]) -> str:
+    return markdown_table(_HEAD, [_cells(check) for check in checks], _ALIGN)
 
 
-def _cell(text: str) -> str:
-    """Text as it is, in Markdown that may hold HTML."""
-    escaped = html.escape(" ".join(text.split()), quote=False)
-    return "".join(f"\\{char}" if char in "\\|`*_[]!#~" else char for char in escaped)
+def _cells(check: Check) -> tuple[str, ...]:
+    interval = ""
+    if check.low is not None and check.high is not None:
+        interval = f"{points(-check.high)} to {points(-check.low)}"
+    return (
+        check.slice,
+        TITLES.get(check.task, check.task),
+        "" if check.baseline is None else f"{100 * check.baseline:.2f}",
+        "" if check.now is None else f"{100 * check.now:.2f}",
+        "" if check.drop is None else points(-check.drop),
+        interval,
+        _SIGNS[check.status],
+    )

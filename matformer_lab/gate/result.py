@@ -1,4 +1,4 @@
-"""What the gate found, and how people and CI read it: one line, Markdown, JUnit XML."""
+"""What the gate found, check by check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,20 @@ Status = Literal["pass", "fail", "undecided", "missing", "new"]
 
 @dataclass(frozen=True)
 class Check:
-    """One slice on one task (or their average). Scores are fractions; `drop` is baseline - now."""
+    """One slice on one task, or on the average of all.
+
+    Attributes:
+        slice: Its name.
+        task: Its name, or `study.AVERAGE`.
+        status: "fail" and "missing" fail the gate; "undecided" is a drop beyond the allowance that
+            noise could explain; "new" is not in the baseline.
+        baseline: Score then, as a fraction; this and what follows is None where it is unknown.
+        now: Score now, as a fraction.
+        drop: baseline - now.
+        low: Lower end of the drop's simultaneous interval.
+        high: Its upper end.
+        p: Exact McNemar p-value, Holm-corrected over the gate's checks.
+    """
 
     slice: str
     task: str
@@ -21,12 +34,25 @@ class Check:
     drop: float | None = None
     low: float | None = None
     high: float | None = None
-    p: float | None = None  # exact McNemar, Holm over the gate's checks
+    p: float | None = None
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """What the gate found. `ok` is False when a slice got worse or went missing."""
+    """What the gate found.
+
+    Attributes:
+        checks: One for each slice and task, and for the average of the tasks.
+        notes: Sentences about what limits the comparison.
+        max_drop: Points of score that a slice was allowed to lose.
+        updated: Whether the baseline was rewritten instead of compared with.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> result = ml.run_gate("runs/demo", "baseline.yaml")  # doctest: +SKIP
+        >>> [(check.slice, check.task) for check in result.failed]  # doctest: +SKIP
+        []
+    """
 
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
@@ -35,10 +61,12 @@ class GateResult:
 
     @property
     def failed(self) -> tuple[Check, ...]:
+        """The checks of slices that got worse or went missing."""
         return tuple(check for check in self.checks if check.status in ("fail", "missing"))
 
     @property
     def ok(self) -> bool:
+        """Whether no check failed, or the baseline was updated."""
         return self.updated or not self.failed
 
     @property
@@ -53,12 +81,12 @@ class GateResult:
             return f"{checks}, none dropped more than {self._allowed}{aside}"
         dropped = [check for check in self.failed if check.status == "fail"]
         missing = [check for check in self.failed if check.status == "missing"]
-        said = []
+        parts = []
         if dropped:
-            said.append(f"{_some(dropped)} dropped more than {self._allowed}")
+            parts.append(f"{_some(dropped)} dropped more than {self._allowed}")
         if missing:
-            said.append(f"{_some(missing)} missing")
-        return f"gate failed: {'; '.join(said)}"
+            parts.append(f"{_some(missing)} missing")
+        return f"gate failed: {'; '.join(parts)}"
 
     @property
     def _allowed(self) -> str:
@@ -71,4 +99,5 @@ def _some(checks: Sequence[Check]) -> str:
 
 
 def points(fraction: float) -> str:
+    """A difference of scores in points, with its sign: `+1.50`."""
     return "0.00" if abs(fraction) < 5e-5 else f"{100 * fraction:+.2f}"

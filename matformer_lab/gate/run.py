@@ -7,11 +7,7 @@ from pathlib import Path
 from matformer_lab.common.atomic import write_atomic
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
-from matformer_lab.gate.baseline import (
-    dump_baseline,
-    load_baseline,
-    make_baseline,
-)
+from matformer_lab.gate.baseline import dump_baseline, load_baseline, make_baseline
 from matformer_lab.gate.compare import compare
 from matformer_lab.gate.junit import to_junit
 from matformer_lab.gate.markdown import to_markdown
@@ -28,10 +24,10 @@ def run_gate(
     markdown: StrPath | None = None,
     junit: StrPath | None = None,
 ) -> GateResult:
-    """Compare a finished sweep with its baseline; with `update`, make the sweep the baseline.
+    """Compare a finished sweep with a baseline, or make it the baseline.
 
-    A slice fails where even the small end of the paired interval of its drop is over `max_drop`
-    points; the intervals of all checks hold together (docs/statistics.md).
+    A check fails where even the lower end of the paired interval of the slice's drop is above
+    `max_drop` points. The intervals of all checks hold together (docs/statistics.md).
 
     Args:
         folder: A finished sweep's folder.
@@ -42,10 +38,11 @@ def run_gate(
         junit: A file to write JUnit XML to.
 
     Raises:
-        InputError: When the two cannot be compared: no baseline, other items, another few-shot
-            count or metric, a slice that has the name but not the widths of the baseline's.
+        InputError: When the folder is not a finished sweep or a file cannot be written; when there
+            is no baseline, or it has other items, another few-shot count or another metric, or a
+            slice of the same name with other widths.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> ml.run_gate("runs/demo", "baseline.yaml", max_drop=0.5).ok  # doctest: +SKIP
         True
@@ -57,7 +54,7 @@ def run_gate(
         raise InputError(f"`max_drop` is {max_drop}; give points of score, 0 or more")
     for target in filter(None, (baseline if update else None, markdown_file, junit_file)):
         if target.is_dir() or not target.parent.is_dir():
-            raise InputError(f"{target}: cannot be written: no such folder, or a folder itself")
+            raise InputError(f"{target}: cannot be written; give a file in an existing folder")
     sweep = read_sweep(folder)
     if update:
         write_atomic(baseline, dump_baseline(make_baseline(sweep)).encode())

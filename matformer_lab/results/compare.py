@@ -1,7 +1,7 @@
 """Two finished sweeps of the same slices on the same items, compared slice by slice.
 
-For the question "what did this change do": another dtype, another parent, another version of a
-library. Within one sweep, `SweepResults.comparison` compares slices.
+Answers "what did this change do?": another dtype, another parent, another version of a library.
+Within one sweep, `SweepResults.comparison` compares slices.
 """
 
 from __future__ import annotations
@@ -10,36 +10,36 @@ from typing import TYPE_CHECKING
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
-from matformer_lab.results.pairing import changes, check_comparable
+from matformer_lab.results.pairing import Sides, changes, check_comparable
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults, TaskScores
-from matformer_lab.statistics.outcomes import Outcomes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def compare_sweeps(before: StrPath, after: StrPath) -> pd.DataFrame:
-    """Sweep `after` minus sweep `before`.
+    """Compare two finished sweeps slice by slice, `after` minus `before`.
 
     Slices are matched by name and must have the same widths and skipped layers.
 
     Args:
         before: A finished sweep's folder.
-        after: Another one's.
+        after: Another finished sweep's folder.
 
     Returns:
         A row for each slice and task that both have, and for the tasks' average where there are
-        several: `slice, task, before, after, difference, low, high` in points, paired over items;
-        `separable`; `only_before, only_after` (items right in one only); `p_holm`; `n`. `low` and
-        `high` hold for all rows at once (max-T bootstrap, see docs/statistics.md); `p_holm` is an
-        exact McNemar test after Holm.
+        several. `before`, `after`, `difference`, `low` and `high` are in points, paired over items;
+        `only_before` and `only_after` count the items that are right in one sweep only; `n` counts
+        all items. `low` and `high` hold for all rows together (max-T bootstrap, see
+        docs/statistics.md), and `separable` says whether they are clear of 0; `p_holm` is the exact
+        McNemar p-value after Holm's correction.
 
     Raises:
-        InputError: Where the two share nothing, or were scored on other items, with another metric
-            or few-shot count.
+        InputError: When a folder is not a finished sweep; when the two share no slice or task; when
+            they differ in items, metric or few-shot count, or in a slice's widths.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> ml.compare_sweeps("runs/float32", "runs/bfloat16")  # doctest: +SKIP
     """
@@ -47,11 +47,11 @@ def compare_sweeps(before: StrPath, after: StrPath) -> pd.DataFrame:
 
     first, second = read_sweep(before), read_sweep(after)
     names = _common_slices(first, second)
-    scored = {task.name: task for task in second.tasks}
+    others = {task.name: task for task in second.tasks}
     tasks = {
-        task.name: _sides(task, scored[task.name], first, second)
+        task.name: _sides(task, others[task.name], first, second)
         for task in first.tasks
-        if task.name in scored
+        if task.name in others
     }
     if not names or not tasks:
         what = "slice" if not names else "task"
@@ -77,29 +77,28 @@ def compare_sweeps(before: StrPath, after: StrPath) -> pd.DataFrame:
 
 
 def _common_slices(first: SweepResults, second: SweepResults) -> list[str]:
-    other = {one.name: one.slice for one in second.scored}
-    names = [one.name for one in first.scored if one.name in other]
-    for one in first.scored:
-        if one.name in other and other[one.name].digest != one.slice.digest:
+    """Names of the slices that both sweeps have."""
+    others = {scored.name: scored.slice for scored in second.scored}
+    common = [scored for scored in first.scored if scored.name in others]
+    for scored in common:
+        if others[scored.name].digest != scored.slice.digest:
             raise InputError(
-                f"slice {one.name}: {first.folder} and {second.folder} have different widths or "
-                "skipped layers under this name; rename one of them"
+                f"slice {scored.name}: {first.folder} and {second.folder} have different widths "
+                "or skipped layers under this name; rename one of them"
             )
-    return names
+    return [scored.name for scored in common]
 
 
-def _sides(
-    old: TaskScores, new: TaskScores, first: SweepResults, second: SweepResults
-) -> tuple[Outcomes, Outcomes]:
-    """Both sweeps' outcomes of one task, once it is sure that they were asked the same."""
+def _sides(old: TaskScores, new: TaskScores, first: SweepResults, second: SweepResults) -> Sides:
+    """Both sweeps' outcomes of one task, after checking that they can be compared."""
     check_comparable(
         old.name,
         old.asked,
         new.asked,
         where=(str(first.folder), str(second.folder)),
-        remedy="only scores of the same items, asked alike, can be compared",
+        remedy="only scores of the same items, prompted the same way, can be compared",
     )
     if old.outcomes is None or new.outcomes is None:
         folder = first.folder if old.outcomes is None else second.folder
-        raise InputError(f"{old.name}: {folder} keeps no per-item outcomes of it to compare")
-    return old.outcomes, new.outcomes
+        raise InputError(f"{old.name}: {folder} has no per-item outcomes of this task to compare")
+    return Sides(old.outcomes, new.outcomes)

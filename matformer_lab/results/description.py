@@ -11,12 +11,12 @@ from matformer_lab.slicing.slice import Slice
 
 
 class _Model(BaseModel):
-    # Folders of later versions, which may say more, stay readable.
+    # Folders written by later versions may hold more keys; they stay readable.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class ParentInfo(_Model):
-    """What is known of the parent without opening it."""
+    """What a sweep folder says about the parent, so that nobody has to open it."""
 
     ref: str
     name: str
@@ -31,11 +31,12 @@ class ParentInfo(_Model):
 
     @property
     def first_kv_shared_layer(self) -> int:
+        """Index of the first layer that reuses earlier K/V; the layer count if none does."""
         return self.num_hidden_layers - self.num_kv_shared_layers
 
 
 class Params(_Model):
-    """Parameters, counted as `slicing.sizes.Sizes` says."""
+    """Parameter counts, defined in `slicing.sizes.Sizes`."""
 
     total: int
     text: int
@@ -55,28 +56,31 @@ class ScoredSlice(_Model):
     params: Params
     nbytes: int = Field(alias="bytes")
     published: dict[str, Any] | None = None
-    """`row`, `effective_params_b`, and by task the published score in percent."""
+    """`row` (in Google's CSV), `effective_params_b`, and the published score in percent by task."""
 
     @property
     def slice(self) -> Slice:
+        """The slice itself, without its sizes."""
         return Slice(self.name, self.widths, self.skipped)
 
     @property
     def effective(self) -> int:
+        """Effective parameters."""
         return self.params.effective
 
     @property
     def total(self) -> int:
+        """All parameters."""
         return self.params.total
 
     def published_score(self, task: str) -> float | None:
-        """Published score on `task`, as a fraction."""
+        """The published score on `task`, as a fraction; None if there is none."""
         value = (self.published or {}).get(task)
         return value / 100 if isinstance(value, int | float) else None
 
 
 class Description(_Model):
-    """What slices.json holds."""
+    """The content of slices.json."""
 
     parent: ParentInfo
     slices: tuple[ScoredSlice, ...]

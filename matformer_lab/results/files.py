@@ -1,4 +1,4 @@
-"""The files of a sweep folder: the one place of their names."""
+"""The names of the files in a sweep folder, all in one place."""
 
 from pathlib import Path
 from typing import Final
@@ -17,9 +17,9 @@ REPORT_HTML: Final = "report.html"
 FRONTIER_PNG: Final = "frontier.png"
 FRONTIER_SVG: Final = "frontier.svg"
 REPORT_FILES: Final = (REPORT_HTML, FRONTIER_PNG, FRONTIER_SVG)
-"""Made from the tables; stale as soon as the tables change."""
+"""Made from the tables, and stale as soon as those change."""
 
 
 def samples_file(slug: str, task: str) -> Path:
-    """Where the per-item outcomes of a slice on a task lie, in the sweep folder."""
+    """The path, within the sweep folder, of a slice's per-item outcomes on a task."""
     return Path(SAMPLES, slug, f"{task}.parquet")

@@ -12,14 +12,45 @@ if TYPE_CHECKING:
 
 
 def load_results(folder: StrPath) -> "pd.DataFrame":
-    """results.parquet of a finished sweep as a DataFrame, one row per slice, task and metric."""
+    """The scores of a finished sweep.
+
+    Args:
+        folder: What `run_sweep` wrote.
+
+    Returns:
+        The table results.parquet: a row for each slice, task and metric.
+
+    Raises:
+        InputError: When the folder does not hold a finished sweep.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> results = ml.load_results("runs/demo")  # doctest: +SKIP
+        >>> results[results["primary"]][["slice", "task", "value"]]  # doctest: +SKIP
+    """
     import pandas as pd
 
     return pd.read_parquet(_complete(Path(folder)) / RESULTS_PARQUET)
 
 
 def load_samples(folder: StrPath, task: str | None = None) -> "pd.DataFrame":
-    """Per-item outcomes of a finished sweep: one row per slice and item (of `task`, or of all)."""
+    """The per-item outcomes of a finished sweep.
+
+    Args:
+        folder: What `run_sweep` wrote.
+        task: A task of its recipe; None: all of them.
+
+    Returns:
+        A row for each slice and item.
+
+    Raises:
+        InputError: When the folder does not hold a finished sweep, or has no outcomes of the task.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> samples = ml.load_samples("runs/demo", "tiny_boolq")  # doctest: +SKIP
+        >>> samples.groupby("slice")["acc"].mean()  # doctest: +SKIP
+    """
     import pandas as pd
 
     paths = sorted((_complete(Path(folder)) / SAMPLES).glob(f"*/{task or '*'}.parquet"))

@@ -1,13 +1,14 @@
 """Two scorings of the same slices on the same items, paired: two sweeps, or a sweep and a baseline.
 
-Both sides answer the same items, so each slice is compared with itself item by item, and all
-comparisons hold together (`statistics.study`).
+Both sides answered the same items, so each slice is compared with itself item by item. All
+comparisons form one family, whose intervals hold together (`statistics.study`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,19 +20,43 @@ from matformer_lab.statistics.study import make_study
 
 @dataclass(frozen=True)
 class Asked:
-    """What has to be the same for two scorings of a task to be comparable."""
+    """What has to be the same for two scorings of a task to be comparable.
+
+    Attributes:
+        metric: The one that is compared.
+        num_fewshot: Examples in each prompt; None: the task's own number.
+        n: Items.
+        items: sha256 (hex) over the items' ids, in order.
+    """
 
     metric: str
     num_fewshot: int | None
     n: int
     items: str
-    """sha256 (hex) over the items' ids, in order."""
+
+
+class Sides(NamedTuple):
+    """The outcomes of one task on both sides."""
+
+    before: Outcomes
+    after: Outcomes
 
 
 def check_comparable(
     task: str, before: Asked, after: Asked, *, where: tuple[str, str], remedy: str
 ) -> None:
-    """Raise `InputError` where the two were not asked the same; `where` names the two sides."""
+    """Check that both sides of a comparison were asked the same.
+
+    Args:
+        task: Its name, for the error.
+        before: What one side was asked.
+        after: What the other side was asked.
+        where: Names of the two sides, in that order, for the error.
+        remedy: What to do, for the error.
+
+    Raises:
+        InputError: When the two differ; it names the first difference.
+    """
     new = asdict(after)
     for key, old in asdict(before).items():
         if old == new[key]:
@@ -45,7 +70,16 @@ def check_comparable(
 
 @dataclass(frozen=True)
 class Change:
-    """A slice on a task (or on the average of all): scores as fractions, `found` after - before."""
+    """How one slice changed on one task, or on the average of all.
+
+    Attributes:
+        slice: Its name.
+        task: Its name, or `study.AVERAGE`.
+        before: Score, as a fraction.
+        after: Score, as a fraction.
+        n: Items.
+        found: The comparison, after minus before.
+    """
 
     slice: str
     task: str
@@ -55,15 +89,18 @@ class Change:
     found: Comparison
 
 
-def changes(
-    tasks: Mapping[str, tuple[Outcomes, Outcomes]], slices: Sequence[str]
-) -> Iterator[Change]:
-    """How each of `slices` changed from the first outcomes of a task to the second.
+def changes(tasks: Mapping[str, Sides], slices: Sequence[str]) -> Iterator[Change]:
+    """How each slice changed on each task.
 
-    Tasks in their order, then their average where there are several; slices that a task has on
-    both sides only.
+    Args:
+        tasks: Both sides' outcomes of each task, by name.
+        slices: Names of the slices to compare.
+
+    Yields:
+        A change for every slice that a task has on both sides: tasks in their order, then their
+        average where there are several.
     """
-    stacked = {task: _stack(*sides) for task, sides in tasks.items() if _common(*sides)}
+    stacked = {task: _stack(sides) for task, sides in tasks.items() if _common(sides)}
     study = make_study(stacked, between=[(_after(name), _before(name)) for name in slices])
     for panel in study.panels.values():
         for name in slices:
@@ -79,13 +116,14 @@ def changes(
             )
 
 
-def _common(before: Outcomes, after: Outcomes) -> list[str]:
-    return [name for name in before.slices if name in after.slices]
+def _common(sides: Sides) -> list[str]:
+    return [name for name in sides.before.slices if name in sides.after.slices]
 
 
-def _stack(before: Outcomes, after: Outcomes) -> Outcomes:
+def _stack(sides: Sides) -> Outcomes:
     """Both sides' outcomes of one task as the outcomes of twice as many slices."""
-    both = _common(before, after)
+    before, after = sides
+    both = _common(sides)
     return Outcomes(
         slices=(*map(_before, both), *map(_after, both)),
         scores=np.concatenate(

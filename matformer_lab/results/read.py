@@ -1,11 +1,11 @@
-"""The one reader of a sweep folder: what `write` and the store left there, as `SweepResults`."""
+"""The one reader of a sweep folder: its tables, checked, as `SweepResults`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -24,19 +24,41 @@ from matformer_lab.statistics.outcomes import Floats, Outcomes, make_outcomes
 if TYPE_CHECKING:
     import pandas as pd
 
-_EXACT = 1e-6  # how closely the mean over items must meet the reported score
+_EXACT = 1e-6  # how closely the mean over items must match the reported score
+
+
+class _TaskMetric(NamedTuple):
+    """A task and the metric of it to show."""
+
+    task: str
+    metric: str
+
+
+class _ItemScores(NamedTuple):
+    """What several slices scored on the items of one task.
+
+    Attributes:
+        scores: [slices, items].
+        ids: Of the items, "subject/doc".
+        subjects: Of the items.
+    """
+
+    scores: Floats
+    ids: tuple[str, ...]
+    subjects: tuple[str, ...]
 
 
 def read_sweep(folder: StrPath) -> SweepResults:
-    """Read a finished sweep back from its folder; no model, no weights.
+    """Read a finished sweep back from its folder; needs no model and no weights.
 
     Args:
         folder: What `run_sweep` wrote.
 
     Raises:
-        InputError: When it is no sweep's folder, or does not hold together.
+        InputError: When it is not the folder of a finished sweep, or its files contradict each
+            other.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> ml.read_sweep("runs/demo").scores()  # doctest: +SKIP
     """
@@ -47,25 +69,25 @@ def read_sweep(folder: StrPath) -> SweepResults:
     needed = {"slice", "task", "metric", "value", "stderr", "n"}
     if absent := needed - set(results.columns):
         raise InputError(f"{folder / RESULTS_PARQUET}: no column {', '.join(sorted(absent))}")
-    described = [one.name for one in description.slices]
+    described = [entry.name for entry in description.slices]
     if len(set(described)) < len(described):
         raise InputError(f"{folder / SLICES_JSON}: a slice is described twice")
     names = set(results["slice"])
     if unknown := names - set(described):
         raise InputError(f"{folder}: {SLICES_JSON} does not describe {', '.join(sorted(unknown))}")
-    scored = tuple(
+    scored_slices = tuple(
         sorted(
-            (one for one in description.slices if one.name in names),
-            key=lambda one: (one.effective, one.total, one.name),
+            (entry for entry in description.slices if entry.name in names),
+            key=lambda entry: (entry.effective, entry.total, entry.name),
         )
     )
-    if not scored:
+    if not scored_slices:
         raise InputError(f"{folder}: no scores yet; let the sweep finish a task first")
     tasks = tuple(
-        _task(folder, results[results["task"] == name], name, metric, scored)
-        for name, metric in _wanted(recipe, results, folder / RECIPE_YAML)
+        _task_scores(folder, results, shown, scored_slices)
+        for shown in _shown(recipe, results, folder / RECIPE_YAML)
     )
-    return SweepResults(folder, description.parent, scored, tasks, recipe)
+    return SweepResults(folder, description.parent, scored_slices, tasks, recipe)
 
 
 def _read_description(path: Path) -> Description:
@@ -102,8 +124,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
 
 
-def _wanted(recipe: Mapping[str, Any], results: pd.DataFrame, where: Path) -> list[tuple[str, str]]:
-    """(task, metric) to show: the recipe's tasks that have scores, each with its main metric."""
+def _shown(recipe: Mapping[str, Any], results: pd.DataFrame, where: Path) -> list[_TaskMetric]:
+    """The recipe's tasks that have scores, each with its main metric."""
     try:
         asked = {
             (entry if isinstance(entry, str) else entry["name"]): (
@@ -112,40 +134,45 @@ def _wanted(recipe: Mapping[str, Any], results: pd.DataFrame, where: Path) -> li
             for entry in recipe.get("tasks") or []
         }
     except (KeyError, TypeError, AttributeError):
-        raise InputError(f"{where}: tasks: each is a name or a mapping with a name") from None
+        raise InputError(
+            f"{where}: tasks: each entry is a name, or a mapping with a name"
+        ) from None
     if not asked:
         top = results[results["group"].isna()] if "group" in results else results
         asked = dict.fromkeys(top["task"])
-    wanted = []
+    shown = []
     for name, metric in asked.items():
         rows = results[results["task"] == name]
         if metric is None and "primary" in rows:
             rows = rows.sort_values("primary", ascending=False, kind="stable")
         metrics = list(rows["metric"].unique())
         if metrics:
-            wanted.append((str(name), str(metric if metric in metrics else metrics[0])))
-    if not wanted:
+            chosen = metric if metric in metrics else metrics[0]
+            shown.append(_TaskMetric(str(name), str(chosen)))
+    if not shown:
         raise InputError(f"{where}: no scores of the recipe's tasks in {RESULTS_PARQUET}")
-    return wanted
+    return shown
 
 
-def _task(
-    folder: Path, rows: pd.DataFrame, name: str, metric: str, scored: tuple[ScoredSlice, ...]
+def _task_scores(
+    folder: Path, results: pd.DataFrame, shown: _TaskMetric, scored_slices: Sequence[ScoredSlice]
 ) -> TaskScores:
-    rows = rows[rows["metric"] == metric].drop_duplicates("slice", keep="last").set_index("slice")
-    present = [one for one in scored if one.name in rows.index]
-    rows = rows.loc[[one.name for one in present]]
+    rows = results[(results["task"] == shown.task) & (results["metric"] == shown.metric)]
+    rows = rows.drop_duplicates("slice", keep="last").set_index("slice")
+    present = [scored for scored in scored_slices if scored.name in rows.index]
+    rows = rows.loc[[scored.name for scored in present]]
     better = rows["higher_is_better"].iloc[0] if "higher_is_better" in rows else True
     fewshot = rows["num_fewshot"].iloc[0] if "num_fewshot" in rows else None
     values = tuple(float(value) for value in rows["value"])
-    items = _items(folder, name, metric, present)
+    items = _items(folder, shown, present)
     outcomes = None
     if items is not None and better is not False:
-        outcomes = _outcomes(tuple(rows.index), *items, values)
-    ids, subjects = ((), ()) if outcomes is None or items is None else items[1:]
+        outcomes = _outcomes(tuple(rows.index), items, values)
+    if outcomes is None:
+        items = None
     return TaskScores(
-        name=name,
-        metric=metric,
+        name=shown.task,
+        metric=shown.metric,
         num_fewshot=None if fewshot is None or math.isnan(fewshot) else int(fewshot),
         n=int(rows["n"].iloc[0]),
         higher_is_better=better is not False and bool(better),
@@ -153,8 +180,8 @@ def _task(
         values=values,
         stderrs=tuple(_number(value) for value in rows["stderr"]),
         outcomes=outcomes,
-        item_ids=ids,
-        subjects=subjects,
+        item_ids=() if items is None else items.ids,
+        subjects=() if items is None else items.subjects,
     )
 
 
@@ -166,12 +193,13 @@ def _number(value: Any) -> float:
 
 
 def _items(
-    folder: Path, task: str, metric: str, scored: list[ScoredSlice]
-) -> tuple[Floats, tuple[str, ...], tuple[str, ...]] | None:
-    """Scores (slices, items), ids and subjects of the items; None where no outcomes were kept."""
+    folder: Path, shown: _TaskMetric, scored_slices: Sequence[ScoredSlice]
+) -> _ItemScores | None:
+    """What the slices scored item by item; None where a slice has no such outcomes."""
+    task, metric = shown
     tables = []
-    for one in scored:
-        path = folder / samples_file(one.slice.slug, task)
+    for scored in scored_slices:
+        path = folder / samples_file(scored.slice.slug, task)
         if not path.exists():
             return None
         table = _read_parquet(path)
@@ -184,26 +212,22 @@ def _items(
     ids = first["_id"].to_numpy()
     if len(set(ids)) != len(ids):
         raise InputError(f"{folder}: samples of {task}: an item is listed twice")
-    for one, table in zip(scored, tables, strict=True):
+    for scored, table in zip(scored_slices, tables, strict=True):
         if not np.array_equal(table["_id"].to_numpy(), ids):
             raise InputError(
-                f"{folder}: samples of {task}: slices {scored[0].name} and {one.name} were "
-                "scored on different items; run the sweep again with one limit and one dataset"
+                f"{folder}: samples of {task}: slices {scored_slices[0].name} and {scored.name} "
+                "were scored on different items; run the sweep again with one limit and one dataset"
             )
     scores = np.stack([table[metric].to_numpy(dtype=np.float64) for table in tables])
-    return scores, tuple(ids), tuple(first["_subject"])
+    return _ItemScores(scores, tuple(ids), tuple(first["_subject"]))
 
 
 def _outcomes(
-    names: tuple[str, ...],
-    scores: Floats,
-    ids: tuple[str, ...],
-    subjects: tuple[str, ...],
-    values: tuple[float, ...],
+    names: tuple[str, ...], items: _ItemScores, values: tuple[float, ...]
 ) -> Outcomes | None:
     """The outcomes, if their mean (over items, or over subjects) is the reported score."""
     for macro in (False, True):
-        outcomes = make_outcomes(names, scores, subjects, macro=macro)
+        outcomes = make_outcomes(names, items.scores, items.subjects, macro=macro)
         if np.allclose(outcomes.values, values, rtol=0, atol=_EXACT):
             return outcomes
-    return None  # a metric that is no mean of items, such as a corpus-level F1
+    return None  # the metric is not a mean over items (a corpus-level F1, say)

@@ -1,4 +1,4 @@
-"""Scores and slices as rows of a sweep's tables."""
+"""Scores as rows of results.csv."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,32 +8,39 @@ from matformer_lab.slicing.sizes import SizedPlan
 
 
 def result_rows(
-    sized: SizedPlan, rows: Sequence[Metric], metric: str, settings: Mapping[str, Any]
+    sized: SizedPlan, metrics: Sequence[Metric], primary: str, settings: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Rows of results.csv for one slice and recipe task; `metric` is the one to plot."""
-    own = [row for row in rows if row.group is None]
-    # A task whose answers are filtered in several ways has `metric,filter` rows: the first counts.
-    primary = next((row for row in own if row.metric == metric), None) or next(
-        (row for row in own if row.metric.startswith(f"{metric},")), None
+    """The rows of one slice on one task of the recipe.
+
+    Args:
+        sized: The slice.
+        metrics: What it scored, one row each.
+        primary: The name of the metric to plot.
+        settings: Columns that are the same for the whole sweep.
+    """
+    own = [metric for metric in metrics if metric.group is None]
+    # A task with several answer filters has metrics named `metric,filter`: the first one counts.
+    plotted = next((metric for metric in own if metric.metric == primary), None) or next(
+        (metric for metric in own if metric.metric.startswith(f"{primary},")), None
     )
     return [
         {
             "slice": sized.name,
             "effective_params": sized.sizes.effective,
             "total_params": sized.sizes.total,
-            "task": row.task,
-            "metric": row.metric,
-            "value": row.value,
-            "stderr": row.stderr,
-            "n": row.n,
-            "num_fewshot": row.num_fewshot,
-            "group": row.group,
-            "primary": row is primary,
-            "higher_is_better": row.higher_is_better,
+            "task": metric.task,
+            "metric": metric.metric,
+            "value": metric.value,
+            "stderr": metric.stderr,
+            "n": metric.n,
+            "num_fewshot": metric.num_fewshot,
+            "group": metric.group,
+            "primary": metric is plotted,
+            "higher_is_better": metric.higher_is_better,
             "text_params": sized.sizes.text,
             "bytes": sized.sizes.nbytes,
-            "task_version": row.version,
+            "task_version": metric.version,
             **settings,
         }
-        for row in rows
+        for metric in metrics
     ]

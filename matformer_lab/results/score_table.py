@@ -8,7 +8,14 @@ from matformer_lab.results.load import load_results
 
 
 def score_rows(folder: Path) -> list[tuple[str, ...]]:
-    """A finished sweep's scores, a head and one row a slice: percent +- one standard error."""
+    """A finished sweep's scores in percent, +- one standard error.
+
+    Returns:
+        The head, then a row for each slice.
+
+    Raises:
+        InputError: When the folder does not hold a finished sweep.
+    """
     results = load_results(folder)
     shown = results[results["primary"]].to_dict("records")
     tasks = list(dict.fromkeys((row["task"], row["metric"]) for row in shown))
@@ -23,6 +30,6 @@ def score_rows(folder: Path) -> list[tuple[str, ...]]:
 def _score(row: Mapping[Hashable, Any] | None) -> str:
     if row is None:
         return ""
-    if row["stderr"] is None:  # one item has no standard error
+    if row["stderr"] is None:  # a single item has no standard error
         return f"{100 * row['value']:.1f}"
     return f"{100 * row['value']:.1f} ± {100 * row['stderr']:.1f}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.results.description import ParentInfo, ScoredSlice
@@ -25,12 +25,41 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TITLES = {"hellaswag": "HellaSwag", "boolq": "BoolQ", "mmlu": "MMLU", AVERAGE: "Average"}
-_FEW = 2
+_FEW = 2  # published points; up to here they get no chart of their own
+
+
+class PublishedPoint(NamedTuple):
+    """A published score that was not measured here.
+
+    Attributes:
+        name: The slice's.
+        effective_b: Effective parameters as published, in billions.
+        score: As a fraction.
+    """
+
+    name: str
+    effective_b: float
+    score: float
 
 
 @dataclass(frozen=True)
 class TaskScores:
-    """The scores of one task as reported, and item by item where that is possible."""
+    """The scores of one task as reported, and item by item where that is possible.
+
+    Attributes:
+        name: The task's.
+        metric: The one that is shown.
+        num_fewshot: Examples in each prompt; None: the task's own number.
+        n: Items.
+        higher_is_better: Whether a larger score is better.
+        slices: Those that have a score, in the order of the next fields.
+        values: Scores as lm-eval reports them: fractions for most metrics.
+        stderrs: Their standard errors, NaN where lm-eval gives none.
+        outcomes: What each slice scored on each item; None where that was not kept, or where the
+            metric is not a mean over items.
+        item_ids: "subject/doc", in the order of the outcomes' columns; empty without outcomes.
+        subjects: Of the items, likewise.
+    """
 
     name: str
     metric: str
@@ -41,7 +70,7 @@ class TaskScores:
     values: tuple[float, ...]
     stderrs: tuple[float, ...]
     outcomes: Outcomes | None
-    item_ids: tuple[str, ...]  # "subject/doc", in the order of the outcomes' columns
+    item_ids: tuple[str, ...]
     subjects: tuple[str, ...]
 
     @property
@@ -53,29 +82,43 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """One sweep folder."""
+    """A finished sweep in memory, as `read_sweep` returns it.
+
+    Attributes:
+        folder: Where it was read from.
+        parent: The model that was sliced.
+        scored: The slices that have scores, from small to large.
+        tasks: Their scores, in the recipe's order.
+        recipe: The recipe as it ran.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> sweep = ml.read_sweep("runs/demo")  # doctest: +SKIP
+        >>> sweep.scores()[["slice", "task", "score", "verdict"]]  # doctest: +SKIP
+        >>> sweep.comparison("e2b", "e4b")  # doctest: +SKIP
+    """
 
     folder: Path
     parent: ParentInfo
-    scored: tuple[ScoredSlice, ...]  # from small to large
+    scored: tuple[ScoredSlice, ...]
     tasks: tuple[TaskScores, ...]
     recipe: Mapping[str, Any]
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """Versions, revisions and hashes of the run."""
+        """Versions, revisions and hashes of the run; empty if the recipe has none."""
         as_run = self.recipe.get("as_run")
         return as_run if isinstance(as_run, Mapping) else {}
 
     @cached_property
     def study(self) -> Study:
-        """All paired comparisons of the sweep; seconds for a full-size one."""
+        """All paired comparisons of the sweep; takes seconds for a full-size one."""
         paired = {task.name: task.outcomes for task in self.tasks if task.outcomes is not None}
         return make_study(paired)
 
     @cached_property
     def panels(self) -> tuple[Panel, ...]:
-        """One panel a task, in the recipe's order, then the average where there is one."""
+        """A panel for each task, in the recipe's order, then the average where there is one."""
         panels = [
             self.study.panels.get(task.name)
             or unpaired(
@@ -92,7 +135,7 @@ class SweepResults:
         return (*panels, average) if average is not None else tuple(panels)
 
     def title(self, panel: str) -> str:
-        """A panel's name for people: task, few-shot count, metric."""
+        """A panel's title for people: task, few-shot count, metric."""
         title = TITLES.get(panel, panel)
         for task in self.tasks:
             if task.name == panel:
@@ -102,32 +145,33 @@ class SweepResults:
 
     @property
     def effective(self) -> dict[str, float]:
-        return {one.name: float(one.effective) for one in self.scored}
+        """Effective parameters by slice."""
+        return {scored.name: float(scored.effective) for scored in self.scored}
 
     @property
     def whole(self) -> str | None:
         """The slice that is the parent itself, if it was scored."""
-        for one in self.scored:
-            if not one.slice.skipped and one.slice.widths == self.parent.intermediate_size:
-                return one.name
+        for scored in self.scored:
+            if not scored.skipped and scored.widths == self.parent.intermediate_size:
+                return scored.name
         return None
 
     @property
     def nested(self) -> str | None:
         """The nested model the parent was trained with, published as E2B, if it was scored."""
-        for one in self.scored:
-            if "E2B" in str((one.published or {}).get("row", "")) or one.name == "e2b":
-                return one.name
+        for scored in self.scored:
+            if "E2B" in str((scored.published or {}).get("row", "")) or scored.name == "e2b":
+                return scored.name
         return None
 
     @property
     def smallest(self) -> str | None:
         """The slice to mark at the small end: the nested E2B, else the smallest slice."""
-        others = (one.name for one in self.scored if one.name != self.whole)
+        others = (scored.name for scored in self.scored if scored.name != self.whole)
         return self.nested or next(others, None)
 
     def role(self, name: str) -> str | None:
-        """What is special about a slice, in a word or two."""
+        """What is special about a slice, in a word or two; None for most."""
         if name == self.whole:
             return "parent"
         if name != self.smallest:
@@ -138,33 +182,40 @@ class SweepResults:
 
     @property
     def published_tasks(self) -> tuple[str, ...]:
-        """Tasks that some slice has a published score for."""
-        keys = {key for one in self.scored for key in (one.published or {})}
+        """Tasks for which some slice has a published score."""
+        keys = {key for scored in self.scored for key in (scored.published or {})}
         return tuple(
             key
             for key in sorted(keys - {"row", "effective_params_b"})
-            if any(one.published_score(key) is not None for one in self.scored)
+            if any(scored.published_score(key) is not None for scored in self.scored)
         )
 
     @property
-    def published_apart(self) -> dict[str, list[tuple[str, float, float]]]:
-        """Published scores that need axes of their own, because this parent is another size:
-        task -> (slice, effective parameters in billions, score); tasks with a few points only."""
+    def published_apart(self) -> dict[str, list[PublishedPoint]]:
+        """Published scores that need axes of their own, by task.
+
+        They do where this parent has another size than the published one. Tasks with no more than
+        two points are left out.
+        """
         if self.published_fits:
             return {}
         apart = {
             task: [
-                (one.name, float(one.published["effective_params_b"]), score)
-                for one in self.scored
-                if one.published and (score := one.published_score(task)) is not None
+                PublishedPoint(scored.name, float(scored.published["effective_params_b"]), score)
+                for scored in self.scored
+                if scored.published and (score := scored.published_score(task)) is not None
             ]
             for task in self.published_tasks
         }
         return {task: points for task, points in apart.items() if len(points) > _FEW}
 
     def scores(self) -> pd.DataFrame:
-        """A row for each slice and panel, from small to large: score and its own interval in
-        points, verdict, and by which slice it is dominated, if it is.
+        """Every score with its verdict.
+
+        Returns:
+            A row for each slice and panel, slices from small to large: `score`, `low` and `high`
+            (the score's own 95 % interval) in points, `verdict`, and `dominated_by`, the slice that
+            dominates this one, if any.
         """
         import pandas as pd
 
@@ -187,14 +238,20 @@ class SweepResults:
         return pd.DataFrame(rows)
 
     def comparison(self, a: str, b: str) -> pd.DataFrame:
-        """Slice `a` against `b`, a row for each panel that has both: difference and simultaneous
-        interval in points, discordant items, p-value, and the items needed to separate the two.
+        """Slice `a` minus slice `b`.
 
-        Raises InputError for a slice that the sweep does not have.
+        Returns:
+            A row for each panel that has both: `difference` and its simultaneous interval `low` to
+            `high` in points; whether the two are `separable`; the items that only one of them gets
+            right; `p_holm`; `items` at hand and `items_needed` to separate the two; and the
+            smallest difference `detectable` with the items at hand, in points.
+
+        Raises:
+            InputError: When the sweep does not have one of the slices.
         """
         import pandas as pd
 
-        known = [one.name for one in self.scored]
+        known = [scored.name for scored in self.scored]
         for name in (a, b):
             if name not in known:
                 raise InputError(f"{self.folder}: no slice {name!r}; it has {', '.join(known)}")
@@ -223,10 +280,13 @@ class SweepResults:
 
     @property
     def published_fits(self) -> bool:
-        """Are the published labels on the same scale as the measured sizes? Not for a miniature."""
+        """Whether the published sizes are those of this parent's slices, within 5 %.
+
+        They are not where the parent is a miniature.
+        """
         ratios = [
-            one.effective / (one.published["effective_params_b"] * 1e9)
-            for one in self.scored
-            if one.published and "effective_params_b" in one.published
+            scored.effective / (scored.published["effective_params_b"] * 1e9)
+            for scored in self.scored
+            if scored.published and "effective_params_b" in scored.published
         ]
         return bool(ratios) and all(0.95 < ratio < 1.05 for ratio in ratios)

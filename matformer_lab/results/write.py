@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matformer_lab.common.atomic import write_atomic
 from matformer_lab.results.description import Description
@@ -17,18 +17,34 @@ from matformer_lab.results.files import (
 )
 
 
+class SamplesTable(NamedTuple):
+    """The per-item outcomes of a slice on a task, to be written."""
+
+    place: Path
+    """Within the sweep folder (`files.samples_file`)."""
+    table: Any
+    """A pyarrow Table."""
+
+
 def write_tables(
     folder: Path,
     *,
     rows: Sequence[Mapping[str, Any]],
     description: Description,
     recipe: str,
-    samples: Iterable[tuple[Path, Any]],
+    samples: Iterable[SamplesTable],
 ) -> None:
     """Write every table of a finished sweep; results.parquet comes last and means "complete".
 
-    `samples`: (`files.samples_file`, pyarrow Table). What an earlier sweep left in the folder goes
-    first, so that no moment shows its scores beside the new recipe.
+    What an earlier sweep left in the folder goes first, so that its scores never stand beside the
+    new recipe.
+
+    Args:
+        folder: The sweep folder.
+        rows: Of results.csv and results.parquet.
+        description: Of the parent and the slices.
+        recipe: The recipe as it ran, in YAML.
+        samples: Per-item outcomes.
     """
     import pandas as pd
 

@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-
-
 Ints = NDArray[np.int64]
 
 
@@ -18,9 +16,12 @@ Ints = NDArray[np.int64]
 class Outcomes:
     """What every slice scored on every item of one task.
 
-    `scores` is (slices, items), larger is better; `strata` (items,) numbers the subject of an item;
-    `weights` (items,) sum to 1 and are equal inside a stratum, so that `scores @ weights` is the
-    task's score.
+    Attributes:
+        slices: Names, in the order of the rows of `scores`.
+        scores: [slices, items]; larger is better.
+        strata: [items]; the number of each item's stratum (its subject), from 0.
+        weights: [items]; sum to 1 and are equal within a stratum, so that `scores @ weights` is the
+            task's score.
     """
 
     slices: tuple[str, ...]
@@ -30,15 +31,20 @@ class Outcomes:
 
     @property
     def n(self) -> int:
+        """The number of items."""
         return len(self.weights)
 
     @property
     def binary(self) -> bool:
+        """Whether every item is either right (1) or wrong (0)."""
         return bool(np.isin(self.scores, (0.0, 1.0)).all())
 
     @property
     def values(self) -> Floats:
-        """Scores, (slices,). Equal rows give equal scores to the last bit, which `@` does not."""
+        """The task's scores, [slices].
+
+        Slices with equal outcomes get equal scores to the last bit, which `@` does not ensure.
+        """
         values: Floats = (self.scores * self.weights).sum(axis=1)
         return values
 
@@ -50,15 +56,26 @@ def make_outcomes(
     *,
     macro: bool = False,
 ) -> Outcomes:
-    """Outcomes of `slices` on the items in the columns of `scores`, (slices, items).
+    """Outcomes from plain scores.
 
-    Every item counts the same; with `macro`, every subject does (items count 1 / size of their
-    subject). Subjects with a single item have no variance to estimate and are pooled into one
-    stratum ("collapsed strata"), per weight.
+    Subjects with a single item have no variance to estimate and are pooled into one stratum
+    ("collapsed strata").
+
+    Args:
+        slices: Their names.
+        scores: [slices, items]; larger is better.
+        subjects: The subject of each item; None: all items are of one subject.
+        macro: Weigh every subject the same (an item counts 1 / size of its subject) instead of
+            every item.
+
+    Raises:
+        ValueError: When `scores` does not have that shape or has no items.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or scores.shape[0] != len(slices) or scores.shape[1] == 0:
-        raise ValueError(f"scores must be (slices, items), got {scores.shape} for {len(slices)}")
+        raise ValueError(
+            f"scores must be (slices, items), got {scores.shape} for {len(slices)} slices"
+        )
     n = scores.shape[1]
     names = np.asarray(subjects if subjects is not None else [""] * n, dtype=object).astype(str)
     _, strata, sizes = np.unique(names, return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""One task of a sweep, or the average of all, with everything that was concluded about it."""
+"""What was concluded about one task of a sweep, or about the average of all."""
 
 from __future__ import annotations
 
@@ -8,35 +8,61 @@ from dataclasses import dataclass
 import numpy as np
 
 from matformer_lab.statistics.outcomes import Floats, Ints
-from matformer_lab.statistics.paired import (
-    LEVEL,
-    normal_quantile,
-)
+from matformer_lab.statistics.paired import LEVEL, normal_quantile
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Slice `a` minus slice `b` on one panel. Scores are fractions."""
+    """Slice `a` minus slice `b` on one panel.
+
+    Attributes:
+        a: A slice's name.
+        b: Another slice's name.
+        difference: A fraction; above 0 where `a` is better.
+        low: Lower end of the simultaneous interval of the difference.
+        high: Its upper end.
+        wins: Items that only `a` gets right; None where outcomes are not 0/1.
+        losses: Items that only `b` gets right; None likewise.
+        p: Exact McNemar p-value; None likewise.
+        p_holm: The same after Holm's correction; None likewise.
+    """
 
     a: str
     b: str
     difference: float
     low: float
     high: float
-    wins: int | None = None  # items only `a` gets right; None where outcomes are not 0/1
+    wins: int | None = None
     losses: int | None = None
-    p: float | None = None  # exact McNemar
+    p: float | None = None
     p_holm: float | None = None
 
     @property
     def separable(self) -> bool:
+        """Whether the interval is clear of 0."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One task (or the average of all) with everything that was concluded about it; arrays follow
-    `slices`.
+    """Everything that was concluded about one task, or about the average of all.
+
+    Attributes:
+        name: The task's, or `study.AVERAGE`.
+        slices: Names, in the order of the arrays.
+        n: Items.
+        values: [slices]; scores as fractions.
+        stderrs: [slices].
+        intervals: [slices, 2]; the interval of each score by itself.
+        differences: [slices, slices]; (score i - score j) * sign, i.e. how much better i is.
+        errors: [slices, slices]; standard errors of the differences, pseudo-item included.
+        critical: Half-width of a simultaneous interval, in standard errors.
+        wins: [slices, slices]; items that i gets right and j wrong. None where outcomes are not
+            0/1, as `p` and `p_holm` are.
+        p: [slices, slices]; exact McNemar p-values, NaN for pairs that were not compared.
+        p_holm: The same after Holm's correction over the whole family.
+        deviations: [replicates, slices]; resampled scores minus the score.
+        sign: -1 where a smaller score is better, else 1.
     """
 
     name: str
@@ -44,18 +70,22 @@ class Panel:
     n: int
     values: Floats
     stderrs: Floats
-    intervals: Floats  # (slices, 2), each score by itself
-    differences: Floats  # [i, j] = score i - score j, times sign: how much better i is
-    errors: Floats  # standard errors of the differences, pseudo-item included
-    critical: float  # half-width of a simultaneous interval in standard errors
+    intervals: Floats
+    differences: Floats
+    errors: Floats
+    critical: float
     wins: Ints | None
     p: Floats | None
     p_holm: Floats | None
-    deviations: Floats  # (replicates, slices): resampled scores minus the score
-    sign: int = 1  # -1 where a smaller score is better
+    deviations: Floats
+    sign: int = 1
 
     def compare(self, a: str, b: str) -> Comparison:
-        """Raises KeyError for a slice that this panel does not have."""
+        """Slice `a` minus slice `b`.
+
+        Raises:
+            KeyError: When the panel does not have one of them.
+        """
         i, j = self.index(a), self.index(b)
         d, h = float(self.differences[i, j]), float(self.errors[i, j]) * self.critical
         if self.wins is None or self.p is None or self.p_holm is None:
@@ -65,6 +95,11 @@ class Panel:
         return Comparison(a, b, d, d - h, d + h, wins, losses, p, p_holm)
 
     def index(self, name: str) -> int:
+        """The position of a slice in the arrays.
+
+        Raises:
+            KeyError: When the panel does not have it.
+        """
         if name not in self.slices:
             raise KeyError(name)
         return self.slices.index(name)
@@ -80,12 +115,19 @@ def unpaired(
     higher_is_better: bool = True,
     level: float = LEVEL,
 ) -> Panel:
-    """A panel for a metric without per-item outcomes (a perplexity, say), from standard errors
-    alone.
+    """A panel for a metric without per-item outcomes (a perplexity, say).
 
-    Differences are taken as if the slices had seen different items, which is wider than paired ones
-    would be, and their simultaneous width is Bonferroni's. A missing standard error is NaN and
-    separates nothing.
+    Differences are treated as if the slices had seen different items, which gives wider intervals
+    than pairing would, and their simultaneous width is Bonferroni's.
+
+    Args:
+        name: The task's.
+        slices: Their names.
+        values: A score for each slice.
+        stderrs: Their standard errors; NaN where one is missing, which separates nothing.
+        n: Items.
+        higher_is_better: Whether a larger score is better.
+        level: The confidence of the intervals.
     """
     value, se = np.asarray(values, dtype=np.float64), np.asarray(stderrs, dtype=np.float64)
     sign = 1 if higher_is_better else -1

@@ -13,9 +13,14 @@ Bools = NDArray[np.bool_]
 
 
 def pareto(sizes: Sequence[float] | Floats, scores: Sequence[float] | Floats) -> Bools:
-    """True where no slice is at most as large and at least as good, and better in one of the two.
+    """True for each slice on the Pareto set, in the shape of `scores`.
 
-    `scores` may have leading axes (replicates, slices); sizes are (slices,).
+    A slice is on the set unless another one is no larger and at least as good, and smaller or
+    better.
+
+    Args:
+        sizes: [slices].
+        scores: [..., slices]; larger is better.
     """
     sizes = np.asarray(sizes, dtype=np.float64)
     scores = np.asarray(scores, dtype=np.float64)

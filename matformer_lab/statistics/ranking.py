@@ -17,23 +17,38 @@ Verdict = Literal["on the frontier", "not separable", "dominated"]
 
 @dataclass(frozen=True)
 class Ranking:
-    """Where every slice of a panel stands, for one notion of size; in the order of its `slices`."""
+    """Where every slice of a panel stands, for one notion of size.
 
-    pareto: Bools  # by the measured scores
-    membership: Floats  # share of the resamples in which the slice is on the Pareto set
+    Attributes:
+        pareto: [slices]; whether the slice is on the Pareto set of the measured scores.
+        membership: [slices]; the share of resamples in which it is on the Pareto set.
+        verdicts: One for each slice.
+        dominated_by: For a dominated slice, the one that beats it most clearly; else None.
+    """
+
+    pareto: Bools
+    membership: Floats
     verdicts: tuple[Verdict, ...]
-    dominated_by: tuple[str | None, ...]  # for "dominated": by whom, the clearest case
+    dominated_by: tuple[str | None, ...]
 
 
 def rank(panel: Panel, sizes: Mapping[str, float]) -> Ranking:
-    """Judge the slices of a panel by their sizes. A verdict is read off the simultaneous intervals:
+    """Judge the slices of a panel by their sizes.
 
-    dominated: some slice that is no larger is better. On the frontier: better than every slice that
-    is no larger (the smallest slice has no rival and is on it by definition). Else not separable.
+    Verdicts are read off the simultaneous intervals. Dominated: some slice that is no larger is
+    better. On the frontier: better than every slice that is no larger (the smallest slice has no
+    rival and is on the frontier by definition). Not separable: neither.
+
+    Args:
+        panel: The slices' scores.
+        sizes: A size for each of the panel's slices, by name, in any unit.
+
+    Returns:
+        The verdicts, in the order of `panel.slices`.
     """
     at = np.array([sizes[name] for name in panel.slices], dtype=np.float64)
     half = panel.critical * panel.errors
-    said: list[Verdict] = []
+    verdicts: list[Verdict] = []
     by: list[str | None] = []
     for i in range(len(at)):
         rivals = np.flatnonzero((at <= at[i]) & (np.arange(len(at)) != i))
@@ -42,10 +57,10 @@ def rank(panel: Panel, sizes: Mapping[str, float]) -> Ranking:
         dominated = bool((behind > 0).any())
         by.append(panel.slices[rivals[np.argmax(behind)]] if dominated else None)
         if dominated:
-            said.append("dominated")
+            verdicts.append("dominated")
         else:
-            said.append("on the frontier" if (ahead > 0).all() else "not separable")
+            verdicts.append("on the frontier" if (ahead > 0).all() else "not separable")
     scores = panel.sign * panel.values
-    # rounded, so that slices which answer alike tie in every resample
+    # Rounded, so that slices with equal answers tie in every resample.
     resampled = pareto(at, np.round(scores + panel.sign * panel.deviations, 12))
-    return Ranking(pareto(at, scores), resampled.mean(axis=0), tuple(said), tuple(by))
+    return Ranking(pareto(at, scores), resampled.mean(axis=0), tuple(verdicts), tuple(by))

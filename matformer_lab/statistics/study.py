@@ -1,4 +1,4 @@
-"""Size/quality frontier: which slices are worth their size, and how sure are we.
+"""All of a sweep's comparisons as one family: which slices are worth their size, and how surely.
 
 Pure functions on arrays; no files, no plotting. Methods, with their sources, are in
 `docs/statistics.md`; in one paragraph:
@@ -23,6 +23,8 @@ import numpy as np
 from matformer_lab.statistics.outcomes import Floats, Ints, Outcomes
 from matformer_lab.statistics.paired import (
     LEVEL,
+    PairIndices,
+    Resampled,
     bootstrap,
     covariance,
     critical_value,
@@ -36,21 +38,31 @@ from matformer_lab.statistics.paired import (
 from matformer_lab.statistics.panel import Panel
 
 AVERAGE = "average"
+"""The name of the panel over all tasks."""
+
 REPLICATES = 10_000
 SEED = 0
 
 
-# --- the frontier ---
-
-
 @dataclass(frozen=True)
 class Study:
-    """All panels of a sweep, compared as one family."""
+    """All panels of a sweep, compared as one family.
+
+    Attributes:
+        panels: By task, then `AVERAGE` where there are several tasks.
+        critical: Half-width of a simultaneous interval, in standard errors; the same for all
+            panels.
+        comparisons: How many differences the family has.
+        tests: How many McNemar tests Holm's correction counts.
+        level: Confidence with which all intervals hold together.
+        replicates: Bootstrap resamples.
+        seed: Of the resampling.
+    """
 
     panels: Mapping[str, Panel]
-    critical: float  # the same for all panels
-    comparisons: int  # how many differences the family has
-    tests: int  # how many McNemar tests Holm's correction counts
+    critical: float
+    comparisons: int
+    tests: int
     level: float
     replicates: int
     seed: int
@@ -67,8 +79,15 @@ def make_study(
     """Compare all slices on every task and, where there are several tasks, on their average.
 
     The average is the plain mean of the tasks' scores, over the slices that have all of them; its
-    resamples are the tasks' own. `between` restricts the family to these pairs of slices (only they
-    may then be asked for), which makes the intervals narrower; without it the family is every pair.
+    resamples are the tasks' own.
+
+    Args:
+        tasks: The outcomes of each task, by name.
+        between: The pairs of slices to compare (no other pair may then be asked for), which makes
+            the intervals narrower; None: every pair.
+        level: Confidence with which all intervals hold together.
+        replicates: Bootstrap resamples.
+        seed: Of the resampling.
     """
     rng = np.random.default_rng(seed)
     drafts = {name: _Draft.of(outcomes, replicates, rng) for name, outcomes in tasks.items()}
@@ -81,15 +100,15 @@ def make_study(
         if everyone:
             drafts[AVERAGE] = _Draft.average(list(drafts.values()), tuple(everyone))
 
-    pairs: dict[str, tuple[Ints, Ints]] = {}
+    pairs: dict[str, PairIndices] = {}
     for name, draft in drafts.items():
         at = {slice_: k for k, slice_ in enumerate(draft.slices)}
         wanted = between if between is not None else combinations(draft.slices, 2)
         chosen = [(at[a], at[b]) for a, b in wanted if a in at and b in at]
         left, right = np.array(chosen, dtype=np.int64).reshape(-1, 2).T
-        pairs[name] = left, right
+        pairs[name] = PairIndices(left, right)
     critical = critical_value(
-        [(d.deviations, d.resampling_errors, *pairs[name]) for name, d in drafts.items()],
+        [Resampled(d.deviations, d.resampling_errors, *pairs[name]) for name, d in drafts.items()],
         level=level,
     )
 
@@ -111,12 +130,6 @@ def make_study(
         panels[name] = draft.panel(name, critical, level, p, p_holm)
     count = sum(len(left) for left, _ in pairs.values())
     return Study(panels, critical, count, len(adjusted), level, replicates, seed)
-
-
-# --- planning ---
-
-
-# --- inside ---
 
 
 @dataclass(frozen=True)
@@ -148,17 +161,17 @@ class _Draft:
     @classmethod
     def average(cls, drafts: Sequence[_Draft], slices: tuple[str, ...]) -> _Draft:
         count = len(drafts)
-        rows = [np.array([draft.slices.index(name) for name in slices]) for draft in drafts]
-        chosen = list(zip(drafts, rows, strict=True))
-        squares = [d.resampling_errors[np.ix_(r, r)] ** 2 for d, r in chosen]
+        at = [np.array([draft.slices.index(name) for name in slices]) for draft in drafts]
+        chosen = list(zip(drafts, at, strict=True))
+        squares = [d.resampling_errors[np.ix_(k, k)] ** 2 for d, k in chosen]
         return cls(
             slices=slices,
             n=sum(d.n for d in drafts),
-            values=np.mean([d.values[r] for d, r in chosen], axis=0),
-            covariance=np.sum([d.covariance[np.ix_(r, r)] for d, r in chosen], axis=0) / count**2,
+            values=np.mean([d.values[k] for d, k in chosen], axis=0),
+            covariance=np.sum([d.covariance[np.ix_(k, k)] for d, k in chosen], axis=0) / count**2,
             pseudo=sum(d.pseudo for d in drafts) / count**2,
             resampling_errors=np.sqrt(np.sum(squares, axis=0)) / count,
-            deviations=np.mean([d.deviations[:, r] for d, r in chosen], axis=0),
+            deviations=np.mean([d.deviations[:, k] for d, k in chosen], axis=0),
             wins=None,
         )
 
@@ -187,9 +200,9 @@ class _Draft:
         )
 
 
-def _symmetric(values: Floats, pairs: tuple[Ints, ...], size: int) -> Floats:
-    left, right = pairs
+def _symmetric(values: Floats, pairs: PairIndices, size: int) -> Floats:
+    """A value per pair as a matrix: 1 on the diagonal, NaN for pairs that were not compared."""
     full: Floats = np.full((size, size), np.nan)
     np.fill_diagonal(full, 1.0)
-    full[left, right] = full[right, left] = values
+    full[pairs.left, pairs.right] = full[pairs.right, pairs.left] = values
     return full

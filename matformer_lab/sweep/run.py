@@ -18,7 +18,7 @@ from matformer_lab.common.paths import StrPath
 from matformer_lab.results.description import describe
 from matformer_lab.results.files import RESULTS_PARQUET, STORE, samples_file
 from matformer_lab.results.rows import result_rows
-from matformer_lab.results.write import write_tables
+from matformer_lab.results.write import SamplesTable, write_tables
 from matformer_lab.sweep.bar import SweepBar
 from matformer_lab.sweep.executors.base import Executor
 from matformer_lab.sweep.executors.local import LocalExecutor
@@ -152,7 +152,7 @@ def _write(prepared: Prepared, store: Store, out: Path) -> None:
             device_names=sorted(device_names),
         ),
         samples=(
-            (samples_file(job.slice.slug, job.task.name), _samples(job, store))
+            SamplesTable(samples_file(job.slice.slug, job.task.name), _samples(job, store))
             for job in prepared.jobs
         ),
     )
