@@ -12,7 +12,7 @@ from matformer_lab.checkpoint.manifest import (
     digest_of,
     read_manifest,
 )
-from matformer_lab.checkpoint.sources import with_weights_at_hand
+from matformer_lab.checkpoint.sources import with_local_weights
 from matformer_lab.checkpoint.verification.claim import claimed_plan, is_family, members_of
 from matformer_lab.checkpoint.verification.comparison import (
     Compared,
@@ -93,7 +93,7 @@ def verify_checkpoint(
     members = members_of(folder)
     if opened is not None and opened.folder is None:
         claims = [claimed_plan(member, opened, slice_) for member in members]
-        opened = with_weights_at_hand(claims, None, progress=progress is True)[0].parent
+        opened = with_local_weights(claims, None, progress=progress is True)[0].parent
     compared = Compared()
     with bytes_bar(f"verify {folder}", _weight_bytes(members), progress) as advance:
         if not is_family(folder):
