@@ -1,9 +1,9 @@
 """Write several slices of one parent as a family, whose members share equal files.
 
-A checkpoint consists of pieces: a layer's FFN at some width, the rest of a layer, the embeddings for
-a set of skipped layers, the tensors that no slice cuts, the towers. Members that need the same piece
-share one file. It is written once, into a pool, under its address (a digest of its sources and
-cuts), and hard-linked into the members' folders. Each member is an ordinary sharded checkpoint;
+A checkpoint consists of pieces: a layer's FFN at some width, the rest of a layer, the embeddings
+for a set of skipped layers, the tensors that no slice cuts, the towers. Members that need the same
+piece share one file. It is written once, into a pool, under its address (a digest of its sources
+and cuts), and hard-linked into the members' folders. Each member is an ordinary sharded checkpoint;
 removing or moving it does not affect the others. The pool is deleted once the family is complete; a
 slice added later links the pieces of existing members.
 """
@@ -152,8 +152,8 @@ def add_to_family(
     Args:
         plans: One or more plans of the family's parent.
         family: A folder written by `write_family`.
-        max_shard_size: Maximum file size, in bytes or as a string like "5GB". Pieces are shared
-            only if it is what the family was written with, or does not matter.
+        max_shard_size: Maximum file size, in bytes or as a string like "5GB". With another size
+            than the family was written with, fewer pieces may be shared.
         base_model: As for `write_family`.
         progress: As for `write_checkpoint`.
         threads: Number of tensors processed concurrently.

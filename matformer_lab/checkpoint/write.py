@@ -101,4 +101,6 @@ def write_checkpoint(
 def check_base_model(base_model: str | None) -> None:
     """Raise `InputError` unless `base_model` is None or has the form of a Hub id."""
     if base_model is not None and not looks_like_repo_id(base_model):
-        raise InputError(f"`base_model` is {base_model!r}; it must be the parent's Hub id, org/name")
+        raise InputError(
+            f"`base_model` is {base_model!r}; it must be the parent's Hub id, org/name"
+        )

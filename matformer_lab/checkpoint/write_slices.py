@@ -101,7 +101,7 @@ def write_slices(
     Examples:
         >>> import matformer_lab as ml
         >>> print(ml.write_slices("tiny", ["e2b", "1/2"], "slices"))
-        slices: 2 slices, 1,195,080 bytes of tensors held in 962,616
+        slices: 2 slices, 974,480 bytes of tensors held in 827,240
     """
     out = Path(out)
     max_shard_bytes = parse_size(max_shard_size, "max_shard_size")

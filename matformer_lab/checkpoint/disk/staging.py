@@ -215,7 +215,7 @@ def _holds_work(folder: Path) -> bool:
 
 
 def _check_ours(folder: Path) -> None:
-    """Refuse a folder without `order.json` that holds more than a run killed at its start leaves."""
+    """Refuse a folder without `order.json`, unless it holds what a run killed early leaves."""
     if folder.is_symlink() or not folder.is_dir() or (folder / _ORDER_FILE).exists():
         return  # `locked` refuses links and files
     for path in folder.iterdir():

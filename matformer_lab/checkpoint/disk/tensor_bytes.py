@@ -115,7 +115,7 @@ def _span(
 def _columns(
     file: BinaryIO, path: Path, tensor: TensorPlan, scratch: Scratch
 ) -> Iterator[memoryview]:
-    """Read whole rows and keep the selected columns: one long read is faster than many short ones."""
+    """Read whole rows and keep the selected columns: one long read beats many short ones."""
     info = tensor.info
     item = ITEM_SIZE[info.dtype]
     rows, row_bytes = info.shape[0], info.shape[1] * item
@@ -140,6 +140,6 @@ def _columns(
 
 
 def _read_ahead(file: BinaryIO, start: int, size: int) -> None:
-    """Ask the kernel, where it supports that, to read the next piece while this one is processed."""
+    """Where supported, ask the kernel to read the next piece while this one is processed."""
     if size and hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
