@@ -1,4 +1,4 @@
-"""A slice on disk: written, shared in a family, verified."""
+"""Slices on disk: written as checkpoints or families, and verified."""
 
 import lazy_loader as _lazy
 

@@ -1,4 +1,4 @@
-"""A slice on disk: written, shared in a family, verified."""
+"""Slices on disk: written as checkpoints or families, and verified."""
 
 from .family import add_to_family as add_to_family
 from .family import write_family as write_family

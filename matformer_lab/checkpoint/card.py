@@ -21,13 +21,18 @@ from matformer_lab.slicing.tables import (
 
 CARD_FILE: Final = "README.md"
 _MAX_CARD_BYTES: Final = 1 << 20
-TAGS: Final = ["matformer", "mix-n-match", "gemma3n", "matformer-lab"]
+_TAGS: Final = ["matformer", "mix-n-match", "gemma3n", "matformer-lab"]
 
 
 def model_card(plan: Plan, base_model: str | None = None) -> str:
-    """The card: metadata for the Hub, what the slice is, how large, how made, how to load.
+    """The card: Hub metadata, the slice's sizes and layers, how it was made and how to load it.
 
-    `base_model` overrides what is known of the parent's Hub id.
+    Args:
+        plan: What the checkpoint holds.
+        base_model: The parent's Hub id; None: as the parent or its own card gives it, if at all.
+
+    Returns:
+        Markdown with YAML front matter.
     """
     parent_card = parent_card_metadata(plan.parent.folder)
     base = base_model or plan.parent.base_model or parent_card.get("base_model")
@@ -37,7 +42,7 @@ def model_card(plan: Plan, base_model: str | None = None) -> str:
         **{k: parent_card[k] for k in ("license_name", "license_link") if k in parent_card},
         "library_name": "transformers",
         "pipeline_tag": "text-generation" if plan.text_only else "image-text-to-text",
-        "tags": TAGS,
+        "tags": _TAGS,
     }
     front = yaml.safe_dump(metadata, sort_keys=False).strip()
     name = escape_markdown(plan.slice.name)
@@ -82,7 +87,14 @@ matformer-lab verify DIR --parent PARENT
 
 
 def parent_card_metadata(folder: Path | None) -> dict[str, Any]:
-    """Texts, and lists of texts, in the metadata of the parent's own card, if it can be read."""
+    """The metadata in the parent's own card, as far as it is strings or lists of strings.
+
+    Args:
+        folder: The parent's folder; None if it is not local.
+
+    Returns:
+        Empty if there is no card, or none that can be read: a card is never required.
+    """
     if folder is None:
         return {}
     try:

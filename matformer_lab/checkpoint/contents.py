@@ -1,4 +1,4 @@
-"""What a checkpoint holds besides weights: config, tokenizer, card, manifest."""
+"""The files of a checkpoint other than weights: config, tokenizer, card, manifest."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,36 +28,53 @@ _TOKENIZER_FILES: Final = (
     "USE_POLICY*",
 )  # fmt: skip
 
-
 _PROCESSOR_FILES: Final = ("*processor_config.json",)
 
-
-_NEVER: Final = {".safetensors", ".bin", ".pt", ".pth", ".pkl", ".py"}
-"""Weights and code, whatever they are called."""
+_EXCLUDED_SUFFIXES: Final = {".safetensors", ".bin", ".pt", ".pth", ".pkl", ".py"}
+"""Weights and code, which are never copied, whatever the rest of their name."""
 
 
 def read_side_files(plan: Plan) -> dict[str, bytes]:
-    """The parent's files that come along: tokenizer, processor, templates, licence."""
+    """The parent's files that are copied: tokenizer, processor, templates, licence.
+
+    Args:
+        plan: A plan of a local parent.
+
+    Returns:
+        The files' contents by name.
+
+    Raises:
+        InputError: When a file is too large, or is a link that leads out of the parent's folder.
+    """
     patterns = _TOKENIZER_FILES + (() if plan.text_only else _PROCESSOR_FILES)
     folder = plan.parent.local
     names = {path.name for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     return {
         name: read_small(path_inside(folder, name, str(folder)))
         for name in sorted(names)
-        if Path(name).suffix.lower() not in _NEVER
+        if Path(name).suffix.lower() not in _EXCLUDED_SUFFIXES
     }
 
 
-def write_rest(
+def write_other_files(
     plan: Plan,
-    side: Mapping[str, bytes],
+    side_files: Mapping[str, bytes],
     folder: Path,
     shards: Sequence[Shard],
     digests: Digests,
     base_model: str | None,
 ) -> None:
-    """Write everything but the weights into `folder`."""
-    files = dict(side)
+    """Write every file of a checkpoint that is not weights.
+
+    Args:
+        plan: What the checkpoint holds.
+        side_files: From `read_side_files`.
+        folder: The checkpoint's folder.
+        shards: The weight files, for the index; one alone needs none.
+        digests: The digests of all tensors, for the manifest.
+        base_model: The parent's Hub id, for the card; None: what is known of it.
+    """
+    files = dict(side_files)
     files["config.json"] = (json.dumps(plan.config, indent=2, ensure_ascii=False) + "\n").encode()
     files[CARD_FILE] = model_card(plan, base_model).encode()
     if len(shards) > 1:
@@ -74,7 +91,7 @@ def write_rest(
         ),
         text_only=plan.text_only,
         tensors=dict(sorted(digests.items())),
-        # Not the card, which people edit.
+        # The card has no digest, because people edit it.
         files={n: digest_of(data) for n, data in sorted(files.items()) if n != CARD_FILE},
     )
     files[MANIFEST_FILE] = (manifest.model_dump_json(indent=2) + "\n").encode()

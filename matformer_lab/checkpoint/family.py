@@ -1,11 +1,11 @@
-"""Write many slices of one parent at the price of what differs between them.
+"""Write several slices of one parent as a family, whose members share equal files.
 
-A checkpoint is made of pieces: a layer's FFN at a width, the rest of a layer, the embeddings for a
-set of skipped layers, what no slice touches, the towers. Members of a family that need the same
-piece share one file: it is written once into a pool under its address (a digest of what it is cut
-from and how) and hard-linked into their folders. Each member is an ordinary sharded checkpoint;
-removing or moving one does nothing to the others. The pool is gone when the family is whole; a
-slice added later takes its pieces from the members that are there.
+A checkpoint consists of pieces: a layer's FFN at some width, the rest of a layer, the embeddings
+for a set of skipped layers, the tensors that no slice cuts, the towers. Members that need the same
+piece share one file. It is written once, into a pool, under its address (a digest of its sources
+and cuts), and hard-linked into the members' folders. Each member is an ordinary sharded checkpoint;
+removing or moving it does not affect the others. The pool is deleted once the family is complete; a
+slice added later links the pieces of existing members.
 """
 
 import os
@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matformer_lab.checkpoint.contents import read_side_files, write_rest
+from matformer_lab.checkpoint.contents import read_side_files, write_other_files
 from matformer_lab.checkpoint.disk.shard_writer import THREADS, Digests, write_shards
 from matformer_lab.checkpoint.disk.shards import Shard
 from matformer_lab.checkpoint.disk.staging import (
@@ -28,7 +28,7 @@ from matformer_lab.checkpoint.disk.staging import (
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE, read_manifest
 from matformer_lab.checkpoint.parent_watch import ParentWatch
 from matformer_lab.checkpoint.pieces import Member, distinct_pieces, family_members, held_pieces
-from matformer_lab.checkpoint.sources import with_weights_at_hand
+from matformer_lab.checkpoint.sources import with_local_weights
 from matformer_lab.checkpoint.verification.claim import members_of
 from matformer_lab.checkpoint.write import DEFAULT_MAX_SHARD_SIZE, check_base_model
 from matformer_lab.common.atomic import fsync_folder
@@ -48,26 +48,30 @@ def write_family(
     progress: Progress = True,
     threads: int = THREADS,
 ) -> Path:
-    """Write a folder in `out` for every plan; `out` appears when all are complete.
+    """Write one checkpoint folder per plan into `out`, sharing equal files by hard links.
+
+    `out` appears once all members are complete. As with `write_checkpoint`, a run that was killed
+    is continued by the same call, and the same inputs give the same bytes.
 
     Args:
-        plans: At least one; of one parent, of slices with different names.
-        out: The family's folder: new or empty.
-        max_shard_size: The largest file, in bytes or like "5GB".
-        base_model: The parent's Hub id, for the model cards; None: what is known of it.
+        plans: One or more plans of the same parent, whose slices have different names.
+        out: The family's folder, new or empty.
+        max_shard_size: Maximum file size, in bytes or as a string like "5GB".
+        base_model: The parent's Hub id, for the model cards; None: as the parent or its own card
+            gives it.
         progress: As for `write_checkpoint`.
-        threads: Tensors in work at once.
+        threads: Number of tensors processed concurrently.
 
     Returns:
         `out` as a path.
 
     Raises:
-        InputError: As `write_checkpoint`.
+        InputError: As `write_checkpoint`; or when two slices have the same folder name.
 
     Warns:
-        UserWarning: When the filesystem has no hard links, and every member gets its own copy.
+        UserWarning: When the filesystem has no hard links, so that every member is a full copy.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> parent = ml.open_parent("tiny")
         >>> slices = ml.resolve_slices(["e2b", "1/2"], parent)
@@ -78,7 +82,7 @@ def write_family(
     out = Path(out)
     max_shard_bytes = parse_size(max_shard_size, "max_shard_size")
     check_base_model(base_model)
-    plans = with_weights_at_hand(plans, out, progress=progress is True)
+    plans = with_local_weights(plans, out, progress=progress is True)
     members = family_members(plans, max_shard_bytes)
     parent = plans[0].parent
     pieces = distinct_pieces(members)
@@ -88,47 +92,47 @@ def write_family(
     if published_before(out, order):
         return out
     check_target(parent.local, out)
-    side = read_side_files(plans[0])
+    side_files = read_side_files(plans[0])
     check_space(out, _bytes_of(pieces))
-    with staging(out, parent.local, order) as place:
-        if not _has_links(place):
+    with staging(out, parent.local, order) as stage:
+        if not _has_hard_links(stage):
             copies = sum(_bytes_of(member.pieces) for member in members)
             warnings.warn(
-                f"{out}: this filesystem has no hard links, so every member gets its own copy: "
+                f"{out}: this filesystem has no hard links, so every member is a full copy: "
                 f"{in_units(copies)} instead of {in_units(_bytes_of(pieces))}",
                 stacklevel=2,
             )
             check_space(out, _bytes_of(pieces) + copies)
-        pool, work = place.subfolder("pool"), place.subfolder("work")
+        pool, work = stage.subfolder("pool"), stage.subfolder("work")
         keep_only(pool, {piece.file for piece in pieces})
         title, total = f"{len(members)} slices -> {out}", family_nbytes(members)
-        with watch.reading(place), bytes_bar(title, total, progress) as advance:
+        with watch.reading(stage), bytes_bar(title, total, progress) as advance:
             digests = write_shards(
                 parent.local, pieces, pool, work, advance=advance, threads=threads
             )
-        for path in place.files.iterdir():
+        for path in stage.files.iterdir():
             shutil.rmtree(path)
         paths = {piece.file: pool / piece.file for piece in pieces}
         for member in members:
-            folder = place.files / member.name
+            folder = stage.files / member.name
             folder.mkdir()
-            _assemble(member, folder, paths, digests, side, base_model)
+            _assemble(member, folder, paths, digests, side_files, base_model)
             fsync_folder(folder)
-        place.publish()
+        stage.publish()
     return out
 
 
 def family_nbytes(members: Sequence[Member]) -> int:
-    """Bytes of the tensors that a family holds, what members share counted once."""
+    """Bytes of all tensors in a family, counting shared ones once."""
     return sum(t.nbytes for piece in distinct_pieces(members) for t in piece.tensors)
 
 
 def can_be_added_to(folder: Path) -> bool:
-    """Whether `folder` is a family, and holds nothing besides its members."""
+    """Whether `folder` is a family and, hidden files aside, holds nothing but its members."""
     try:
-        seen = [path for path in folder.iterdir() if path.name[0] != "."]
-        return bool(seen) and all((path / MANIFEST_FILE).is_file() for path in seen)
-    except OSError:  # not a folder, or none that can be read
+        visible = [path for path in folder.iterdir() if path.name[0] != "."]
+        return bool(visible) and all((path / MANIFEST_FILE).is_file() for path in visible)
+    except OSError:  # not a folder, or not readable
         return False
 
 
@@ -141,26 +145,27 @@ def add_to_family(
     progress: Progress = True,
     threads: int = THREADS,
 ) -> tuple[str, ...]:
-    """Add to a family what it does not have yet of these plans.
+    """Add slices to a family, skipping those that it already has.
 
-    Pieces that its members hold already are linked. Each new member appears when it is complete.
+    Pieces that existing members have are hard-linked. Each new member appears once it is complete.
 
     Args:
-        plans: At least one, of the family's parent.
-        family: What `write_family` wrote.
-        max_shard_size: The largest file, in bytes or like "5GB".
+        plans: One or more plans of the family's parent.
+        family: A folder written by `write_family`.
+        max_shard_size: Maximum file size, in bytes or as a string like "5GB". With another size
+            than the family was written with, fewer pieces may be shared.
         base_model: As for `write_family`.
         progress: As for `write_checkpoint`.
-        threads: Tensors in work at once.
+        threads: Number of tensors processed concurrently.
 
     Returns:
         The names of the folders added.
 
     Raises:
-        InputError: As `write_family`, and when the family is another parent's, has another slice
-            of that name, or has all of them.
+        InputError: As `write_family`; or when the family is of another parent, has a different
+            slice of the same name, or already has all of the slices.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> parent = ml.open_parent("tiny")
         >>> first, second = ml.resolve_slices(["e2b", "1/2"], parent)
@@ -171,15 +176,15 @@ def add_to_family(
     family = Path(family)
     max_shard_bytes = parse_size(max_shard_size, "max_shard_size")
     check_base_model(base_model)
-    plans = with_weights_at_hand(plans, None, progress=progress is True)
+    plans = with_local_weights(plans, None, progress=progress is True)
     members = family_members(plans, max_shard_bytes)
     parent = plans[0].parent
     for folder in members_of(family):
         manifest = read_manifest(folder)
         if manifest and manifest.parent.fingerprint != parent.fingerprint:
-            raise InputError(f"{family}: its slices are of another parent; give a new folder")
+            raise InputError(f"{family}: its slices are of another parent; choose a new folder")
     for member in members:
-        _is_there(member, family)  # raises before anything is written
+        _has_member(family, member)  # raises before anything is written
     added: list[str] = []
     with bytes_bar(f"add to {family}", sum(plan.nbytes for plan in plans), progress) as advance:
         for member in members:
@@ -193,7 +198,7 @@ def add_to_family(
 def _add(
     member: Member, family: Path, base_model: str | None, advance: Advance, threads: int
 ) -> bool:
-    """Whether `member` was not there, and now is."""
+    """Add `member`; False if the family already has it."""
     parent = member.plan.parent
     out = family / member.name
     watch = ParentWatch(parent)
@@ -201,31 +206,31 @@ def _add(
     order = {**watch.order, "base_model": base_model, "added": addresses}
     if published_before(out, order):
         return True
-    if _is_there(member, family):
+    if _has_member(family, member):
         return False
-    side = read_side_files(member.plan)
+    side_files = read_side_files(member.plan)
     held = held_pieces(family, parent)
     missing = [piece for piece in member.pieces if piece.file not in held]
     check_space(out, _bytes_of(missing))
-    with staging(out, parent.local, order) as place:
-        pool, work = place.subfolder("pool"), place.subfolder("work")
+    with staging(out, parent.local, order) as stage:
+        pool, work = stage.subfolder("pool"), stage.subfolder("work")
         keep_only(pool, {piece.file for piece in missing})
-        with watch.reading(place):
+        with watch.reading(stage):
             digests = write_shards(
                 parent.local, missing, pool, work, advance=advance, threads=threads
             )
         paths = {piece.file: pool / piece.file for piece in missing}
-        for file, (path, known) in held.items():
-            paths[file], digests[file] = path, known
-        keep_only(place.files, set())
-        _assemble(member, place.files, paths, digests, side, base_model)
+        for file, piece in held.items():
+            paths[file], digests[file] = piece.path, piece.digests
+        keep_only(stage.files, set())
+        _assemble(member, stage.files, paths, digests, side_files, base_model)
         advance(_bytes_of(member.pieces) - _bytes_of(missing))
-        place.publish()
+        stage.publish()
     return True
 
 
-def _is_there(member: Member, family: Path) -> bool:
-    """Whether the family has this very slice. Raises `InputError` when its name is taken."""
+def _has_member(family: Path, member: Member) -> bool:
+    """Whether the family has this slice. Raises `InputError` if another one has its name."""
     folder = family / member.name
     if not folder.exists():
         return False
@@ -236,7 +241,10 @@ def _is_there(member: Member, family: Path) -> bool:
         or manifest.to_slice().digest != plan.slice.digest
         or manifest.text_only != plan.text_only
     ):
-        raise InputError(f"{folder}: is there already and holds something else")
+        raise InputError(
+            f"{folder}: already exists and holds something else; rename the slice or choose "
+            "another folder"
+        )
     return True
 
 
@@ -245,23 +253,23 @@ def _assemble(
     folder: Path,
     paths: Mapping[str, Path],
     digests: Mapping[str, Digests],
-    side: Mapping[str, bytes],
+    side_files: Mapping[str, bytes],
     base_model: str | None,
 ) -> None:
-    """Make a member's folder of its pieces, which lie at `paths`."""
+    """Fill a member's folder: link its pieces, found at `paths`, and write the other files."""
     shards = member.shards()
     for piece, shard in zip(member.pieces, shards, strict=True):
         _link_or_copy(paths[piece.file], folder / shard.file)
     own = {name: digest for piece in member.pieces for name, digest in digests[piece.file].items()}
-    write_rest(member.plan, side, folder, shards, own, base_model)
+    write_other_files(member.plan, side_files, folder, shards, own, base_model)
 
 
 def _bytes_of(shards: Sequence[Shard]) -> int:
     return sum(shard.nbytes for shard in shards)
 
 
-def _has_links(place: Staging) -> bool:
-    probe = place.subfolder("work") / "probe"
+def _has_hard_links(stage: Staging) -> bool:
+    probe = stage.subfolder("work") / "probe"
     try:
         for name in (probe, probe.with_suffix(".link")):
             name.unlink(missing_ok=True)
@@ -275,10 +283,10 @@ def _has_links(place: Staging) -> bool:
 def _link_or_copy(piece: Path, target: Path) -> None:
     try:
         target.hardlink_to(piece)
-    except (OSError, NotImplementedError):  # no links here, or no more of them
+    except (OSError, NotImplementedError):  # no hard links, or the file has its maximum of them
         shutil.copyfile(piece, target)
         with target.open("r+b") as file:
             os.fsync(file.fileno())
     if os.name == "posix" and target.samefile(piece):
-        # A write into one member's file would be a write into all: a tool has to replace it.
+        # Writing to one member's file would change the others too; replacing the file does not.
         target.chmod(0o444)

@@ -1,4 +1,4 @@
-"""matformer_lab.json: what a written checkpoint is made of, carried inside it."""
+"""matformer_lab.json: the manifest inside a written checkpoint, which says what it is made of."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,20 +17,33 @@ MANIFEST_FILE: Final = "matformer_lab.json"
 
 
 def digest_of(data: bytes) -> str:
-    """blake3 (hex), the one digest of manifests: as strong as sha256 and several times faster."""
+    """The hexadecimal blake3 digest of `data`.
+
+    Manifests use blake3 throughout: it is as strong as sha256 and several times faster.
+    """
     return blake3(data).hexdigest()
 
 
 def tensor_digest(dtype: str, shape: Sequence[int]) -> blake3:
-    """The beginning of a tensor's digest, to be fed its bytes.
+    """Start the digest of a tensor; the caller updates it with the tensor's bytes.
 
-    It counts dtype and shape, since the same bytes mean something else under others.
+    The digest includes dtype and shape, because the same bytes mean something else under others.
+
+    Args:
+        dtype: The safetensors dtype, e.g. BF16.
+        shape: The tensor's shape.
     """
     return blake3(f"{dtype} {list(shape)}\n".encode())
 
 
 class ManifestSlice(BaseModel):
-    """The slice, in the parent's terms."""
+    """The slice.
+
+    Attributes:
+        name: The slice's name.
+        widths: FFN width of each kept layer, in hidden units.
+        skipped: Skipped layers, by their index in the parent.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +53,13 @@ class ManifestSlice(BaseModel):
 
 
 class ManifestParent(BaseModel):
-    """The parent, by what it holds and not by where it lay."""
+    """The parent, identified by its contents rather than its location.
+
+    Attributes:
+        name: The parent's name, for display.
+        revision: The commit of a Hub parent.
+        fingerprint: Digest of the parent's config and tensors (`Parent.fingerprint`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,10 +69,16 @@ class ManifestParent(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Everything needed to say what a checkpoint is, and to check it without its parent.
+    """What a checkpoint is, and the digests to check it without its parent.
 
-    `tensors`: `tensor_digest` (hex) of each tensor; `files`: of each other file
-    that was written, but for the card.
+    Attributes:
+        matformer_lab: The version that wrote the checkpoint.
+        parent: What it was cut from.
+        slice: Which slice it is.
+        text_only: Whether the towers were left out.
+        digest: The digest algorithm.
+        tensors: The hexadecimal `tensor_digest` of each tensor, by name.
+        files: The hexadecimal `digest_of` of each other file, by name; without the card.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,11 +92,16 @@ class Manifest(BaseModel):
     files: dict[str, str]
 
     def to_slice(self) -> Slice:
+        """The slice, not checked against any parent."""
         return Slice(self.slice.name, self.slice.widths, self.slice.skipped)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a checkpoint folder, None if it has none. Raises `InputError`."""
+    """The manifest of a checkpoint folder; None if it has none.
+
+    Raises:
+        InputError: When the manifest cannot be read or is not valid.
+    """
     path = folder / MANIFEST_FILE
     if not path.exists():
         return None

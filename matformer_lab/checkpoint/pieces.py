@@ -1,8 +1,9 @@
-"""The pieces of a checkpoint that members of a family can share, and their addresses."""
+"""Pieces: the weight files that members of a family can share, named by their content."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from blake3 import blake3
 
@@ -20,18 +21,23 @@ from matformer_lab.slicing.plan import Plan, TensorPlan
 
 @dataclass(frozen=True)
 class Member:
-    """One slice of the family: its plan and its pieces, each named by its address."""
+    """One checkpoint of a family.
+
+    Attributes:
+        plan: What the checkpoint holds.
+        pieces: Its weights. The file name of each piece is its address.
+    """
 
     plan: Plan
     pieces: tuple[Shard, ...]
 
     @property
     def name(self) -> str:
-        """Its folder's name in the family."""
+        """The name of its folder in the family."""
         return self.plan.slice.slug
 
     def shards(self) -> tuple[Shard, ...]:
-        """The pieces under the names that a checkpoint's shards have."""
+        """The pieces under the file names that transformers expects in a checkpoint."""
         count = len(self.pieces)
         return tuple(
             replace(piece, file=shard_name(number, count))
@@ -40,7 +46,18 @@ class Member:
 
 
 def family_members(plans: Sequence[Plan], max_shard_bytes: int) -> tuple[Member, ...]:
-    """The members. Raises `InputError` when two of them would have the same folder."""
+    """Divide every plan into pieces.
+
+    Args:
+        plans: Plans of the same parent.
+        max_shard_bytes: Maximum size of a piece, as for `pieces_of`.
+
+    Returns:
+        A member for each plan, in the order of the plans.
+
+    Raises:
+        InputError: When two slices have the same folder name, upper and lower case being equal.
+    """
     members = tuple(Member(plan, pieces_of(plan, max_shard_bytes)) for plan in plans)
     folders: dict[str, str] = {}
     for member in members:
@@ -48,22 +65,30 @@ def family_members(plans: Sequence[Plan], max_shard_bytes: int) -> tuple[Member,
         if other != member.plan.slice.name:
             raise InputError(
                 f"slices {other!r} and {member.plan.slice.name!r} would have the same folder name; "
-                "rename one"
+                "rename one of them"
             )
     return members
 
 
 def distinct_pieces(members: Sequence[Member]) -> tuple[Shard, ...]:
-    """Every piece once."""
+    """The pieces of all members, each of them once."""
     return tuple({piece.file: piece for member in members for piece in member.pieces}.values())
 
 
 def pieces_of(plan: Plan, max_shard_bytes: int) -> tuple[Shard, ...]:
-    """A plan's pieces in the order of their first tensors, none over `max_shard_bytes` if it can.
+    """Divide a plan's tensors into pieces.
 
-    Which tensors share a piece depends on the tensors alone, so that plans agree on it.
+    Which tensors share a piece depends on those tensors alone, so that different plans arrive at
+    the same pieces.
+
+    Args:
+        plan: The plan.
+        max_shard_bytes: Maximum size of a piece. Only a piece with a single tensor may exceed it.
+
+    Returns:
+        The pieces in the order of their first tensors.
     """
-    groups: dict[tuple[str, int | None], list[TensorPlan]] = {}
+    groups: dict[_PieceKey, list[TensorPlan]] = {}
     for tensor in plan.tensors:
         groups.setdefault(_piece_key(plan, tensor), []).append(tensor)
     return tuple(
@@ -73,29 +98,55 @@ def pieces_of(plan: Plan, max_shard_bytes: int) -> tuple[Shard, ...]:
     )
 
 
-def _piece_key(plan: Plan, tensor: TensorPlan) -> tuple[str, int | None]:
+class _PieceKey(NamedTuple):
+    """Tensors with the same key share a piece, as far as its size allows."""
+
+    part: str
+    layer: int | None = None
+
+
+def _piece_key(plan: Plan, tensor: TensorPlan) -> _PieceKey:
     if not tensor.name.startswith(plan.prefix):
-        return "towers", None
+        return _PieceKey("towers")
     name = tensor.name.removeprefix(plan.prefix)
     cut, layer = cut_of(name), split_layer(name)[0]
     if cut in (Cut.LAYER_ROWS, Cut.LAYER_COLUMNS):
-        return "kept layers", None
+        return _PieceKey("kept layers")
     if cut in (Cut.FFN_ROWS, Cut.FFN_COLUMNS):
-        return "ffn", layer
-    return "rest", layer
+        return _PieceKey("ffn", layer)
+    return _PieceKey("rest", layer)
 
 
 def _address(shard: Shard) -> str:
-    """What the file is: its header, and where in the parent each tensor comes from."""
+    """Digest of the file's header and of each tensor's source and cut: equal for equal bytes."""
     digest = blake3(shard.header)
     for tensor in shard.tensors:
         digest.update(f"{tensor.source} {tensor.axis} {tensor.ranges}\n".encode())
     return digest.hexdigest()[:32]
 
 
-def held_pieces(family: Path, parent: Parent) -> dict[str, tuple[Path, Digests]]:
-    """By address, the pieces of `parent` that a family's members hold, with their digests."""
-    found: dict[str, tuple[Path, Digests]] = {}
+class HeldPiece(NamedTuple):
+    """A piece that a member of a family already has: its file, and its tensors' digests."""
+
+    path: Path
+    digests: Digests
+
+
+def held_pieces(family: Path, parent: Parent) -> dict[str, HeldPiece]:
+    """The pieces that the members of a family already have.
+
+    Args:
+        family: The family's folder.
+        parent: The parent of all members.
+
+    Returns:
+        The pieces by file name (their address). A file that is not exactly the piece that its
+        member's slice calls for, by its header, is left out.
+
+    Raises:
+        InputError: When a member's manifest, config or weight files cannot be read.
+    """
+    found: dict[str, HeldPiece] = {}
     for folder in members_of(family):
         manifest = read_manifest(folder)
         if manifest is None:
@@ -109,7 +160,7 @@ def held_pieces(family: Path, parent: Parent) -> dict[str, tuple[Path, Digests]]
                 shard = make_shard(file, sorted((planned[n] for n in names), key=_place_in_parent))
                 if _begins_with(folder / file, shard.header):
                     digests = {name: manifest.tensors[name] for name in names}
-                    found[f"{_address(shard)}.safetensors"] = folder / file, digests
+                    found[f"{_address(shard)}.safetensors"] = HeldPiece(folder / file, digests)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Plans whose parent's weights are on the disk: fetched first where the parent is on the Hub."""
+"""Makes the parent's weights available locally: a Hub parent's are downloaded first."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,18 +8,23 @@ from matformer_lab.parent.fetch import fetched
 from matformer_lab.slicing.plan import Plan, make_plan
 
 
-def with_weights_at_hand(
+def with_local_weights(
     plans: Sequence[Plan], out: Path | None, *, progress: bool
 ) -> tuple[Plan, ...]:
-    """The plans, of a parent that is local as far as they need it.
+    """Download the weights that the plans read, unless the parent is local.
 
     Args:
-        plans: At least one; all of one parent.
-        out: Where the result will be written: refused before anything is fetched. None: nowhere.
-        progress: Show a bar while fetching.
+        plans: One or more plans of the same parent.
+        out: Where the result will be written, checked before anything is downloaded; None if
+            nothing will be.
+        progress: Whether to show a progress bar while downloading.
+
+    Returns:
+        The same plans, of a parent with a local folder. Of a Hub parent, that folder holds at
+        least the parts of tensors that the plans need.
 
     Raises:
-        InputError: When `out` cannot be used, or the Hub refuses.
+        InputError: When `out` cannot be used, or the download fails.
     """
     parent = plans[0].parent
     if parent.folder is not None:

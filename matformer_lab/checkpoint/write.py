@@ -1,9 +1,9 @@
-"""Write a planned child as a checkpoint folder: whole under its final name, or not there."""
+"""Write a planned child as a checkpoint folder, which appears only once it is complete."""
 
 from pathlib import Path
 from typing import Final
 
-from matformer_lab.checkpoint.contents import read_side_files, write_rest
+from matformer_lab.checkpoint.contents import read_side_files, write_other_files
 from matformer_lab.checkpoint.disk.shard_writer import THREADS, write_shards
 from matformer_lab.checkpoint.disk.shards import split
 from matformer_lab.checkpoint.disk.staging import (
@@ -14,7 +14,7 @@ from matformer_lab.checkpoint.disk.staging import (
     staging,
 )
 from matformer_lab.checkpoint.parent_watch import ParentWatch
-from matformer_lab.checkpoint.sources import with_weights_at_hand
+from matformer_lab.checkpoint.sources import with_local_weights
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
 from matformer_lab.common.progress import Progress, bytes_bar
@@ -36,26 +36,29 @@ def write_checkpoint(
 ) -> Path:
     """Write the child that `plan` describes as a checkpoint folder.
 
-    A Hub parent's weights are fetched first, as far as the plan needs them. The folder appears
-    under its name when it is complete; a killed run leaves what it finished, and the same call
-    continues. The same inputs give the same bytes, whatever `threads` is.
+    Of a Hub parent, the weights that the plan needs are downloaded first. The folder appears under
+    its name once it is complete. A killed run leaves the files it finished, and the same call
+    continues from there. The same inputs give the same bytes, whatever `threads` is.
 
     Args:
         plan: From `make_plan`.
-        out: The folder to write: new or empty.
-        max_shard_size: The largest file, in bytes or like "5GB".
-        base_model: The parent's Hub id, for the model card; None: what is known of it.
-        progress: Show a bar where there is a terminal or a notebook; or a function that is told
-            the bytes written since its last call.
-        threads: Tensors in work at once.
+        out: The folder to write, new or empty.
+        max_shard_size: Maximum file size, in bytes or as a string like "5GB". Only a file with a
+            single tensor may exceed it.
+        base_model: The parent's Hub id, for the model card; None: as the parent or its own card
+            gives it.
+        progress: Whether to show a progress bar, on a terminal or in a notebook; or a function
+            that is called with the number of bytes written since its last call.
+        threads: Number of tensors processed concurrently.
 
     Returns:
         `out` as a path.
 
     Raises:
-        InputError: When `out` cannot be used, the disk is full, or the parent changes meanwhile.
+        InputError: When `out` cannot be used, the disk is full, a Hub parent cannot be downloaded,
+            or the parent changes while it is read.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> parent = ml.open_parent("tiny")
         >>> plan = ml.make_plan(parent, ml.resolve_slice("e2b", parent))
@@ -65,7 +68,7 @@ def write_checkpoint(
     out = Path(out)
     max_shard_bytes = parse_size(max_shard_size, "max_shard_size")
     check_base_model(base_model)
-    (plan,) = with_weights_at_hand([plan], out, progress=progress is True)
+    (plan,) = with_local_weights([plan], out, progress=progress is True)
     source = plan.parent.local
     watch = ParentWatch(plan.parent)
     order = {
@@ -79,23 +82,25 @@ def write_checkpoint(
         return out
     check_target(source, out)
     shards = split(plan.tensors, max_shard_bytes)
-    side = read_side_files(plan)
+    side_files = read_side_files(plan)
     check_space(out, sum(shard.nbytes for shard in shards))
-    with staging(out, source, order) as place:
-        work = place.subfolder("work")
-        keep_only(place.files, {shard.file for shard in shards})
+    with staging(out, source, order) as stage:
+        work = stage.subfolder("work")
+        keep_only(stage.files, {shard.file for shard in shards})
         title = f"{plan.slice.name} -> {out}"
-        with watch.reading(place), bytes_bar(title, plan.nbytes, progress) as advance:
+        with watch.reading(stage), bytes_bar(title, plan.nbytes, progress) as advance:
             written = write_shards(
-                source, shards, place.files, work, advance=advance, threads=threads
+                source, shards, stage.files, work, advance=advance, threads=threads
             )
         digests = {name: digest for file in written.values() for name, digest in file.items()}
-        write_rest(plan, side, place.files, shards, digests, base_model)
-        place.publish()
+        write_other_files(plan, side_files, stage.files, shards, digests, base_model)
+        stage.publish()
     return out
 
 
 def check_base_model(base_model: str | None) -> None:
-    """Raise `InputError` for what cannot be a Hub id."""
+    """Raise `InputError` unless `base_model` is None or has the form of a Hub id."""
     if base_model is not None and not looks_like_repo_id(base_model):
-        raise InputError(f"`base_model` is {base_model!r}; write the parent's Hub id, org/name")
+        raise InputError(
+            f"`base_model` is {base_model!r}; it must be the parent's Hub id, org/name"
+        )

@@ -1,4 +1,4 @@
-"""What `matformer-lab slice` does: one slice, several as a family, or more for a family."""
+"""What `matformer-lab slice` does: write one slice, write several as a family, or add to one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,16 +27,25 @@ from matformer_lab.slicing.plan import make_plan
 
 @dataclass(frozen=True)
 class Written:
-    """What `write_slices` did.
+    """What `write_slices` wrote. As a string, the line that `matformer-lab slice` prints.
 
     Attributes:
         folder: The checkpoint or the family.
-        slices: Names of the slices written.
-        folders: Their checkpoints: one, or some in `folder`.
-        tensors: Tensors in them, those of all slices added up.
-        nbytes: Bytes of these tensors, as if each checkpoint lay alone.
-        nbytes_held: Bytes of them that the disk holds, what a family shares counted once.
-        added: Whether `folder` was a family already.
+        slices: Names of the slices written; of their folders where `added`.
+        folders: The checkpoints written: `folder` itself, or folders in it.
+        tensors: Number of tensors, summed over the slices asked for.
+        nbytes: Bytes of these tensors, without sharing.
+        nbytes_held: Bytes of these tensors on the disk, those that a new family shares counted
+            once.
+        added: Whether `folder` already was a family.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> written = ml.write_slices("tiny", ["e2b", "1/4"], "two")
+        >>> written.slices
+        ('e2b', 'uniform-1-4')
+        >>> written.nbytes_held < written.nbytes
+        True
     """
 
     folder: Path
@@ -68,26 +77,31 @@ def write_slices(
     base_model: str | None = None,
     progress: Progress = True,
 ) -> Written:
-    """Write one slice as a checkpoint, or several as a family that shares what it can.
+    """Write one slice as a checkpoint, or several as a family whose members share equal files.
 
-    Where `out` is a family already, the slices that it lacks are added to it.
+    If `out` already is a family, the slices that it does not have are added to it.
 
     Args:
-        parent: Opened, or as `open_parent` takes it; a Hub parent is fetched as far as needed.
-        slices: As `resolve_slices` takes them, or one name.
+        parent: An opened parent, or what `open_parent` accepts. Of a Hub parent, the weights that
+            the slices need are downloaded.
+        slices: What `resolve_slices` accepts, or one name.
         out: The folder to write: new, empty, or a family of this parent.
-        text_only: Leave the towers out and write `gemma3n_text` checkpoints.
-        max_shard_size: The largest file, in bytes or like "5GB".
-        base_model: The parent's Hub id, for the model card; None: what is known of it.
+        text_only: Whether to leave the towers out and write `gemma3n_text` checkpoints.
+        max_shard_size: Maximum file size, in bytes or as a string like "5GB".
+        base_model: The parent's Hub id, for the model card; None: as the parent or its own card
+            gives it.
         progress: As for `write_checkpoint`.
 
-    Raises:
-        InputError: As `write_checkpoint` and `add_to_family`.
+    Returns:
+        What was written, and where.
 
-    Example:
+    Raises:
+        InputError: As `open_parent`, `resolve_slices`, `write_checkpoint` and `add_to_family`.
+
+    Examples:
         >>> import matformer_lab as ml
         >>> print(ml.write_slices("tiny", ["e2b", "1/2"], "slices"))
-        slices: 2 slices, 1,195,080 bytes of tensors held in 962,616
+        slices: 2 slices, 974,480 bytes of tensors held in 827,240
     """
     out = Path(out)
     max_shard_bytes = parse_size(max_shard_size, "max_shard_size")

@@ -1,4 +1,4 @@
-"""Commands about slices as checkpoints: slices, plan, slice, verify."""
+"""Commands that describe, write and verify slices: slices, plan, slice, verify."""
 
 import sys
 from collections.abc import Sequence
@@ -13,21 +13,28 @@ from matformer_lab.common.errors import InputError
 if TYPE_CHECKING:
     from matformer_lab.checkpoint.verification.verify import Verification
 
-SLICE_HELP = (
-    "a built-in name (see `slices`), a width for every layer (1/2), FILE.yaml, FILE.csv#ROW"
+_SLICE_FORMS = (
+    "a built-in name (matformer-lab slices lists them), one width for all layers (1/2), FILE.yaml "
+    "or FILE.csv#ROW"
 )
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-slice_option = click.option("--slice", "slice_ref", required=True, metavar="SLICE", help=SLICE_HELP)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
 @click.command()
-@click.option("--parent", "parent_ref", metavar="PARENT", help="Count for this parent, not E4B.")
-@json_option
+@click.option(
+    "--parent",
+    "parent_ref",
+    metavar="PARENT",
+    show_default="Gemma 3n E4B",
+    help="Parent to compute the sizes for.",
+)
+@_json_option
 def slices(parent_ref: str | None, as_json: bool) -> None:
     """List the built-in slices with their sizes and published scores.
 
-    "published as" and MMLU are Google's labels; --json has the names of Google's rows too.
+    The columns "published as" and "MMLU" are Google's figures. With --json the output also has the
+    row names of Google's table.
     """
     from matformer_lab.slicing.builtin_slices import builtin_slices
 
@@ -50,16 +57,28 @@ def slices(parent_ref: str | None, as_json: bool) -> None:
     print_table(head, rows)
 
 
-@click.command(short_help="Say what a slice would be: sizes, layers, runtimes.")
+@click.command(short_help="Show a slice's sizes, layers and runtimes.")
 @click.argument("parent")
-@slice_option
+@click.option(
+    "--slice",
+    "slice_ref",
+    required=True,
+    metavar="SLICE",
+    help=f"Slice to plan: {_SLICE_FORMS}.",
+)
 @click.option("--text-only", is_flag=True, help="Plan a gemma3n_text checkpoint without towers.")
-@click.option("--context", type=click.IntRange(1), help="Tokens in the K/V cache [most].")
-@json_option
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    metavar="TOKENS",
+    show_default="the model's maximum",
+    help="Tokens to size the K/V cache for.",
+)
+@_json_option
 def plan(parent: str, slice_ref: str, text_only: bool, context: int | None, as_json: bool) -> None:
-    """Say what a slice would be, without reading weights: sizes, layers, runtimes.
+    """Show a slice's sizes, layers and the runtimes that load it, without reading weights.
 
-    PARENT is a checkpoint folder, a Hub id (org/name, org/name@revision) or `tiny`.
+    PARENT is a checkpoint folder, a Hub id (org/name or org/name@revision) or tiny.
     """
     from matformer_lab.parent.opening import open_parent
     from matformer_lab.slicing import tables
@@ -78,7 +97,7 @@ def plan(parent: str, slice_ref: str, text_only: bool, context: int | None, as_j
     print_table(tables.RUNTIME_HEAD, tables.runtime_rows(planned))
 
 
-@click.command("slice", short_help="Write the checkpoint of one slice, or of several.")
+@click.command("slice", short_help="Write a slice, or a family of slices, as checkpoints.")
 @click.argument("parent")
 @click.option(
     "--slice",
@@ -86,14 +105,19 @@ def plan(parent: str, slice_ref: str, text_only: bool, context: int | None, as_j
     required=True,
     multiple=True,
     metavar="SLICE",
-    help=SLICE_HELP + ". Give it again, or `published`, for a family that shares files.",
+    help=f"Slice to write: {_SLICE_FORMS}. Repeat the option, or give published (all built-in "
+    "slices), for a family.",
 )
 @click.option("--out", required=True, metavar="DIR", type=click.Path(), help="Folder to write.")
-@click.option("--text-only", is_flag=True, help="Drop the towers; write a gemma3n_text checkpoint.")
+@click.option("--text-only", is_flag=True, help="Write a gemma3n_text checkpoint without towers.")
 @click.option(
-    "--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest file."
+    "--max-shard-size",
+    default="5GB",
+    show_default=True,
+    metavar="SIZE",
+    help="Maximum size of a weight file.",
 )
-@click.option("--base-model", metavar="REPO_ID", help="The parent's Hub id, for the model card.")
+@click.option("--base-model", metavar="REPO_ID", help="Hub id of the parent, for the model card.")
 def slice_command(
     parent: str,
     slice_refs: Sequence[str],
@@ -102,10 +126,12 @@ def slice_command(
     max_shard_size: str,
     base_model: str | None,
 ) -> None:
-    """Write the checkpoint of one slice, or a folder of several that share what they can.
+    """Write a slice as a checkpoint, or several slices as a family.
 
-    PARENT is a checkpoint folder, a Hub id (org/name, org/name@revision) or `tiny`. DIR is new, or
-    a folder of several slices to which this one is added.
+    The members of a family are checkpoints in one folder that share equal files by hard links.
+
+    PARENT is a checkpoint folder, a Hub id (org/name or org/name@revision) or tiny. DIR is a new
+    folder, or a family to which the slices are added.
     """
     from matformer_lab.checkpoint.write_slices import write_slices
 
@@ -120,23 +146,32 @@ def slice_command(
     click.echo(str(written))
 
 
-@click.command(short_help="Check that DIR is exactly the slice it claims to be.")
+@click.command(short_help="Check that a checkpoint is exactly the slice it claims to be.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--parent", metavar="PARENT", help="Recompute every tensor from it.")
-@click.option("--slice", "slice_ref", metavar="SLICE", help="Expect this slice: " + SLICE_HELP)
-@click.option("--against", metavar="DIR", type=click.Path(), help="Compare with this checkpoint.")
-@json_option
+@click.option("--parent", metavar="PARENT", help="Parent to recompute every tensor from.")
+@click.option(
+    "--slice",
+    "slice_ref",
+    metavar="SLICE",
+    show_default="the one DIR claims to be",
+    help=f"Slice that DIR must be: {_SLICE_FORMS}.",
+)
+@click.option("--against", metavar="DIR", type=click.Path(), help="Checkpoint to compare with.")
+@_json_option
 def verify(
     folder: Path, parent: str | None, slice_ref: str | None, against: str | None, as_json: bool
 ) -> None:
-    """Check that DIR is exactly the slice it claims to be (exit 1 if not).
+    """Check that DIR is exactly the slice it claims to be (exit code 1 if not).
 
-    Without --parent or --against, DIR is checked against its own manifest.
+    DIR is a checkpoint or a family. Without --parent and --against it is checked against the
+    digests in its own manifest.
     """
     from matformer_lab.checkpoint.verification.verify import compare_checkpoints, verify_checkpoint
 
     if against and (parent or slice_ref):
-        raise InputError("--against compares two checkpoints; give it without --parent and --slice")
+        raise InputError(
+            "`against` compares two checkpoints; leave out `parent` and `slice`, or `against`"
+        )
     if against:
         result = compare_checkpoints(folder, against)
     else:

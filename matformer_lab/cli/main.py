@@ -1,6 +1,6 @@
-"""`matformer-lab`: arguments in, one call into the library, text or JSON out.
+"""`matformer-lab`: every command parses its arguments, calls the library and prints the result.
 
-Exit codes: 0 done, 1 a check said no, 2 bad input, 130 interrupted.
+Exit codes: 0 success, 1 a check failed, 2 bad input, 130 interrupted.
 """
 
 import re
@@ -18,15 +18,16 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.version import __version__
 
 _PARAMETER = re.compile(r"`(\w+)(=True)?`")
+"""How the library's messages write parameters: `` `max_drop` `` or `` `update=True` ``."""
 
 
 class _Group(click.Group):
-    """Lets the library speak of parameters and the user read of options."""
+    """Turns parameter names in the library's errors and warnings into option names."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with warnings.catch_warnings():
-                # Our own, which are for the user; other libraries' are not.
+                # Only our own warnings are meant for the user.
                 warnings.filterwarnings("always", module="matformer_lab")
                 warnings.showwarning = lambda message, *_: warn(_as_options(str(message), ctx))
                 return super().invoke(ctx)
@@ -35,7 +36,7 @@ class _Group(click.Group):
 
 
 def _as_options(message: str, ctx: click.Context) -> str:
-    """`` `max_drop` `` as `--max-drop`, where the command has that option."""
+    """`message` with `` `max_drop` `` replaced by `--max-drop` if the command has that option."""
     command = cli.get_command(ctx, ctx.invoked_subcommand or "")
     options = {
         name.lstrip("-").replace("-", "_"): name
@@ -61,7 +62,13 @@ for command in (slices, plan, slice_command, verify, sweep, report, gate):
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line; every error a user can cause ends as one line on stderr."""
+    """Run the command line and exit.
+
+    Every error that a user can cause is reported in one line on stderr.
+
+    Args:
+        arguments: The command and its arguments; None: those of the process.
+    """
     try:
         code = cli.main(arguments, prog_name="matformer-lab", standalone_mode=False)
         sys.stdout.flush()
@@ -77,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         click.echo("interrupted; run the same command again to continue", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader (head, less) has gone; there is no one to tell.
+        # The reader (head, less) has exited and wants no more output.
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:

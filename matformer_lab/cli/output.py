@@ -1,4 +1,4 @@
-"""What the commands print: tables, JSON, warnings."""
+"""Output of the commands: tables, JSON, warnings."""
 
 import json
 from collections.abc import Sequence
@@ -8,12 +8,17 @@ import click
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; in a pipe wide enough that nothing is cut."""
+    """Print a table on stdout, 140 columns wide unless stdout is a terminal.
+
+    Args:
+        head: The column titles.
+        rows: The cells of each row, one per column. A column of numbers is aligned to the right.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -31,5 +36,5 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def warn(message: str) -> None:
-    """One line on stderr."""
+    """Print a warning on stderr."""
     click.echo(f"warning: {message}", err=True)

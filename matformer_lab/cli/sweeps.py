@@ -1,4 +1,4 @@
-"""Commands that score slices and judge the scores: sweep, report, gate."""
+"""Commands that score slices and evaluate the scores: sweep, report, gate."""
 
 import sys
 from collections.abc import Iterator
@@ -17,23 +17,45 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Score slices on tasks and draw the frontier.")
 @click.argument("recipe")
-@click.option("--out", type=click.Path(path_type=Path), help="Sweep folder [runs/RECIPE's name].")
-@click.option("--datasets", type=click.Path(path_type=Path), help="Folder laid out by dataset id.")
-@click.option("--limit", type=click.FloatRange(0, min_open=True), help="As lm_eval --limit.")
-@click.option("--dry-run", is_flag=True, help="List what would run, and for how long.")
-@click.option("--check", type=click.IntRange(1), metavar="N", help="Rescore N items with lm-eval.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    show_default="runs/ and the recipe's name",
+    help="Folder of the sweep.",
+)
+@click.option(
+    "--datasets",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder with local datasets, laid out by dataset id.",
+)
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.FloatRange(0, min_open=True),
+    help="Items to score per task, or a fraction of them below 1 (as lm_eval --limit).",
+)
+@click.option("--dry-run", is_flag=True, help="List what would be scored, and how long it takes.")
+@click.option(
+    "--check",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Score N items again with lm-eval and compare.",
+)
 @click.option(
     "--executor",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Score here, or on the Ray cluster of RAY_ADDRESS (or of this machine).",
+    help="Score here, or on the Ray cluster at RAY_ADDRESS (if unset: this machine's).",
 )
 @click.option(
     "--cpus-per-worker",
     type=click.IntRange(1),
     metavar="N",
-    help="With ray [1 beside a GPU; else all of the smallest node].",
+    show_default="1 with a GPU, else all of the smallest node",
+    help="CPUs of a Ray worker.",
 )
 def sweep(
     recipe: str,
@@ -45,9 +67,12 @@ def sweep(
     executor: str,
     cpus_per_worker: int | None,
 ) -> None:
-    """Score a recipe's slices on its tasks and draw the frontier; continues where it stopped.
+    """Score a recipe's slices on its tasks and draw the frontier.
 
-    RECIPE is a YAML file or the name of a shipped one: demo, published-slices, smoke-real-data.
+    A sweep that was interrupted continues where it stopped.
+
+    RECIPE is a YAML file, or the name of a recipe that ships with the package: demo,
+    published-slices or smoke-real-data.
     """
     from matformer_lab.results.files import FRONTIER_PNG, REPORT_HTML
     from matformer_lab.results.score_table import score_rows
@@ -59,7 +84,7 @@ def sweep(
     loaded = load_recipe(recipe, overrides)
     folder = out or Path("runs", loaded.name)
     if check and executor == "ray":
-        raise InputError("--check scores on this machine; leave it out with --executor ray")
+        raise InputError("`check` scores on this machine; leave it out with `executor` ray")
     with _executor(executor, cpus_per_worker) as chosen:
         if dry_run:
             click.echo(str(run.dry_run(loaded, folder, executor=chosen)))
@@ -84,22 +109,23 @@ def _executor(name: str, cpus_per_worker: int | None) -> Iterator["Executor"]:
             yield cluster
         return
     if cpus_per_worker:
-        raise InputError("--cpus-per-worker goes with --executor ray")
+        raise InputError("`cpus_per_worker` needs `executor` ray")
     from matformer_lab.sweep.executors.local import LocalExecutor
 
     yield LocalExecutor()
 
 
-@click.command(short_help="Rebuild a finished sweep's picture and page.")
+@click.command(short_help="Rebuild the pictures and pages of finished sweeps.")
 @click.argument(
     "folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-@click.option("--separate", nargs=2, metavar="SLICE SLICE", help="Compare two slices, paired.")
+@click.option("--separate", nargs=2, metavar="SLICE SLICE", help="Two slices to compare, paired.")
 def report(folders: tuple[Path, ...], separate: tuple[str, str] | None) -> None:
-    """Rebuild frontier and page of finished sweeps from their stored results; needs no model.
+    """Rebuild the pictures and pages of finished sweeps from their stored results.
 
-    --separate prints the difference of two slices for every task, its interval, and how many items
-    would be needed to tell them apart.
+    This needs no model. DIR is the folder of a sweep. With --separate it also prints, for every
+    task, the difference between two slices, its interval, and how many items would be needed to
+    tell them apart.
     """
     from matformer_lab.report.write import write_report
     from matformer_lab.results.read import read_sweep
@@ -112,13 +138,32 @@ def report(folders: tuple[Path, ...], separate: tuple[str, str] | None) -> None:
             print_table(list(table.columns), [[str(c) for c in row] for row in cells])
 
 
-@click.command(short_help="Fail (exit 1) when a slice got worse.")
+@click.command(short_help="Fail (exit code 1) if a slice got worse.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--baseline", required=True, type=click.Path(path_type=Path), help="Baseline file.")
-@click.option("--max-drop", default=1.0, show_default=True, help="Points a slice may lose.")
+@click.option(
+    "--baseline",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Baseline to compare with.",
+)
+@click.option(
+    "--max-drop",
+    default=1.0,
+    show_default=True,
+    metavar="POINTS",
+    help="Percentage points that a slice may lose.",
+)
 @click.option("--update", is_flag=True, help="Make this sweep the baseline.")
-@click.option("--markdown", type=click.Path(path_type=Path), help="Write a summary here.")
-@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
+@click.option(
+    "--markdown",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Markdown summary to write.",
+)
+@click.option(
+    "--junit", metavar="FILE", type=click.Path(path_type=Path), help="JUnit XML to write."
+)
 def gate(
     folder: Path,
     baseline: Path,
@@ -127,7 +172,10 @@ def gate(
     markdown: Path | None,
     junit: Path | None,
 ) -> None:
-    """Fail (exit 1) when a slice got worse than its baseline beyond noise."""
+    """Fail (exit code 1) if a slice got worse than in the baseline, beyond noise.
+
+    DIR is the folder of a finished sweep.
+    """
     from matformer_lab.gate.run import run_gate
 
     result = run_gate(folder, baseline, max_drop, update, markdown, junit)

@@ -1,4 +1,4 @@
-"""Devices that PyTorch computes on: which there are, and how tensors get there."""
+"""PyTorch devices: which are available, how much memory is free, and moving tensors to them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,36 @@ from matformer_lab.common.errors import InputError
 
 
 def has_own_memory(device: torch.device | str) -> bool:
-    """Whether it is an accelerator whose memory is not the host's, so that tensors travel."""
+    """Whether the device is an accelerator with its own memory, so that tensors must be copied."""
     return torch.device(device).type not in ("cpu", "mps", "meta")
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor on `device`; from the host by pinned memory, not waiting for its work."""
+    """Move a tensor to a device.
+
+    From the host to an accelerator, the copy goes through pinned memory and is asynchronous.
+
+    Args:
+        tensor: A tensor of any shape.
+        device: The device.
+
+    Returns:
+        The tensor itself if it already is on the device, else a copy.
+    """
     if has_own_memory(device) and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def resolve_device(device: str) -> str:
-    """`auto` as the first GPU, else the CPU. Raises `InputError` for one that is not there."""
+    """The device to use: `auto` becomes the first GPU if there is one, else the CPU.
+
+    Args:
+        device: A torch device, or `auto`.
+
+    Raises:
+        InputError: When this machine does not have the device.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")
@@ -37,12 +54,15 @@ def resolve_device(device: str) -> str:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory to be had on `device`, what PyTorch keeps there for its next tensors included."""
+    """Bytes that new tensors can use on `device`, including what PyTorch holds in its cache.
+
+    For a device that shares the host's memory these are the bytes available on the host.
+    """
     if has_own_memory(device):
         backend = torch.get_device_module(device)
         free, _ = backend.mem_get_info(device)
-        kept = backend.memory_reserved(device) - backend.memory_allocated(device)
-        return int(free + kept)
+        cached = backend.memory_reserved(device) - backend.memory_allocated(device)
+        return int(free + cached)
     import psutil  # type: ignore[import-untyped]
 
     return int(psutil.virtual_memory().available)

@@ -1,25 +1,22 @@
-"""Live slices: `Gemma3nForCausalLM`s whose weights are views into one loaded parent.
+"""Live slices: `Gemma3nForCausalLM` models whose weights are views into one loaded parent.
 
-A sweep loads the parent once and asks for any number of slices; each costs the module objects and
-nothing else. `embed_tokens_per_layer` is the exception to plain views: cutting its columns would
-copy gigabytes, so the live model looks up whole rows and keeps the kept layers' blocks.
+A sweep loads the parent once and creates any number of slices from it; each of them costs only its
+module objects. `embed_tokens_per_layer` is not a plain view: selecting its columns would copy
+gigabytes, so a live model looks up whole rows and then selects the blocks of the kept layers.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
-from matformer_lab.gemma3n import (
-    EMBED_TOKENS_PER_LAYER,
-    PER_LAYER_MODEL_PROJECTION,
-)
+from matformer_lab.gemma3n import EMBED_TOKENS_PER_LAYER, PER_LAYER_MODEL_PROJECTION
 from matformer_lab.live.devices import resolve_device
 from matformer_lab.live.empty_model import empty_model
 from matformer_lab.live.per_layer_embedding import KeptPerLayerEmbedding, KeptPerLayerProjection
@@ -33,22 +30,25 @@ from matformer_lab.slicing.slice import Slice
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
 
-ALIGNED_COLUMNS = 64
-TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_ALIGNED_COLUMNS: Final = 64
+"""Rows of a copied tensor start at a multiple of this many elements."""
+
+_TORCH_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 @dataclass(frozen=True)
 class ElasticParent:
-    """A parent's text weights in memory, and the slices of it as live models.
+    """A parent's text weights in memory, from which slices are created as live models.
 
     Attributes:
-        parent: The parent, local.
-        dtype: Of weights and activations.
-        device: Where the weights are, but for `embed_tokens_per_layer`, which stays on the host.
-        weights: The parent's text tensors by bare name (`layers.0.mlp.up_proj.weight`). On a CPU
-            in the stored dtype they are views of the memory-mapped files.
+        parent: The parent, with a local folder.
+        dtype: Dtype of weights and activations.
+        device: Where the weights are, except `embed_tokens_per_layer`, which stays on the host.
+        weights: The parent's text tensors, by name without the checkpoint's prefix
+            (`layers.0.mlp.up_proj.weight`). On the CPU, in the stored dtype, they are views of the
+            memory-mapped files.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> elastic = ml.ElasticParent.load("tiny")
         >>> [elastic.live(name).config.num_hidden_layers for name in ("e4b", "e2b")]
@@ -70,43 +70,57 @@ class ElasticParent:
         device: str = "cpu",
         progress: bool = True,
     ) -> "ElasticParent":
-        """Load the parent's text tensors; towers are never read.
+        """Load the parent's text tensors; the towers are never read.
 
         Args:
-            parent: Opened, or as `open_parent` takes it. A Hub parent's weights are fetched
-                first, as far as `slices` need them.
-            slices: No more is loaded than these need, so that a device too small for the parent
-                can hold a slice of it. None: everything.
-            dtype: Of weights and activations, as a torch dtype or its name; None: as stored.
-            device: A torch device; `auto` is the first GPU, else the CPU.
-            progress: Show a bar while fetching.
+            parent: An opened parent, or what `open_parent` accepts. Of a Hub parent, the weights
+                that `slices` need are downloaded first.
+            slices: Load only what these slices need, so that a device that is too small for the
+                parent can hold a slice of it; None: load everything.
+            dtype: Dtype of weights and activations, as a torch dtype or its name; None: as stored.
+            device: A torch device, or `auto`: the first GPU if there is one, else the CPU.
+            progress: Whether to show a progress bar while downloading.
 
         Raises:
-            InputError: When the parent cannot be read, a slice does not fit it, or there is no
-                such device or dtype.
+            InputError: When the parent cannot be read, a slice does not fit it, or the device or
+                dtype does not exist.
+
+        Examples:
+            >>> import matformer_lab as ml
+            >>> some = ml.ElasticParent.load("tiny", slices=["1/2", "e2b"], dtype="bfloat16")
+            >>> some.dtype, some.device
+            (torch.bfloat16, 'cpu')
         """
         opened = parent if isinstance(parent, Parent) else open_parent(parent)
         chosen = None if slices is None else [_resolved(one, opened) for one in slices]
-        opened = fetched(opened, _text_parts(opened, chosen), progress=progress)
-        dtype = TORCH_DTYPES[opened.dtype] if dtype is None else _torch_dtype(dtype)
+        opened = fetched(opened, _tensors_to_read(opened, chosen), progress=progress)
+        dtype = _TORCH_DTYPES[opened.dtype] if dtype is None else _torch_dtype(dtype)
         device = resolve_device(device)
-        needed = _needed(opened, chosen)
+        needed = _needed_parts(opened, chosen)
         weights = {}
         for name, tensor in _open_text_tensors(opened, opened.local):
             if name == EMBED_TOKENS_PER_LAYER:
                 weights[name] = tensor
             elif name in needed:
-                weights[name] = _moved(_part(tensor, needed[name]), device, dtype)
+                weights[name] = _moved(_part_of(tensor, needed[name]), device, dtype)
         return cls(opened, dtype, device, weights)
 
     def live(self, slice_: Slice | str) -> "Gemma3nForCausalLM":
-        """The slice as a text model in eval mode, sharing this parent's memory.
+        """The slice as a text model that shares this parent's memory.
 
         Args:
-            slice_: A slice of this parent, or as `resolve_slice` takes it.
+            slice_: A slice of this parent, or what `resolve_slice` accepts.
+
+        Returns:
+            The model, in eval mode and without gradients.
 
         Raises:
             InputError: When the slice does not fit the parent, or needs more than was loaded.
+
+        Examples:
+            >>> import matformer_lab as ml
+            >>> ml.ElasticParent.load("tiny").live("1/2").config.intermediate_size[:2]
+            [32, 32]
         """
         slice_ = _resolved(slice_, self.parent)
         plan = make_plan(self.parent, slice_, text_only=True)
@@ -126,7 +140,7 @@ class ElasticParent:
             if name in built and name not in replaced
         }
         missing = built - set(views) - replaced
-        assert not missing, f"parent checks promise every tensor, missing {missing}"
+        assert not missing, f"an opened parent has every tensor, yet {missing} are missing"
         model.model.load_state_dict(views, strict=False, assign=True)
         model.model.embed_tokens_per_layer = KeptPerLayerEmbedding(
             self.weights[EMBED_TOKENS_PER_LAYER],
@@ -143,15 +157,17 @@ class ElasticParent:
     def _source(self, tensor: TensorPlan) -> Tensor:
         name = tensor.source.removeprefix(self.parent.prefix)
         if name not in self.weights:
-            raise InputError(f"{name} was not loaded; give `slices` this slice too when loading")
+            raise InputError(
+                f"{name} was not loaded; include this slice in `slices` when loading the parent"
+            )
         return self.weights[name]
 
     def _view(self, tensor: TensorPlan) -> Tensor:
-        view = _part(self._source(tensor), _leading(tensor))
+        view = _part_of(self._source(tensor), _leading(tensor))
         if view.shape != tensor.shape:
             raise InputError(
-                f"{tensor.source}: {tuple(view.shape)} was loaded, not {tensor.shape}; give "
-                "`slices` this slice too when loading"
+                f"{tensor.source}: {tuple(view.shape)} was loaded, not {tensor.shape}; include "
+                "this slice in `slices` when loading the parent"
             )
         return view
 
@@ -168,28 +184,28 @@ def _torch_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 class _Leading(NamedTuple):
-    """The first `size` rows (`axis` 0) or columns (1) of a tensor."""
+    """The first `size` rows (`axis` 0) or columns (`axis` 1) of a tensor."""
 
     axis: int
     size: int
 
 
 def _leading(tensor: TensorPlan) -> _Leading | None:
-    """What a cut along the FFN takes; None: the whole tensor."""
+    """What a cut along the FFN selects; None: the whole tensor."""
     if tensor.axis is None:
         return None
     ((_, stop),) = tensor.ranges
     return _Leading(tensor.axis, stop)
 
 
-def _part(tensor: Tensor, part: _Leading | None) -> Tensor:
+def _part_of(tensor: Tensor, part: _Leading | None) -> Tensor:
     if part is None:
         return tensor
     return tensor[: part.size] if part.axis == 0 else tensor[:, : part.size]
 
 
-def _text_parts(parent: Parent, slices: Sequence[Slice] | None) -> list[TensorPlan]:
-    """The parts of the parent's tensors that these slices read; None: all text tensors."""
+def _tensors_to_read(parent: Parent, slices: Sequence[Slice] | None) -> list[TensorPlan]:
+    """The tensors, or parts of them, that these slices need; None: all text tensors, whole."""
     if slices is None:
         names = (name for name in parent.tensors if name.startswith(parent.prefix))
         return [TensorPlan(name, name, parent.tensors[name]) for name in names]
@@ -199,22 +215,22 @@ def _text_parts(parent: Parent, slices: Sequence[Slice] | None) -> list[TensorPl
 
 
 def _moved(tensor: Tensor, device: str, dtype: torch.dtype) -> Tensor:
-    """`tensor` on `device` in `dtype`, its rows no less aligned than a whole parent's are.
+    """`tensor` on `device` in `dtype`, its rows aligned as well as those of a whole parent.
 
-    Where rows start matters to the last bits of a product: without this, a slice of odd width would
-    score a little differently beside a wider one than alone.
+    The alignment of rows affects the last bits of a matrix product: without this, a slice of odd
+    width would score slightly differently beside a wider slice than alone.
     """
     if tensor.is_contiguous() or (tensor.device == torch.device(device) and tensor.dtype == dtype):
         return tensor.to(device=device, dtype=dtype)
     rows, columns = tensor.shape
     wide = torch.empty(
-        (rows, math.ceil(columns / ALIGNED_COLUMNS) * ALIGNED_COLUMNS), device=device, dtype=dtype
+        (rows, math.ceil(columns / _ALIGNED_COLUMNS) * _ALIGNED_COLUMNS), device=device, dtype=dtype
     )
     return wide[:, :columns].copy_(tensor)
 
 
-def _needed(parent: Parent, slices: Sequence[Slice] | None) -> dict[str, _Leading | None]:
-    """By name, what the widest of `slices` has of each of the parent's text tensors."""
+def _needed_parts(parent: Parent, slices: Sequence[Slice] | None) -> dict[str, _Leading | None]:
+    """By name, the part of each text tensor that the widest of `slices` needs; None: all of it."""
     if slices is None:
         return {name.removeprefix(parent.prefix): None for name in parent.tensors}
     needed: dict[str, _Leading | None] = {}

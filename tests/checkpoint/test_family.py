@@ -147,7 +147,7 @@ def test_what_a_family_does_not_take(miniature: Path, pico: Path, tmp_path: Path
     in_the_way.touch()
     for parent, slice_, words in (
         (miniature, "e2b", "already exists and has all of these slices"),
-        (miniature, {"name": "e2b", "widths": "1/2"}, "is there already and holds something else"),
+        (miniature, {"name": "e2b", "widths": "1/2"}, "already exists and holds something else"),
         (miniature, "1/2", "in the way"),
         (pico, "1/2", "its slices are of another parent"),
     ):

@@ -194,7 +194,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_interrupted_is_130_and_the_same_command_finishes(tmp_path: Path, cli: Cli) -> None:
     parent = write_parent(tmp_path / "p")
     arguments = ["slice", parent, "--slice", "1/2", "--out", "child", "--max-shard-size", "1KB"]
-    # The job, a shard's digests, the shard: every tensor is a shard of its own here.
+    # The order, then for every shard its digests and the shard: each tensor is a shard here.
     err = interrupted(*arguments, before_rename=8, cwd=tmp_path)
     assert err.strip() == "interrupted; run the same command again to continue"
     assert list(tmp_path.glob(".child.partial/files/model-*"))

@@ -343,7 +343,7 @@ def test_without_a_cluster_it_says_so_at_once(cli: Callable[..., Any], tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--cpus-per-worker", "2"], "--cpus-per-worker goes with --executor ray"),
+        (["--cpus-per-worker", "2"], "--cpus-per-worker needs --executor ray"),
         (["--executor", "ray", "--check", "1"], "--check scores on this machine"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Bytes on their way to the disk: shards, and a folder that appears when complete."""
+"""Writing checkpoints to disk: shards, and a folder that appears once it is complete."""
 
 import lazy_loader as _lazy
 

@@ -1,4 +1,4 @@
-"""Bytes on their way to the disk: shards, and a folder that appears when complete."""
+"""Writing checkpoints to disk: shards, and a folder that appears once it is complete."""
 
 from .shard_writer import write_shards as write_shards
 from .shards import Shard as Shard

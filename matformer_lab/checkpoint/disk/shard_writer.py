@@ -1,7 +1,8 @@
-"""Write shards into a folder: several tensors at a time, each file whole under its name or absent.
+"""Write shards into a folder, several tensors at a time; a file has its final name once complete.
 
-Files grow in a second folder, which also keeps the digests of every finished shard's tensors. A run
-after a kill believes those only if size and modification time are still the ones synced.
+Unfinished files are kept in a second folder, together with the tensor digests of every finished
+shard. A resumed run trusts these digests only if the shard's size and modification time have not
+changed since they were recorded.
 """
 
 import json
@@ -20,10 +21,10 @@ from matformer_lab.common.progress import Advance, quiet
 from matformer_lab.slicing.plan import TensorPlan
 
 THREADS: Final = 4
-"""Tensors in work at once: while one waits for the disk another is read, cut and digested."""
+"""Tensors processed concurrently: while one waits for the disk, others are read and hashed."""
 
 Digests = dict[str, str]
-"""`tensor_digest` (hex) of each tensor, by tensor name."""
+"""Tensor names mapped to the hexadecimal `tensor_digest` of each tensor."""
 
 
 def write_shards(
@@ -35,15 +36,27 @@ def write_shards(
     advance: Advance = quiet,
     threads: int = THREADS,
 ) -> dict[str, Digests]:
-    """Write every shard into `folder` and return, by file, the digests of its tensors.
+    """Write every shard into `folder`, except those that an earlier run finished.
 
-    Shards that an earlier run finished are kept. `source` is the parent's folder, `work` a folder
-    on the same filesystem as `folder`, kept between runs. Raises OSError when the disk refuses and
-    `InputError` when the parent does.
+    Args:
+        source: The parent's folder.
+        shards: The shards to write.
+        folder: Where finished shards go.
+        work: A folder for unfinished files and digests, on the same filesystem as `folder` and
+            kept between runs.
+        advance: Called with the number of bytes written since its last call.
+        threads: Number of tensors processed concurrently.
+
+    Returns:
+        The digests of each shard's tensors, by file name.
+
+    Raises:
+        OSError: When a file cannot be written.
+        InputError: When the parent cannot be read.
     """
     stop = threading.Event()
     digests: dict[str, Digests] = {}
-    writing: list[_Writing] = []
+    unfinished: list[_ShardInProgress] = []
     with ThreadPoolExecutor(threads) as pool:
         try:
             pending = []
@@ -53,30 +66,30 @@ def write_shards(
                     digests[shard.file] = known
                     advance(sum(tensor.nbytes for tensor in shard.tensors))
                     continue
-                job = _Writing(source, folder, work, shard, advance, stop)
-                writing.append(job)
-                # The largest first, so that no thread is left alone with it at the end.
-                parts = sorted(shard.offsets(), key=lambda part: -part[0].nbytes)
-                pending += [pool.submit(job.write, tensor, at) for tensor, at in parts]
-            for job_done in wait(pending, return_when=FIRST_EXCEPTION).done:
-                job_done.result()
+                in_progress = _ShardInProgress(source, folder, work, shard, advance, stop)
+                unfinished.append(in_progress)
+                # Largest first, so that no thread is still busy with a large one at the end.
+                largest_first = sorted(shard.offsets(), key=lambda placed: -placed.tensor.nbytes)
+                pending += [pool.submit(in_progress.write, *placed) for placed in largest_first]
+            for future in wait(pending, return_when=FIRST_EXCEPTION).done:
+                future.result()
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
         finally:
-            for job in writing:
-                job.abandon()
-                digests[job.shard.file] = job.digests
+            for in_progress in unfinished:
+                in_progress.close()
+                digests[in_progress.shard.file] = in_progress.digests
     return digests
 
 
 class _StoppedError(Exception):
-    """Another tensor failed; there is no use in finishing this one."""
+    """Another tensor failed, so this one need not be finished."""
 
 
-class _Writing:
-    """A shard in work. The first tensor opens its file, the last one seals it."""
+class _ShardInProgress:
+    """A shard being written. The first tensor creates the file, the last one completes it."""
 
     def __init__(
         self,
@@ -90,12 +103,13 @@ class _Writing:
         self.digests: Digests = {}
         self.shard, self._source, self._advance, self._stop = shard, source, advance, stop
         self._path = folder / shard.file
-        self._growing = work / f"{shard.file}.growing"
+        self._growing_path = work / f"{shard.file}.growing"
         self._digests_path = _digests_path(work, shard)
         self._file: DirectFile | None = None
         self._lock = threading.Lock()
 
     def write(self, tensor: TensorPlan, offset: int) -> None:
+        """Write one tensor at its offset in the file; called from several threads."""
         file = self._opened()
         digest = tensor_digest(tensor.dtype, tensor.shape)
         for piece in child_bytes(self._source, tensor, thread_scratch()):
@@ -109,24 +123,24 @@ class _Writing:
             self.digests[tensor.name] = digest.hexdigest()
             last = len(self.digests) == len(self.shard.tensors)
         if last:
-            self._seal(file)
+            self._complete(file)
 
     def _opened(self) -> DirectFile:
         with self._lock:
             if self._file is None:
-                self._file = DirectFile(self._growing, self.shard.nbytes)
+                self._file = DirectFile(self._growing_path, self.shard.nbytes)
                 self._file.write(memoryview(self.shard.header), 0)
             return self._file
 
-    def _seal(self, file: DirectFile) -> None:
+    def _complete(self, file: DirectFile) -> None:
         file.sync()
         file.close()
-        state = {**_state(self._growing), "tensors": self.digests}
+        state = {**_file_state(self._growing_path), "tensors": self.digests}
         write_atomic(self._digests_path, json.dumps(state).encode())
-        self._growing.replace(self._path)
+        self._growing_path.replace(self._path)
 
-    def abandon(self) -> None:
-        """Close the file of a shard that was not finished."""
+    def close(self) -> None:
+        """Close the file, finished or not; may be called again."""
         if self._file is not None:
             self._file.close()
 
@@ -135,20 +149,20 @@ def _digests_path(work: Path, shard: Shard) -> Path:
     return work / f"{shard.file}.digests.json"
 
 
-def _state(path: Path) -> dict[str, Any]:
+def _file_state(path: Path) -> dict[str, Any]:
     stat = path.stat()
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
 def _finished(folder: Path, work: Path, shard: Shard) -> Digests | None:
-    """The digests of a shard that an earlier run completed and nobody touched since."""
-    path, notes = folder / shard.file, _digests_path(work, shard)
-    if not path.is_file() or path.is_symlink() or not notes.exists():
+    """The digests of a shard that an earlier run finished, if its file has not changed since."""
+    path, digests_path = folder / shard.file, _digests_path(work, shard)
+    if not path.is_file() or path.is_symlink() or not digests_path.exists():
         return None
     try:
-        known = json.loads(notes.read_bytes())
+        known = json.loads(digests_path.read_bytes())
         digests: Digests = known.pop("tensors")
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    same = known == _state(path) and known["size"] == shard.nbytes
-    return digests if same and digests.keys() == {t.name for t in shard.tensors} else None
+    unchanged = known == _file_state(path) and known["size"] == shard.nbytes
+    return digests if unchanged and digests.keys() == {t.name for t in shard.tensors} else None

@@ -1,9 +1,9 @@
 """How a checkpoint's tensors are laid out in files: shards, their headers, the index."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from matformer_lab.common.direct_file import ALIGNMENT
 from matformer_lab.parent.headers import ITEM_SIZE, encode_header
@@ -11,14 +11,27 @@ from matformer_lab.parent.parent import SINGLE_FILE
 from matformer_lab.slicing.plan import TensorPlan
 
 _HEADER_ENTRY_BYTES: Final = 160
-"""More than a header spends on one tensor besides its name."""
+"""Upper bound on the header bytes of one tensor, not counting its name."""
 _PADDING: Final = ALIGNMENT + 64
-"""More than a file spends besides its tensors and their entries."""
+"""Upper bound on the bytes of a file that belong to no tensor and no header entry."""
+
+
+class PlacedTensor(NamedTuple):
+    """A tensor and the byte offset in its file at which its data starts."""
+
+    tensor: TensorPlan
+    offset: int
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One .safetensors file: its header and the tensors that follow it, back to back."""
+    """One .safetensors file.
+
+    Attributes:
+        file: The file name.
+        tensors: The tensors in the order of their data, which has no gaps.
+        header: The encoded safetensors header, including its length prefix and padding.
+    """
 
     file: str
     tensors: tuple[TensorPlan, ...] = field(repr=False)
@@ -26,22 +39,30 @@ class Shard:
 
     @property
     def nbytes(self) -> int:
-        """Size of the whole file."""
+        """Size of the whole file in bytes."""
         return len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
 
-    def offsets(self) -> Iterable[tuple[TensorPlan, int]]:
-        """Each tensor with the byte of the file at which it starts."""
+    def offsets(self) -> Iterator[PlacedTensor]:
+        """Every tensor with its offset in the file."""
         position = len(self.header)
         for tensor in self.tensors:
-            yield tensor, position
+            yield PlacedTensor(tensor, position)
             position += tensor.nbytes
 
 
 def split(tensors: Sequence[TensorPlan], max_bytes: int) -> tuple[Shard, ...]:
-    """Fill shards in order, no file over `max_bytes` unless one tensor alone is.
+    """Distribute tensors over shards, filling the shards in order.
 
-    Inside a shard, tensors of whole disk blocks come first (all large ones are), then the others,
-    larger dtypes first: so every tensor starts aligned to its dtype and large ones to a block.
+    Inside a shard, tensors that are a multiple of the disk block size come first (all large ones
+    are), then the others, larger dtypes first. So every tensor starts aligned to its dtype, and
+    large ones to a block.
+
+    Args:
+        tensors: The tensors in the order in which shards are filled.
+        max_bytes: Maximum file size. Only a file with a single tensor may exceed it.
+
+    Returns:
+        The shards, named as transformers names them.
     """
     groups: list[list[TensorPlan]] = [[]]
     size = _PADDING
@@ -59,18 +80,18 @@ def split(tensors: Sequence[TensorPlan], max_bytes: int) -> tuple[Shard, ...]:
 
 
 def shard_name(number: int, count: int) -> str:
-    """The file name of shard `number` (from 1) of `count`, as transformers gives it."""
+    """The file name that transformers gives to shard `number` (from 1) of `count`."""
     return SINGLE_FILE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
 def make_shard(file: str, tensors: Iterable[TensorPlan]) -> Shard:
-    """The shard `file` of these tensors, ordered for alignment."""
+    """A shard named `file` with these tensors, ordered for alignment (see `split`)."""
     ordered = tuple(sorted(tensors, key=lambda t: (t.nbytes % ALIGNMENT != 0, -ITEM_SIZE[t.dtype])))
     return Shard(file, ordered, encode_header((t.name, t.dtype, t.shape) for t in ordered))
 
 
 def index_json(shards: Sequence[Shard]) -> bytes:
-    """model.safetensors.index.json, as transformers writes it."""
+    """The contents of model.safetensors.index.json, as transformers writes it."""
     weight_map: Mapping[str, str] = {
         tensor.name: shard.file for shard in shards for tensor in shard.tensors
     }

@@ -1,8 +1,9 @@
-"""A folder that appears under its final name only when complete, and whose making can be resumed.
+"""A folder that appears under its final name only once complete, and whose writing can be resumed.
 
-Work happens in `.NAME.partial` beside the target, which holds `order.json` (what is being made),
-the future folder `files`, and whatever else the work needs. It is locked while a run works in it; a
-killed run leaves it for the next one, which goes on if the order is the same and clears it if not.
+Everything is written to a staging folder, `.NAME.partial`, beside the target. It holds `order.json`
+(a description of what is being written), the future target folder `files`, and whatever else the
+writing needs. A run locks the staging folder while it works in it. A killed run leaves it behind;
+the next run continues there if its order is the same, and clears the folder otherwise.
 """
 
 import json
@@ -23,7 +24,13 @@ _ORDER_FILE: Final = "order.json"
 
 @dataclass(frozen=True)
 class Staging:
-    """The place of work for `target`."""
+    """The staging folder of a target.
+
+    Attributes:
+        out: The target as the user wrote it, for messages.
+        folder: The staging folder.
+        target: The target, resolved.
+    """
 
     out: Path
     folder: Path
@@ -31,51 +38,65 @@ class Staging:
 
     @property
     def files(self) -> Path:
-        """What becomes the target."""
+        """The folder that becomes the target."""
         return self.subfolder("files")
 
     def subfolder(self, name: str) -> Path:
-        """A folder for the work's own use, kept for a later run of the same order."""
+        """A subfolder for intermediate files, created if needed and kept for a resumed run."""
         path = self.folder / name
         path.mkdir(exist_ok=True)
         return path
 
     def publish(self) -> None:
-        """Give `files` its final name, durably, and remove the rest."""
+        """Durably rename `files` to the target and remove the staging folder."""
         files = self.files
         fsync_folder(files)
         if self.target.is_dir():
-            self.target.rmdir()  # empty, or this fails
+            self.target.rmdir()  # fails unless the folder is empty
         files.rename(self.target)
         fsync_folder(self.target.parent)
         self.discard()
 
     def discard(self) -> None:
-        """Remove the place of work; late `order.json`, by which a later run knows it as ours."""
+        """Remove the staging folder.
+
+        `order.json` goes late: by it a later run recognises the folder as made by this tool.
+        """
         _clear(self.folder)
         (self.folder / _ORDER_FILE).unlink(missing_ok=True)
-        with suppress(PermissionError):  # Windows removes no file that is open
+        with suppress(PermissionError):  # Windows does not remove open files
             (self.folder / LOCK_FILE).unlink(missing_ok=True)
             self.folder.rmdir()
 
 
 def published_before(out: Path, order: Mapping[str, Any]) -> bool:
-    """Whether a run of this order was killed between naming `out` and tidying up. Tidies up."""
-    place = _place_of(out)
-    known = place.folder / _ORDER_FILE
+    """Whether a killed run already published `out` for this order; if so, finish its cleanup.
+
+    Args:
+        out: The target folder.
+        order: What would be written now, as for `staging`.
+
+    Returns:
+        True if `out` is complete and nothing is left to do.
+
+    Raises:
+        InputError: When the disk fails, or another run is writing `out`.
+    """
+    stage = _staging_of(out)
+    known = stage.folder / _ORDER_FILE
     with disk_errors(out):
-        if not (place.target.is_dir() and any(place.target.iterdir()) and place.folder.is_dir()):
+        if not (stage.target.is_dir() and any(stage.target.iterdir()) and stage.folder.is_dir()):
             return False
-        if not _holds_work(place.folder):  # killed at its very last steps
-            (place.folder / LOCK_FILE).unlink(missing_ok=True)
-            place.folder.rmdir()
+        if not _holds_work(stage.folder):  # killed in the last steps of `discard`
+            (stage.folder / LOCK_FILE).unlink(missing_ok=True)
+            stage.folder.rmdir()
             return False
         if not known.is_file():
             return False
-        with _alone(place):
-            if (place.folder / "files").exists() or known.read_bytes() != _encoded(order):
+        with _exclusive(stage):
+            if (stage.folder / "files").exists() or known.read_bytes() != _encoded(order):
                 return False
-            place.discard()
+            stage.discard()
     return True
 
 
@@ -84,74 +105,108 @@ def _encoded(order: Mapping[str, Any]) -> bytes:
 
 
 def check_target(parent_folder: Path | None, out: Path) -> None:
-    """`out` must be new (or an empty folder), and not inside the parent (None: still remote)."""
+    """Check that `out` can be written: that it is new, or an empty folder, outside the parent.
+
+    Args:
+        parent_folder: The parent's folder; None if it is not on this machine yet.
+        out: The target folder.
+
+    Raises:
+        InputError: When `out` cannot be used.
+    """
     try:
         target = out.resolve()
         parent = parent_folder and parent_folder.resolve()
         if target == parent:
-            raise InputError(f"{out}: is the parent itself; give another folder")
+            raise InputError(f"{out}: is the parent itself; choose another folder")
         if parent and target.is_relative_to(parent):
-            raise InputError(f"{out}: lies inside the parent {parent_folder}; give another folder")
+            raise InputError(
+                f"{out}: lies inside the parent {parent_folder}; choose another folder"
+            )
         if target.exists() and not target.is_dir():
-            raise InputError(f"{out}: is a file; give a new folder")
+            raise InputError(f"{out}: is a file; choose a new folder")
         if target.is_dir() and any(target.iterdir()):
-            raise InputError(f"{out}: already exists and is not empty; remove it or give a new one")
+            raise InputError(
+                f"{out}: already exists and is not empty; remove it or choose another folder"
+            )
     except (OSError, RuntimeError) as error:
         raise InputError(f"{out}: cannot be written ({one_line(error)})") from None
 
 
 def check_space(out: Path, needed: int) -> None:
-    """Refuse before writing what the disk has no room for. What an unfinished run holds counts."""
+    """Check that the disk has room, counting what an unfinished run already holds as free.
+
+    Args:
+        out: The target folder.
+        needed: Bytes to be written.
+
+    Raises:
+        InputError: When there is too little space.
+    """
     try:
-        place = next(folder for folder in out.resolve().parents if folder.is_dir())
-        free = shutil.disk_usage(place).free
-        free += sum(_allocated(path) for path in _place_of(out).folder.rglob("*"))
+        existing = next(folder for folder in out.resolve().parents if folder.is_dir())
+        free = shutil.disk_usage(existing).free
+        free += sum(_allocated_bytes(path) for path in _staging_of(out).folder.rglob("*"))
     except OSError:
-        return  # writing will say what is wrong
+        return  # writing will report the error
     if free < needed:
-        raise InputError(f"{out}: needs {in_units(needed)}, the disk has {in_units(free)} free")
+        raise InputError(f"{out}: needs {in_units(needed)}, but the disk has {in_units(free)} free")
 
 
-def _allocated(path: Path) -> int:
+def _allocated_bytes(path: Path) -> int:
     try:
         stat = path.lstat()
     except OSError:
         return 0
-    blocks: int = getattr(stat, "st_blocks", 0)  # unlike the size, true for files with holes
+    blocks: int = getattr(stat, "st_blocks", 0)  # unlike st_size, correct for sparse files
     return blocks * 512
 
 
-def _place_of(out: Path) -> Staging:
+def _staging_of(out: Path) -> Staging:
     try:
         target = out.resolve()
-    except (OSError, RuntimeError) as error:  # a loop of links
+    except (OSError, RuntimeError) as error:  # a symlink loop
         raise InputError(f"{out}: cannot be written ({one_line(error)})") from None
     return Staging(out, target.parent / f".{target.name}.partial", target)
 
 
 @contextmanager
 def staging(out: Path, parent_folder: Path, order: Mapping[str, Any]) -> Iterator[Staging]:
-    """The place of work for `out`, locked, and cleared if what it holds is another order's."""
-    place = _place_of(out)
+    """Lock the staging folder of `out` and clear it if it belongs to a different order.
+
+    Args:
+        out: The target folder.
+        parent_folder: The parent's folder, which must not contain `out`.
+        order: Everything that determines what is written, as JSON values. Files of an unfinished
+            run are reused only if its order was the same.
+
+    Yields:
+        The staging folder, for the caller to fill and to `publish`.
+
+    Raises:
+        InputError: When `out` cannot be used, the disk fails, another run is writing `out`, or the
+            staging folder's name is taken by something that this tool did not make.
+    """
+    stage = _staging_of(out)
     with disk_errors(out):
-        place.target.parent.mkdir(parents=True, exist_ok=True)
-        place.folder.mkdir(exist_ok=True)
-        _check_ours(place.folder)
-        with _alone(place):
+        stage.target.parent.mkdir(parents=True, exist_ok=True)
+        stage.folder.mkdir(exist_ok=True)
+        _check_ours(stage.folder)
+        with _exclusive(stage):
             check_target(parent_folder, out)  # a run that held the lock may just have finished
-            _check_ours(place.folder)
-            known = place.folder / _ORDER_FILE
+            _check_ours(stage.folder)
+            known = stage.folder / _ORDER_FILE
             if not known.exists() or known.read_bytes() != _encoded(order):
-                _clear(place.folder)
+                _clear(stage.folder)
                 write_atomic(known, _encoded(order))
-            yield place
+            yield stage
 
 
 @contextmanager
-def _alone(place: Staging) -> Iterator[None]:
-    """Hold the place of work alone."""
-    busy = f"{place.out}: another run is writing it; wait for it or stop it"
-    with locked(place.folder, busy):
+def _exclusive(stage: Staging) -> Iterator[None]:
+    """Hold the lock of the staging folder."""
+    busy = f"{stage.out}: another run is writing it; wait for it or stop it"
+    with locked(stage.folder, busy):
         yield
 
 
@@ -160,18 +215,19 @@ def _holds_work(folder: Path) -> bool:
 
 
 def _check_ours(folder: Path) -> None:
-    """Without a order file the folder may only hold what a run killed at its very start leaves."""
+    """Refuse a folder without `order.json`, unless it holds what a run killed early leaves."""
     if folder.is_symlink() or not folder.is_dir() or (folder / _ORDER_FILE).exists():
-        return  # `locked` refuses what is no folder
+        return  # `locked` refuses links and files
     for path in folder.iterdir():
         if path.name != LOCK_FILE and not path.name.startswith(f".{_ORDER_FILE}."):
             raise InputError(
-                f"{folder}: is in the way and was not made by this tool ({path.name}); move it"
+                f"{folder}: is in the way and was not made by this tool (it holds {path.name}); "
+                "move it"
             )
 
 
 def _clear(folder: Path) -> None:
-    """Empty the folder except for the order and lock files."""
+    """Remove everything from the folder except the order and lock files."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -181,19 +237,19 @@ def _clear(folder: Path) -> None:
 
 @contextmanager
 def disk_errors(out: Path) -> Iterator[None]:
-    """The disk's refusals as one line."""
+    """Turn an `OSError` raised inside into an `InputError` about `out`."""
     try:
         yield
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         raise InputError(
-            f"{out}: cannot be written ({error.strerror or one_line(error)}{where}); "
-            "what is finished is kept, run again to continue"
+            f"{out}: cannot be written ({error.strerror or one_line(error)}{where}); finished "
+            "files are kept, run again to continue"
         ) from None
 
 
 def keep_only(folder: Path, names: set[str]) -> None:
-    """Remove what an unfinished run left besides `names`."""
+    """Remove every file in `folder` that is not one of `names`."""
     for path in folder.iterdir():
         if path.name not in names:
             path.unlink()

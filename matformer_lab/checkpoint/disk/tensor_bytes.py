@@ -1,7 +1,7 @@
-"""The bytes of a child's tensor, cut from the parent's file in bounded pieces.
+"""The bytes of a child's tensor, read from the parent's file in pieces of bounded size.
 
-The one statement of the cut in bytes: the writer writes what this yields, the verifier compares
-with it.
+This is the only place where a tensor's cut becomes byte positions: the writer writes what
+`child_bytes` yields, and the verifier compares files with it.
 """
 
 import math
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from matformer_lab.common.direct_file import ALIGNMENT
+from matformer_lab.common.spans import Span
 from matformer_lab.common.untrusted import open_regular, read_exactly
 from matformer_lab.parent.headers import ITEM_SIZE
 from matformer_lab.slicing.plan import TensorPlan
@@ -22,14 +23,16 @@ from matformer_lab.slicing.plan import TensorPlan
 CHUNK_BYTES: Final = 8 << 20
 """Bytes read at a time: large enough for the disk, small enough to stay in the CPU's cache."""
 
-
 Bytes = npt.NDArray[np.uint8]
 
 
 class Scratch:
-    """Buffers reused for every piece, so that memory does not grow with the model.
+    """Buffers that are reused for every piece, so that memory does not grow with the model.
 
-    They start at a multiple of `ALIGNMENT` in memory, as direct disk writes ask for.
+    They start at a multiple of `ALIGNMENT` in memory, as direct disk writes require.
+
+    Attributes:
+        size: Minimum size of a buffer, and the usual size of a piece, in bytes.
     """
 
     def __init__(self, size: int = CHUNK_BYTES) -> None:
@@ -37,7 +40,10 @@ class Scratch:
         self._buffers: dict[str, Bytes] = {}
 
     def buffer(self, use: str, size: int) -> Bytes:
-        """`size` bytes of the buffer named `use`; grows only for a row larger than a chunk."""
+        """The first `size` bytes of the buffer named `use`.
+
+        A buffer grows only for a tensor row that is larger than a chunk.
+        """
         held = self._buffers.get(use)
         if held is None or held.size < size:
             held = self._buffers[use] = _aligned(max(size, self.size))
@@ -45,16 +51,16 @@ class Scratch:
 
 
 def _aligned(size: int) -> Bytes:
-    roomy = np.empty(size + ALIGNMENT, dtype=np.uint8)
-    skip = -roomy.ctypes.data % ALIGNMENT
-    return roomy[skip : skip + size]
+    oversized = np.empty(size + ALIGNMENT, dtype=np.uint8)
+    skip = -oversized.ctypes.data % ALIGNMENT
+    return oversized[skip : skip + size]
 
 
 _local = threading.local()
 
 
 def thread_scratch() -> Scratch:
-    """This thread's own buffers."""
+    """The calling thread's own buffers."""
     if not hasattr(_local, "scratch"):
         _local.scratch = Scratch()
     scratch: Scratch = _local.scratch
@@ -62,10 +68,19 @@ def thread_scratch() -> Scratch:
 
 
 def child_bytes(folder: Path, tensor: TensorPlan, scratch: Scratch) -> Iterator[memoryview]:
-    """The child tensor's bytes in order. Each piece is valid until the next is asked for.
+    """Read the bytes of a child's tensor, in order.
 
-    All pieces but the last are multiples of `ALIGNMENT` long, unless a row is over a chunk. Raises
-    `InputError` when the parent's file cannot be read or is shorter than its header said.
+    Args:
+        folder: The parent's folder.
+        tensor: The tensor and its cut from the parent's.
+        scratch: Buffers for the pieces.
+
+    Yields:
+        Pieces that stay valid until the next one is requested. The length of every piece but the
+        last is a multiple of `ALIGNMENT`, unless a row is larger than a chunk.
+
+    Raises:
+        InputError: When the parent's file cannot be read or is shorter than its header says.
     """
     path = folder / tensor.info.file
     with open_regular(path) as file:
@@ -76,15 +91,15 @@ def child_bytes(folder: Path, tensor: TensorPlan, scratch: Scratch) -> Iterator[
                 yield from _span(file, path, start, stop, scratch)
 
 
-def _byte_ranges(tensor: TensorPlan) -> Iterator[tuple[int, int]]:
-    """Where the whole tensor, or its selected rows, lie in the file."""
+def _byte_ranges(tensor: TensorPlan) -> Iterator[Span]:
+    """The bytes of the file that hold the whole tensor, or its selected rows."""
     info = tensor.info
     if tensor.axis is None:
         yield info.offset, info.offset + info.nbytes
         return
-    row = info.nbytes // info.shape[0]
+    row_bytes = info.nbytes // info.shape[0]
     for start, stop in tensor.ranges:
-        yield info.offset + start * row, info.offset + stop * row
+        yield info.offset + start * row_bytes, info.offset + stop * row_bytes
 
 
 def _span(
@@ -100,7 +115,7 @@ def _span(
 def _columns(
     file: BinaryIO, path: Path, tensor: TensorPlan, scratch: Scratch
 ) -> Iterator[memoryview]:
-    """Whole rows are read and the selected columns kept: disks prefer one long read."""
+    """Read whole rows and keep the selected columns: one long read beats many short ones."""
     info = tensor.info
     item = ITEM_SIZE[info.dtype]
     rows, row_bytes = info.shape[0], info.shape[1] * item
@@ -114,17 +129,17 @@ def _columns(
         read_exactly(file, whole.data, position, path)
         after = min(rows_at_once, rows - first - count)
         _read_ahead(file, position + whole.size, after * row_bytes)
-        cut = scratch.buffer("cut", count * kept_bytes)
-        source, target = whole.reshape(count, row_bytes), cut.reshape(count, kept_bytes)
+        kept = scratch.buffer("kept", count * kept_bytes)
+        source, target = whole.reshape(count, row_bytes), kept.reshape(count, kept_bytes)
         at = 0
         for start, stop in tensor.ranges:
             size = (stop - start) * item
             target[:, at : at + size] = source[:, start * item : stop * item]
             at += size
-        yield cut.data
+        yield kept.data
 
 
 def _read_ahead(file: BinaryIO, start: int, size: int) -> None:
-    """Ask the kernel to fetch the next piece while this one is used, where it can be asked."""
+    """Where supported, ask the kernel to read the next piece while this one is processed."""
     if size and hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)

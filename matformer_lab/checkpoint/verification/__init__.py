@@ -1,4 +1,4 @@
-"""Is this checkpoint exactly that slice?"""
+"""Verification: whether a checkpoint is exactly the slice it claims to be."""
 
 import lazy_loader as _lazy
 

@@ -1,4 +1,4 @@
-"""Is this checkpoint exactly that slice?"""
+"""Verification: whether a checkpoint is exactly the slice it claims to be."""
 
 from .verify import Verification as Verification
 from .verify import compare_checkpoints as compare_checkpoints

@@ -17,33 +17,55 @@ from matformer_lab.slicing.slice import Slice
 
 
 def is_family(folder: Path) -> bool:
-    """Whether `folder` holds checkpoints written by this tool rather than one checkpoint."""
+    """Whether `folder` holds checkpoints written by this tool, rather than being one itself."""
     return not (folder / "config.json").exists() and any(folder.glob(f"*/{MANIFEST_FILE}"))
 
 
 def members_of(folder: Path) -> list[Path]:
-    """The checkpoints of a family; the folder itself if it is one checkpoint."""
+    """The checkpoints of a family; the folder itself if it is not a family."""
     if not is_family(folder):
         return [folder]
     return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def claimed_plan(folder: Path, parent: Parent, slice_: Slice | None = None) -> Plan:
-    """What `folder` should be: the plan of `slice_`, or of the slice that it claims to be."""
+    """The plan that a checkpoint should match.
+
+    Args:
+        folder: The checkpoint.
+        parent: What it was cut from.
+        slice_: The slice that it has to be; None: the one that it claims to be.
+
+    Raises:
+        InputError: As `claimed_slice`; or when the slice does not fit the parent.
+    """
     config = read_config(folder)
     slice_ = slice_ or claimed_slice(folder, config, parent)
     return make_plan(parent, slice_, text_only=not is_multimodal(config))
 
 
 def claimed_slice(folder: Path, config: Mapping[str, Any], parent: Parent) -> Slice:
-    """The slice that a checkpoint folder says it is."""
+    """The slice that a checkpoint claims to be: as its manifest says, or else its config.
+
+    Args:
+        folder: The checkpoint.
+        config: Its config.json.
+        parent: What it was cut from.
+
+    Raises:
+        InputError: When the manifest is not valid or does not fit the parent; or when there is no
+            manifest and layers were skipped, which the config does not identify.
+    """
     manifest = read_manifest(folder)
     if manifest is not None:
         claimed = manifest.to_slice()
         layers = parent.text.num_hidden_layers
         fits = set(claimed.skipped) <= set(range(layers))
         if not fits or len(claimed.kept(layers)) != len(claimed.widths):
-            raise InputError(f"{folder / MANIFEST_FILE}: its slice does not fit the parent")
+            raise InputError(
+                f"{folder / MANIFEST_FILE}: its slice does not fit the parent {parent.name}; give "
+                "the `parent` that it was cut from"
+            )
         return claimed
     text = read_text_config(config, str(folder / "config.json"))
     if text.num_hidden_layers != parent.text.num_hidden_layers:

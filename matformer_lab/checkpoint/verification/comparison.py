@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint compared byte by byte, or with their digests."""
+"""Comparison of a checkpoint's tensors, byte by byte or by digest."""
 
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +8,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from matformer_lab.checkpoint.disk.tensor_bytes import Bytes, child_bytes, thread_scratch
-from matformer_lab.checkpoint.manifest import (
-    tensor_digest,
-)
+from matformer_lab.checkpoint.manifest import tensor_digest
 from matformer_lab.common.progress import Advance
 from matformer_lab.common.untrusted import open_regular, read_exactly
 from matformer_lab.parent.headers import TensorInfo
@@ -18,55 +16,86 @@ from matformer_lab.slicing.plan import TensorPlan
 
 _T = TypeVar("_T")
 
-
 _THREADS: Final = 4
 
 
-class Compared:
-    """Answers of earlier comparisons, by the file on disk, the place in it, and the question."""
+class ComparisonCache:
+    """Results of comparisons, so that a file that members of a family share is read once."""
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, str | None] = {}
+        self._results: dict[Hashable, str | None] = {}
 
     def once(
-        self, key: tuple[Path, TensorInfo, Hashable], compare: Callable[[], str | None]
+        self, folder: Path, info: TensorInfo, expected: Hashable, compare: Callable[[], str | None]
     ) -> str | None:
-        """`compare()`, or what it said when the same bytes were asked about before."""
-        folder, info, question = key
+        """Compare a tensor, unless the same bytes were compared with the same before.
+
+        Args:
+            folder: The checkpoint.
+            info: Where the tensor lies in it.
+            expected: Identifies what the tensor is compared with.
+            compare: Does the comparison and returns the problem; None if there is none.
+
+        Returns:
+            What `compare` returns or returned.
+        """
         stat = (folder / info.file).stat()
-        asked = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, info.offset, info.nbytes, question)
-        if asked not in self._known:
-            self._known[asked] = compare()
-        return self._known[asked]
+        key = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, info.offset, info.nbytes, expected)
+        if key not in self._results:
+            self._results[key] = compare()
+        return self._results[key]
 
 
 def wrong_digest(folder: Path, tensor: TensorPlan, expected: str, advance: Advance) -> str | None:
+    """Check a tensor of `folder` against its digest.
+
+    Args:
+        folder: The checkpoint.
+        tensor: The whole tensor.
+        expected: Its hexadecimal `tensor_digest`.
+        advance: Called with the number of bytes read since its last call.
+
+    Returns:
+        The problem; None if the digests are equal.
+    """
     digest = tensor_digest(tensor.dtype, tensor.shape)
     for piece in child_bytes(folder, tensor, thread_scratch()):
         digest.update(piece)
         advance(len(piece))
-    good = digest.hexdigest() == expected
-    return None if good else f"tensor {tensor.name}: does not match the manifest's digest"
+    equal = digest.hexdigest() == expected
+    return None if equal else f"tensor {tensor.name}: does not match the manifest's digest"
 
 
-def whole(name: str, info: TensorInfo) -> TensorPlan:
+def whole_tensor(name: str, info: TensorInfo) -> TensorPlan:
+    """A plan of a tensor that takes all of it."""
     return TensorPlan(name, name, info)
 
 
 def first_difference(
     source_folder: Path, tensor: TensorPlan, folder: Path, info: TensorInfo, advance: Advance
 ) -> str | None:
-    """Compare one tensor of `folder` with what it should be; None if equal."""
+    """Compare a tensor of `folder` byte by byte with what it should be.
+
+    Args:
+        source_folder: The parent's folder.
+        tensor: What the tensor should be.
+        folder: The checkpoint.
+        info: Where the tensor lies in it; dtype and shape have to be those of `tensor`.
+        advance: Called with the number of bytes compared since its last call.
+
+    Returns:
+        The problem, with the index of the first element that differs; None if all are equal.
+    """
     path = folder / info.file
     done = 0
     scratch = thread_scratch()
     with open_regular(path) as file:
         for piece in child_bytes(source_folder, tensor, scratch):
-            ours = scratch.buffer("compare", len(piece))
-            read_exactly(file, ours.data, info.offset + done, path)
-            theirs = np.frombuffer(piece, dtype=np.uint8)
-            if not _equal(ours, theirs):
-                different = ours != theirs
+            found = scratch.buffer("compare", len(piece))
+            read_exactly(file, found.data, info.offset + done, path)
+            expected = np.frombuffer(piece, dtype=np.uint8)
+            if not _equal(found, expected):
+                different = found != expected
                 element = (done + int(different.argmax())) // (info.nbytes // info.numel)
                 index = [int(i) for i in np.unravel_index(element, info.shape)]
                 return f"tensor {tensor.name}: differs from the parent's, first at {index}"
@@ -76,7 +105,7 @@ def first_difference(
 
 
 def _equal(left: Bytes, right: Bytes) -> bool:
-    """Compared in words of 8 bytes, which is several times faster than byte by byte."""
+    """Compare in words of 8 bytes, which is several times faster than byte by byte."""
     words = len(left) // 8 * 8
     return np.array_equal(left[:words].view(np.uint64), right[:words].view(np.uint64)) and (
         np.array_equal(left[words:], right[words:])
@@ -84,5 +113,6 @@ def _equal(left: Bytes, right: Bytes) -> bool:
 
 
 def in_threads(check: Callable[[_T], str | None], items: Iterable[_T]) -> list[str]:
+    """The problems that `check` finds, in the order of `items`."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return [problem for problem in pool.map(check, items) if problem is not None]

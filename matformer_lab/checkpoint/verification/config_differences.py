@@ -1,4 +1,4 @@
-"""Every key at which two configs differ."""
+"""The differences between two configs."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -7,7 +7,16 @@ _ABSENT: Final = object()
 
 
 def config_differences(expected: Any, found: Any, at: str = "config.json") -> Iterable[str]:
-    """Every key at which two configs differ, as `config.json: text_config.x is 1, expected 2`."""
+    """Every key at which two configs differ.
+
+    Args:
+        expected: The config as it should be, or a value inside it.
+        found: The config as it is, or the value at the same place.
+        at: Where the two values are, for the messages.
+
+    Yields:
+        Messages like `config.json: text_config.x is 1, expected 2`.
+    """
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         for key in sorted(expected.keys() | found.keys()):
             where = f"{at}: {key}" if at == "config.json" else f"{at}.{key}"

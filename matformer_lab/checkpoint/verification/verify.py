@@ -1,10 +1,10 @@
-"""Is this checkpoint exactly that slice? Recomputed from the parent, byte for byte."""
+"""Verification: whether a checkpoint is exactly the slice it claims to be, byte for byte."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from matformer_lab.checkpoint.manifest import (
     MANIFEST_FILE,
@@ -12,13 +12,13 @@ from matformer_lab.checkpoint.manifest import (
     digest_of,
     read_manifest,
 )
-from matformer_lab.checkpoint.sources import with_weights_at_hand
+from matformer_lab.checkpoint.sources import with_local_weights
 from matformer_lab.checkpoint.verification.claim import claimed_plan, is_family, members_of
 from matformer_lab.checkpoint.verification.comparison import (
-    Compared,
+    ComparisonCache,
     first_difference,
     in_threads,
-    whole,
+    whole_tensor,
     wrong_digest,
 )
 from matformer_lab.checkpoint.verification.config_differences import config_differences
@@ -37,19 +37,41 @@ from matformer_lab.slicing.plan import TensorPlan
 from matformer_lab.slicing.slice import Slice
 
 _COMPARED_ITSELF: Final = ("config.json", INDEX_FILE)
-"""Files of which a digest would only say again that they differ."""
+"""Files whose contents are compared, so that a wrong digest would only repeat the finding."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """`tensors`: how many were compared byte for byte. `problems`: one line each, or none."""
+    """The result of a verification.
+
+    Attributes:
+        tensors: How many tensors were compared, byte by byte or by digest.
+        problems: One line for each problem found.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> checkpoint = ml.write_slices("tiny", "1/8", "eighth").folder
+        >>> result = ml.verify_checkpoint(checkpoint, "tiny", "1/4")
+        >>> result.ok
+        False
+        >>> result.problems[0]
+        'config.json: intermediate_size[0] is 8, expected 16'
+    """
 
     tensors: int
     problems: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
+        """Whether no problem was found."""
         return not self.problems
+
+
+class _Comparison(NamedTuple):
+    """A tensor that was found with the dtype and shape that it should have."""
+
+    expected: TensorPlan
+    found: TensorInfo
 
 
 def verify_checkpoint(
@@ -59,23 +81,27 @@ def verify_checkpoint(
     *,
     progress: Progress = True,
 ) -> Verification:
-    """Is `folder` exactly the slice that it claims to be?
+    """Check that a checkpoint is exactly the slice that it claims to be.
 
-    With a parent, every tensor is recomputed from it and compared byte for byte; without one, the
-    folder is checked against its own manifest. A family is checked member by member, a file that
-    members share once.
+    With a parent, every tensor is recomputed from it and compared byte by byte. Without one, the
+    checkpoint is checked against the digests in its own manifest. Of a family, every member is
+    checked; a file that members share is read once.
 
     Args:
-        folder: A checkpoint, or a family of them.
-        parent: What it was cut from: opened, or as `open_parent` takes it.
-        slice_: The slice it has to be. None: what its manifest says; else (nothing skipped) the
-            widths in its config.json.
-        progress: As for `write_checkpoint`; bytes compared.
+        folder: A checkpoint, or a family.
+        parent: What it was cut from: an opened parent, or what `open_parent` accepts.
+        slice_: The slice that it has to be. None: the one in its manifest or, without a manifest
+            and if no layer was skipped, the widths in its config.json.
+        progress: As for `write_checkpoint`, with the number of bytes compared.
+
+    Returns:
+        The problems found. Problems do not raise.
 
     Raises:
-        InputError: When there is no such folder, nothing to check it against, or no claim.
+        InputError: When there is no such folder, it does not say which slice it is, there is
+            neither `parent` nor manifest, or `slice_` is given without `parent` or for a family.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> parent = ml.open_parent("tiny")
         >>> plan = ml.make_plan(parent, ml.resolve_slice("1/2", parent))
@@ -88,33 +114,38 @@ def verify_checkpoint(
         if opened is None:
             raise InputError("`slice` needs `parent`, the checkpoint that it is a slice of")
         if is_family(folder):
-            raise InputError(f"{folder} is a family of slices; `slice` checks one of them")
+            raise InputError(
+                f"{folder}: is a family; leave out `slice`, or give the folder of one member"
+            )
         slice_ = resolve_slice(slice_, opened) if isinstance(slice_, str) else slice_
     members = members_of(folder)
     if opened is not None and opened.folder is None:
         claims = [claimed_plan(member, opened, slice_) for member in members]
-        opened = with_weights_at_hand(claims, None, progress=progress is True)[0].parent
-    compared = Compared()
+        opened = with_local_weights(claims, None, progress=progress is True)[0].parent
+    cache = ComparisonCache()
     with bytes_bar(f"verify {folder}", _weight_bytes(members), progress) as advance:
         if not is_family(folder):
-            return _verify(folder, opened, slice_, compared, advance)
-        return _verify_members(members, opened, compared, advance)
+            return _verify(folder, opened, slice_, cache, advance)
+        return _verify_members(members, opened, cache, advance)
 
 
 def compare_checkpoints(
     folder: StrPath, other: StrPath, *, progress: Progress = True
 ) -> Verification:
-    """Do two checkpoints hold the same tensors and config, however they are sharded?
+    """Check that two checkpoints have the same tensors and config, however they are sharded.
 
     Args:
         folder: A checkpoint.
-        other: What it has to be equal to.
-        progress: As for `write_checkpoint`; bytes compared.
+        other: The checkpoint that it has to be equal to.
+        progress: As for `write_checkpoint`, with the number of bytes compared.
+
+    Returns:
+        The differences. Differences do not raise.
 
     Raises:
-        InputError: When one of them is no checkpoint folder, or is a family.
+        InputError: When one of the folders is a family, or cannot be read as a checkpoint.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> parent = ml.open_parent("tiny")
         >>> plan = ml.make_plan(parent, ml.resolve_slice("1/4", parent))
@@ -124,7 +155,8 @@ def compare_checkpoints(
     """
     folder, other = _existing(folder), _existing(other)
     if is_family(folder) or is_family(other):
-        raise InputError("a family of slices is compared member by member; `against` takes one")
+        family = folder if is_family(folder) else other
+        raise InputError(f"{family}: is a family; compare its members one by one")
     layout, reference = read_layout(folder), read_layout(other)
     problems = [
         *config_differences(read_config(other), read_config(folder)),
@@ -139,11 +171,11 @@ def compare_checkpoints(
                 f"the other has {theirs.dtype} {list(theirs.shape)}"
             )
         else:
-            comparable.append((whole(name, theirs), ours))
+            comparable.append(_Comparison(whole_tensor(name, theirs), ours))
     with bytes_bar(f"compare {folder}", _weight_bytes([folder]), progress) as advance:
 
-        def compare(pair: tuple[TensorPlan, TensorInfo]) -> str | None:
-            return first_difference(other, pair[0], folder, pair[1], advance)
+        def compare(tensor: _Comparison) -> str | None:
+            return first_difference(other, tensor.expected, folder, tensor.found, advance)
 
         problems += in_threads(compare, comparable)
     return Verification(len(comparable), tuple(problems))
@@ -157,7 +189,7 @@ def _existing(folder: StrPath) -> Path:
 
 
 def _weight_bytes(folders: Sequence[Path]) -> int:
-    """Bytes of the folders' weight files, a file that several share counted once."""
+    """Bytes of the folders' weight files, counting hard-linked files once."""
     sizes: dict[tuple[int, int], int] = {}
     for folder in folders:
         for path in folder.glob("*.safetensors"):
@@ -168,13 +200,13 @@ def _weight_bytes(folders: Sequence[Path]) -> int:
 
 
 def _verify_members(
-    members: Sequence[Path], parent: Parent | None, compared: Compared, advance: Advance
+    members: Sequence[Path], parent: Parent | None, cache: ComparisonCache, advance: Advance
 ) -> Verification:
     tensors = 0
     problems: list[str] = []
     for member in members:
         try:
-            result = _verify(member, parent, None, compared, advance)
+            result = _verify(member, parent, None, cache, advance)
         except InputError as error:
             result = Verification(0, (str(error),))
         tensors += result.tensors
@@ -186,16 +218,16 @@ def _verify(
     folder: Path,
     parent: Parent | None,
     slice_: Slice | None,
-    compared: Compared,
+    cache: ComparisonCache,
     advance: Advance,
 ) -> Verification:
     if parent is None:
-        return _verify_alone(folder, compared, advance)
-    return _verify_against(folder, parent, slice_, compared, advance)
+        return _verify_by_manifest(folder, cache, advance)
+    return _verify_by_parent(folder, parent, slice_, cache, advance)
 
 
-def _verify_against(
-    folder: Path, parent: Parent, slice_: Slice | None, compared: Compared, advance: Advance
+def _verify_by_parent(
+    folder: Path, parent: Parent, slice_: Slice | None, cache: ComparisonCache, advance: Advance
 ) -> Verification:
     config = read_config(folder)
     plan = claimed_plan(folder, parent, slice_)
@@ -220,13 +252,15 @@ def _verify_against(
                 f"expected {tensor.dtype} {list(tensor.shape)}"
             )
         else:
-            comparable.append((tensor, found))
+            comparable.append(_Comparison(tensor, found))
 
-    def compare(pair: tuple[TensorPlan, TensorInfo]) -> str | None:
+    def compare(pair: _Comparison) -> str | None:
         tensor, info = pair
-        selection = (tensor.source, tensor.axis, tensor.ranges)
-        return compared.once(
-            (folder, info, selection),
+        part = (tensor.source, tensor.axis, tensor.ranges)
+        return cache.once(
+            folder,
+            info,
+            part,
             lambda: first_difference(parent.local, tensor, folder, info, advance),
         )
 
@@ -234,10 +268,10 @@ def _verify_against(
     return Verification(len(comparable), tuple(problems))
 
 
-def _verify_alone(folder: Path, compared: Compared, advance: Advance) -> Verification:
+def _verify_by_manifest(folder: Path, cache: ComparisonCache, advance: Advance) -> Verification:
     manifest = read_manifest(folder)
     if manifest is None:
-        raise InputError(f"{folder}: has no {MANIFEST_FILE}; give `parent` to check it against")
+        raise InputError(f"{folder}: has no {MANIFEST_FILE}; give the `parent` to check it against")
     try:
         layout = read_layout(folder)
     except InputError as error:
@@ -250,9 +284,11 @@ def _verify_alone(folder: Path, compared: Compared, advance: Advance) -> Verific
 
     def check(name: str) -> str | None:
         expected = manifest.tensors[name]
-        return compared.once(
-            (folder, layout[name], expected),
-            lambda: wrong_digest(folder, whole(name, layout[name]), expected, advance),
+        return cache.once(
+            folder,
+            layout[name],
+            expected,
+            lambda: wrong_digest(folder, whole_tensor(name, layout[name]), expected, advance),
         )
 
     names = sorted(manifest.tensors.keys() & layout.keys(), key=lambda n: layout[n].offset)
@@ -267,7 +303,7 @@ def _name_problems(expected: Iterable[str], found: Iterable[str]) -> Iterable[st
 
 
 def _file_problems(folder: Path, layout: Mapping[str, TensorInfo]) -> Iterable[str]:
-    """Weight files that nothing refers to, and an index whose total_size is not the truth."""
+    """Weight files that the index does not mention, and a wrong total_size in the index."""
     used = {info.file for info in layout.values()}
     for path in sorted(folder.glob("*.safetensors")):
         if path.name not in used:
@@ -275,15 +311,17 @@ def _file_problems(folder: Path, layout: Mapping[str, TensorInfo]) -> Iterable[s
     if (folder / INDEX_FILE).exists():
         index = strict_json(read_small(folder / INDEX_FILE), INDEX_FILE)
         metadata = index.get("metadata")
-        told = metadata.get("total_size") if isinstance(metadata, Mapping) else None
-        true = sum(info.nbytes for info in layout.values())
-        if told != true:
-            yield f"{INDEX_FILE}: total_size is {told}, the tensors have {true}"
+        stated = metadata.get("total_size") if isinstance(metadata, Mapping) else None
+        actual = sum(info.nbytes for info in layout.values())
+        if stated != actual:
+            yield f"{INDEX_FILE}: total_size is {stated}, the tensors have {actual}"
 
 
-def _side_file_problems(folder: Path, manifest: Manifest, but: Sequence[str] = ()) -> Iterable[str]:
+def _side_file_problems(
+    folder: Path, manifest: Manifest, ignored: Sequence[str] = ()
+) -> Iterable[str]:
     for name, digest in manifest.files.items():
-        if name in but:
+        if name in ignored:
             continue
         path = folder / name
         if Path(name).name != name or not path.is_file():
