@@ -12,9 +12,12 @@ RENDERER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 WICKED = st.lists(
     st.sampled_from(
-        ["<b>", "</td>", "<!--", "&lt;", "&#60;", "&", "|", "\\", "\\|", "`", "``", "*", "**", "_"]
-        + ["~~", "[a](b)", "![a](b)", "[a]", ": ", "<https://a.b>", "\n", "\r", "\x0b", "\u2028"]
-        + [" ", "# ", "- ", "> ", "1. ", "---", "$x$", "a", "é", "😀", "javascript:", "\n\n| - |\n"]
+        [
+            *("<b>", "</td>", "<!--", "&lt;", "&#60;", "&", "|", "\\", "\\|", "`", "``", "*", "**"),
+            *("_", "~~", "[a](b)", "![a](b)", "[a]", ": ", "<https://a.b>", "\n", "\r", "\x0b"),
+            *("\u2028", " ", "# ", "- ", "> ", "1. ", "---", "$x$", "a", "é", "😀", "javascript:"),
+            "\n\n| - |\n",
+        ]
     )
 ).map("".join)
 

@@ -63,7 +63,7 @@ def test_skips() -> None:
         ({"widths": {"0-33": "full"}}, "layer 34: no width given"),
         ({"widths": {"0-35": "full"}}, "layer 35: the parent has layers 0 to 34"),
         ({"widths": {"0-5": "full", "5-34": "1/2"}}, "layer 5 is given two widths"),
-        ({"widths": {"0-34": "full"}, "skip": [21]}, "layer 21: has a width but is skipped"),
+        ({"widths": {"0-34": "full"}, "skip": [21]}, "layer 21: has a width, but is skipped"),
         ({"blocks": ["full"] * 6}, "6 block widths for the parent's 7 attention blocks"),
         ({"widths": "full", "skip": [35]}, "skipped layer 35: the parent has layers 0 to 34"),
         ({"widths": "full", "skip": [-1]}, "-1 is not a layer"),
