@@ -1,7 +1,7 @@
 """The gate's baseline: a YAML file that lives in the repository and reviews well.
 
-On top is a table of scores, one line per slice and task; below it, which items each slice got right,
-256 to a line, so that the comparison can be paired and a diff shows how much really changed.
+On top is a table of scores, one line per slice and task; below it, which items each slice got
+right, 256 to a line, so that the comparison can be paired and a diff shows how much really changed.
 """
 
 from __future__ import annotations
