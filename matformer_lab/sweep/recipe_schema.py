@@ -1,4 +1,4 @@
-"""The JSON Schema of a recipe, for editors."""
+"""The JSON Schema of a recipe, for text editors."""
 
 import json
 
@@ -13,7 +13,7 @@ def recipe_schema() -> str:
     schema["title"] = "matformer-lab sweep recipe"
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     properties, definitions = schema["properties"], schema["$defs"]
-    # What the models take beyond their fields: a task as a bare name, a slice written out.
+    # Short forms that the models' fields do not show: a task as a bare name, a slice written out.
     properties["tasks"]["items"] = {"anyOf": [{"type": "string"}, properties["tasks"]["items"]]}
     written_out = []
     for model in (SliceSpec, SamplerSpec):
