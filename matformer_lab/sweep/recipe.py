@@ -27,7 +27,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class Recipe(BaseModel):
-    """A sweep: which slices of which parent are scored on which tasks, and how.
+    """A sweep: which slices of which parent, scored on which tasks, and how.
 
     Examples:
         >>> import matformer_lab as ml
@@ -179,7 +179,7 @@ def parse_recipe(values: Mapping[str, Any], *, source: StrPath | None = None) ->
 
     Examples:
         >>> import matformer_lab as ml
-        >>> ml.parse_recipe({"parent": "tiny", "tasks": ["tiny_boolq"]}).tasks[0].metric
+        >>> ml.parse_recipe({"parent": "tiny", "tasks": ["boolq"]}).tasks[0].metric
         'acc'
     """
     try:

@@ -11,6 +11,7 @@ def recipe_schema() -> str:
     """The JSON Schema of a recipe, as committed in recipes/recipe.schema.json."""
     schema = Recipe.model_json_schema()
     schema["title"] = "matformer-lab sweep recipe"
+    schema["description"] = schema["description"].partition("\n")[0]  # without Python examples
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     properties, definitions = schema["properties"], schema["$defs"]
     # Short forms that the models' fields do not show: a task as a bare name, a slice written out.

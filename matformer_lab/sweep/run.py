@@ -48,7 +48,7 @@ def dry_run(recipe: Recipe | StrPath, out: StrPath, *, executor: Executor | None
         >>> recipe = ml.parse_recipe(
         ...     {"parent": "tiny", "slices": ["e2b"], "tasks": ["tiny_boolq"], "limit": 4}
         ... )
-        >>> print(ml.dry_run(recipe, "runs/example"))
+        >>> print(ml.dry_run(recipe, "runs/planned"))
         new    e2b  tiny_boolq
         1 of 1 scores to compute; time: unknown until something has run
     """

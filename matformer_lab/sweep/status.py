@@ -41,7 +41,7 @@ class DryRun:
         >>> recipe = ml.parse_recipe(
         ...     {"parent": "tiny", "slices": ["e2b"], "tasks": ["tiny_boolq"], "limit": 4}
         ... )
-        >>> (status,) = ml.dry_run(recipe, "runs/example").pending
+        >>> (status,) = ml.dry_run(recipe, "runs/planned").pending
         >>> status.job.name, status.state
         ('e2b', 'new')
     """
