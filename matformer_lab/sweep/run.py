@@ -1,9 +1,9 @@
-"""The main job: a recipe's slices x tasks -> stored scores -> the tables and the report.
+"""The main work: a recipe's slices x tasks -> stored scores -> the tables and the report.
 
-recipe -> slices, plans, loaded tasks -> jobs, each with its key      (jobs)
-store  -> which of them are done, new, or stale                       (store)
-run    -> the rest, here or on a cluster, each stored when finished      (executor)
-write  -> tables and report from the store alone                      (results)
+prepare -> slices, plans, loaded tasks; jobs, each with its key     (jobs)
+store   -> which jobs are done, stale or new                        (store, status)
+compute -> the rest, here or on a cluster, each stored when done    (executors)
+write   -> tables and report, from the store alone                  (results, report)
 """
 
 import os
@@ -30,7 +30,7 @@ from matformer_lab.sweep.store import Store
 
 
 def dry_run(recipe: Recipe | StrPath, out: StrPath, *, executor: Executor | None = None) -> DryRun:
-    """What `run_sweep` would compute, and for how long. Writes nothing.
+    """What `run_sweep` would compute, and how long that would take. Writes nothing.
 
     Args:
         recipe: As for `run_sweep`.
@@ -38,14 +38,19 @@ def dry_run(recipe: Recipe | StrPath, out: StrPath, *, executor: Executor | None
         executor: As for `run_sweep`.
 
     Returns:
-        Every score wanted, done or still to do; `print` shows a line for each.
+        The state of every job; `print` shows a line for each.
 
     Raises:
-        InputError: When the recipe is at fault.
+        InputError: When the recipe, or anything it names, is at fault.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
-        >>> print(ml.dry_run("recipes/demo.yaml", "runs/demo"))  # doctest: +SKIP
+        >>> recipe = ml.parse_recipe(
+        ...     {"parent": "tiny", "slices": ["e2b"], "tasks": ["tiny_boolq"], "limit": 4}
+        ... )
+        >>> print(ml.dry_run(recipe, "runs/planned"))
+        new    e2b  tiny_boolq
+        1 of 1 scores to compute; time: unknown until something has run
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     device = (executor or LocalExecutor()).device(recipe)
@@ -62,23 +67,24 @@ def run_sweep(
 ) -> Path:
     """Run a sweep into the folder `out`, continuing what it already holds.
 
-    On KeyboardInterrupt, and after any kill, the folder keeps every finished score, and the same
-    call continues.
+    After a KeyboardInterrupt, or a kill at any moment, the folder holds every finished score, and
+    the same call continues from there.
 
     Args:
-        recipe: A recipe, or a recipe file.
-        out: The sweep's folder: new, empty, or an earlier sweep's.
+        recipe: A recipe, a recipe file, or the name of a shipped recipe.
+        out: The sweep's folder: a new one, an empty one, or that of an earlier sweep.
         executor: Where the scores are computed; None: in this process.
-        report: Draw the frontier and write the page too.
-        progress: Show a bar where there is a terminal or a notebook.
+        report: Whether to write the report too (`write_report`).
+        progress: Whether to show a bar on a terminal or in a notebook.
 
     Returns:
         `out` as a path, for `load_results`, `read_sweep`, `write_report` or `run_gate`.
 
     Raises:
-        InputError: When the input is at fault, before anything is written.
+        InputError: When the recipe, or anything it names, is at fault, before anything is written;
+            when `out` cannot be used; or when a score cannot be computed.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> recipe = ml.parse_recipe(
         ...     {"parent": "tiny", "slices": ["e2b"], "tasks": ["tiny_boolq"], "limit": 4}
@@ -95,7 +101,7 @@ def run_sweep(
     if any(store.get(job.key) is None for job in prepared.jobs):
         prepared = executor.fetched(prepared)
     with _locked(out):
-        for leftover in out.rglob(".*.tmp"):  # of an earlier sweep that was killed
+        for leftover in out.rglob(".*.tmp"):  # from an earlier sweep that was killed
             leftover.unlink()
         _compute(prepared, store, executor, progress)
         _write(prepared, store, out)
@@ -107,7 +113,7 @@ def run_sweep(
 
 
 def _compute(prepared: Prepared, store: Store, executor: Executor, progress: bool) -> None:
-    """Score every job that the store does not hold, and store each as it finishes."""
+    """Score every job whose score is not in the store, and store each as it finishes."""
     pending = [job for job in prepared.jobs if store.get(job.key) is None]
     if not pending:
         return
@@ -117,10 +123,8 @@ def _compute(prepared: Prepared, store: Store, executor: Executor, progress: boo
             bar.stored(scored.key)
 
 
-# --- output ------------------------------------------------------------------------------------
-
-
 def _write(prepared: Prepared, store: Store, out: Path) -> None:
+    """Write the tables of a sweep whose scores are all in the store."""
     rows: list[dict[str, Any]] = []
     settings = {
         "dtype": prepared.recipe.dtype,
@@ -129,7 +133,7 @@ def _write(prepared: Prepared, store: Store, out: Path) -> None:
         "limit": prepared.recipe.limit,
         "seed": prepared.recipe.seed,
     }
-    order = {one.name: position for position, one in enumerate(prepared.sized)}
+    order = {sized.name: position for position, sized in enumerate(prepared.sized)}
     device_names: set[str] = set()
     for job in prepared.jobs:
         entry = store.get(job.key)
@@ -144,7 +148,7 @@ def _write(prepared: Prepared, store: Store, out: Path) -> None:
         recipe=as_run_yaml(
             prepared.recipe,
             prepared.parent,
-            [one.slice for one in prepared.sized],
+            [sized.slice for sized in prepared.sized],
             prepared.tasks,
             tokenizer=prepared.tokenizer,
             tokenizer_sha256=prepared.tokenizer_sha256,
@@ -167,9 +171,6 @@ def _samples(job: Job, store: Store) -> Any:
     return table
 
 
-# --- the folder --------------------------------------------------------------------------------
-
-
 def _check_out(out: Path) -> None:
     """An existing folder must be empty or a sweep's own."""
     if out.exists() and not out.is_dir():
@@ -177,7 +178,7 @@ def _check_out(out: Path) -> None:
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not any((out / name).exists() for name in (STORE, LOCK_FILE, RESULTS_PARQUET)):
-        raise InputError(f"{out}: is not empty and holds no sweep; choose a new or an empty folder")
+        raise InputError(f"{out}: is not empty and holds no sweep; give a new or an empty folder")
 
 
 @contextmanager
@@ -186,7 +187,7 @@ def _locked(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot be made ({os.strerror(error.errno or 0)})") from None
+        raise InputError(f"{out}: cannot be created ({os.strerror(error.errno or 0)})") from None
     busy = f"{out}: another sweep is running in this folder; wait for it or use another folder"
     with locked(out, busy):
         yield

@@ -1,9 +1,9 @@
-"""Finished scores of (slice, task) on disk: each written once and whole, under a key of all
-it rests on.
+"""Finished scores on disk: each written once and whole, under the key of all it depends on.
 
-One parquet file holds one score: its table is the per-item outcomes, its metadata the key, the
-metrics and how the run went. A file appears by rename, so a sweep killed at any moment leaves only
-whole scores, and two sweeps that write the same score write the same file.
+One parquet file holds the score of one slice on one task: its table is the per-item outcomes, its
+metadata the key, the metrics and how the run went. A file appears by rename, so a sweep that is
+killed at any moment leaves only whole scores, and two sweeps that write the same score write the
+same file.
 """
 
 import io
@@ -26,7 +26,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """How a score was made: recorded, but not part of its key."""
+    """How a score was computed: recorded, but not part of its key.
+
+    Attributes:
+        seconds: Of scoring; for a pass of several slices, this slice's share.
+        prompt_chars: Characters of prompt.
+        effective_params: Of the slice.
+        batch_size: The recipe's.
+        device_name: The hardware's name.
+        finished: UTC, ISO 8601.
+    """
 
     seconds: float
     prompt_chars: int
@@ -34,17 +43,16 @@ class Run:
     batch_size: int | str
     device_name: str
     finished: str
-    """UTC, ISO 8601."""
 
     @property
     def cost(self) -> float:
-        """What the seconds scale with: characters of prompt times effective parameters."""
+        """What the seconds are proportional to, as `Job.cost`."""
         return float(self.prompt_chars) * self.effective_params
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A stored score without its items."""
+    """A stored score, without its per-item outcomes."""
 
     path: Path
     key: Mapping[str, Any]
@@ -59,12 +67,12 @@ class Store:
         self.folder = folder
 
     def get(self, key: Key) -> Entry | None:
-        """The score stored under exactly this key."""
+        """The score stored under exactly this key, if there is one."""
         entry = _read_entry(self._path(key))
         return entry if entry is not None and not key.differences(entry.key) else None
 
     def stale(self, key: Key) -> tuple[str, ...]:
-        """How the nearest stored score of the same slice and task differs; empty if none is."""
+        """How the nearest stored score of the same slice and task differs; empty without one."""
         others = [
             key.differences(entry.key)
             for path in sorted(self._path(key).parent.glob(f"{key.slice[:16]}-*.parquet"))
@@ -73,19 +81,23 @@ class Store:
         return min(others, key=len, default=())
 
     def put(self, key: Key, score: Score, run: Run) -> None:
-        """Write a finished score; on return it survives a kill or a power cut."""
+        """Write a finished score; after that it survives a kill and a power failure."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "format": _FORMAT,
             "key": asdict(key),
-            "rows": [asdict(row) for row in score.metrics],
+            "rows": [asdict(metric) for metric in score.metrics],
             "run": asdict(run),
         }
         write_atomic(path, _to_parquet(score.items, content))
 
     def items(self, key: Key) -> Any:
-        """The per-item outcomes as a pyarrow Table (see `scoring.Score`)."""
+        """The per-item outcomes of a stored score, as a pyarrow Table (`Score.items`).
+
+        Raises:
+            OSError: When the file is missing or damaged.
+        """
         import pyarrow.parquet as pq
 
         table = pq.read_table(self._path(key), page_checksum_verification=True)
@@ -115,7 +127,7 @@ def _to_parquet(items: Sequence[Mapping[str, Any]], content: Mapping[str, Any]) 
 
 
 def _column(values: list[Any]) -> list[Any]:
-    """One type in a column: answers may be numbers in one document and text in the next."""
+    """The values in one type: answers may be numbers in one document and text in the next."""
     if len({type(value) for value in values if value is not None}) > 1:
         return [None if value is None else str(value) for value in values]
     return values
@@ -131,13 +143,13 @@ def _read_entry(path: Path) -> Entry | None:
         return Entry(
             path=path,
             key=content["key"],
-            metrics=tuple(Metric(**row) for row in content["rows"]),
+            metrics=tuple(Metric(**metric) for metric in content["rows"]),
             run=Run(**content["run"]),
         )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        # Renames keep our own writes whole, so this is a damaged disk or a foreign file. Scoring
-        # again is right; trusting or deleting it is not.
-        _log.warning("%s is no readable score and is left out: %s", path, error)
+        # Renames keep our own writes whole, so the disk is damaged or the file is somebody else's:
+        # score again, and neither trust the file nor delete it.
+        _log.warning("%s cannot be read as a score and is ignored: %s", path, error)
         return None

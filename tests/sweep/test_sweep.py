@@ -202,10 +202,10 @@ def test_a_slice_under_another_name_is_the_same_slice(finished: Path, scorable: 
 def test_a_changed_setting_is_stale_and_says_so(
     finished: Path, scorable: Path, change: dict[str, Any], why: str
 ) -> None:
-    plan = dry_run(parse_recipe(recipe_of(scorable, **change)), finished)
-    assert {status.state for status in plan.jobs} == {"stale"}
-    assert all(why in status.why for status in plan.jobs)
-    assert f"{why}" in str(plan)
+    dry = dry_run(parse_recipe(recipe_of(scorable, **change)), finished)
+    assert {status.state for status in dry.jobs} == {"stale"}
+    assert all(why in status.why for status in dry.jobs)
+    assert f"{why}" in str(dry)
 
 
 def test_another_parent_of_the_same_shape_is_stale(
@@ -220,8 +220,8 @@ def test_another_parent_of_the_same_shape_is_stale(
     name = "model.layers.3.mlp.up_proj.weight"
     weights[name] = weights[name] + 1
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
-    plan = dry_run(parse_recipe(recipe_of(other)), finished)
-    assert all(len(s.why) == 1 and s.why[0].startswith("parent ") for s in plan.jobs)
+    dry = dry_run(parse_recipe(recipe_of(other)), finished)
+    assert all(len(s.why) == 1 and s.why[0].startswith("parent ") for s in dry.jobs)
 
 
 def test_another_tokenizer_is_stale(finished: Path, scorable: Path, tmp_path: Path) -> None:
@@ -231,9 +231,9 @@ def test_another_tokenizer_is_stale(finished: Path, scorable: Path, tmp_path: Pa
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-1]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
-    plan = dry_run(parse_recipe(recipe_of(other)), finished)
-    assert {status.state for status in plan.jobs} == {"stale"}
-    assert all(any(why.startswith("tokenizer ") for why in s.why) for s in plan.jobs)
+    dry = dry_run(parse_recipe(recipe_of(other)), finished)
+    assert {status.state for status in dry.jobs} == {"stale"}
+    assert all(any(why.startswith("tokenizer ") for why in s.why) for s in dry.jobs)
 
 
 def test_stale_scores_are_never_mixed_in(scorable: Path, tmp_path: Path) -> None:
@@ -255,15 +255,15 @@ def test_a_dry_run_writes_nothing_and_estimates_after_something_ran(
     scorable: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    plan = dry_run(parse_recipe(recipe_of(scorable)), out)
-    assert plan.seconds is None
-    assert "time: unknown" in str(plan)
+    dry = dry_run(parse_recipe(recipe_of(scorable)), out)
+    assert dry.seconds is None
+    assert "time: unknown" in str(dry)
     assert not out.exists()
     run(out, scorable, slices=["1/2"], tasks=["tiny_boolq"])
-    plan = dry_run(parse_recipe(recipe_of(scorable)), out)
-    assert plan.seconds is not None and plan.seconds > 0
-    assert len(plan.pending) == 5
-    assert "5 of 6 scores to compute" in str(plan)
+    dry = dry_run(parse_recipe(recipe_of(scorable)), out)
+    assert dry.seconds is not None and dry.seconds > 0
+    assert len(dry.pending) == 5
+    assert "5 of 6 scores to compute" in str(dry)
 
 
 # --- bad input ---------------------------------------------------------------------------------

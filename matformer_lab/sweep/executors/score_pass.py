@@ -1,4 +1,4 @@
-"""One pass: the slices of a group on their one task."""
+"""One pass: several slices scored together on one task."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,16 +16,20 @@ if TYPE_CHECKING:
     from matformer_lab.live.elastic import ElasticParent
 
 
-_SMALL_HIDDEN_SIZE: Final = 256
+_SMALL_HIDDEN_SIZE: Final = 256  # below this, one CPU thread is faster than several
 
 
 def load_elastic(prepared: Prepared) -> "ElasticParent":
-    """Those of the parent's weights that the recipe's slices need, as the recipe wants them."""
+    """Load the weights that the recipe's slices need, in its dtype and on its device.
+
+    Raises:
+        InputError: When there is too little memory.
+    """
     import torch
 
     from matformer_lab.live.elastic import ElasticParent
 
-    with _lack_of_memory_in_words(prepared):
+    with _memory_explained(prepared):
         return ElasticParent.load(
             prepared.parent,
             slices=[sized.slice for sized in prepared.sized],
@@ -37,12 +41,25 @@ def load_elastic(prepared: Prepared) -> "ElasticParent":
 def score_pass(
     prepared: Prepared, elastic: "ElasticParent", group: Sequence[Job], show_share: ShowShare
 ) -> Iterator[Scored]:
-    """Score the slices of `group` on their one task."""
+    """Score the slices of a pass together.
+
+    Args:
+        prepared: The sweep.
+        elastic: The parent, loaded by `load_elastic`.
+        group: The jobs of the pass, all of one task.
+        show_share: Told how far the pass is.
+
+    Yields:
+        A score for each job.
+
+    Raises:
+        InputError: When there is too little memory, or the task cannot be scored.
+    """
     recipe = prepared.recipe
     by_slice = {job.key.slice: job for job in group}
     models = {digest: elastic.live(job.slice) for digest, job in by_slice.items()}
     show_share(group, 0.0)
-    with _threads_for(prepared.parent.text), _lack_of_memory_in_words(prepared):
+    with _threads_for(prepared.parent.text), _memory_explained(prepared):
         scored = score_together(
             models,
             prepared.tokenizer,
@@ -65,8 +82,8 @@ def score_pass(
 
 
 @contextmanager
-def _lack_of_memory_in_words(prepared: Prepared) -> Iterator[None]:
-    """PyTorch's many words on memory as one line with a remedy."""
+def _memory_explained(prepared: Prepared) -> Iterator[None]:
+    """Turn PyTorch's long errors about memory into one line with a remedy."""
     import torch
 
     try:
@@ -76,17 +93,18 @@ def _lack_of_memory_in_words(prepared: Prepared) -> Iterator[None]:
             raise
         raise InputError(
             f"device: {prepared.device} has too little memory for these slices in "
-            f"{prepared.recipe.dtype}: `matformer-lab plan` says what a slice takes, and scoring "
-            "takes up to a fifth more; use narrower slices, bfloat16 or device: cpu"
+            f"{prepared.recipe.dtype}: `matformer-lab plan` shows what a slice needs, and scoring "
+            "needs up to a fifth more; use narrower slices, bfloat16 or device: cpu"
         ) from None
 
 
 @contextmanager
 def _threads_for(text: TextConfig) -> Iterator[None]:
-    """One CPU thread for a model too small to share out.
+    """Use one CPU thread for a model that is too small for several.
 
-    Its matrices take less time than waking a second thread: with an earlier embedded parent
-    (32 x 64) the demo needed 36 s of CPU with one thread on two busy cores, 89 to 122 s with two.
+    Multiplying its matrices takes less time than waking a second thread: with an earlier embedded
+    parent (32 x 64), the demo took 36 s of CPU time with one thread on two busy cores, and 89 to
+    122 s with two.
     """
     import torch
 
