@@ -55,7 +55,7 @@ def test_what_is_put_comes_back(tmp_path: Path) -> None:
     store.put(KEY, scored(), RUN)
     entry = Store(tmp_path / "store").get(KEY)
     assert entry is not None
-    assert (entry.metrics, entry.run) == (scored().rows, RUN)
+    assert (entry.metrics, entry.run) == (scored().metrics, RUN)
     assert store.items(KEY).to_pylist() == [dict(item) for item in scored().items]
 
 
@@ -159,7 +159,7 @@ def test_two_writers_of_one_score_leave_one_whole_score(tmp_path: Path) -> None:
 def test_mixed_answers_become_text(tmp_path: Path) -> None:
     store = Store(tmp_path)
     items = ({"doc_id": 0, "target": 1}, {"doc_id": 1, "target": "yes"}, {"doc_id": 2})
-    store.put(KEY, Score(scored().rows, items), RUN)
+    store.put(KEY, Score(scored().metrics, items), RUN)
     assert store.items(KEY).column("target").to_pylist() == ["1", "yes", None]
 
 
