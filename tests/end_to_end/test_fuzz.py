@@ -145,7 +145,8 @@ def check_against_safetensors(path: Path, content: bytes) -> None:
     except InputError as error:
         assert str(error)
         return
-    theirs = dict(safetensors.deserialize(content))  # raises if it rejects what we accepted
+    # Raises if it rejects what we accepted.
+    theirs = dict(safetensors.deserialize(content))  # type: ignore[no-untyped-call]
     assert ours.keys() == theirs.keys()
     for name, info in ours.items():
         assert (info.dtype, list(info.shape)) == (theirs[name]["dtype"], theirs[name]["shape"])
@@ -354,7 +355,8 @@ def watched_writes() -> Iterator[list[str]]:
 @fuzz(1000)
 def test_writes_stay_inside_the_output(scratch: Path, pico_parent: Parent, seed: int) -> None:
     for random in batch(seed):
-        parent, slices = pico_parent, (Slice("half", (32,) * 10),)
+        parent = pico_parent
+        slices: tuple[Slice, ...] = (Slice("half", (32,) * 10),)
         if random.random() < 0.5:
             slices = resolve_file(scratch / "s.yaml", mutated(YAML, random), parent)
         else:

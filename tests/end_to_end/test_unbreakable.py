@@ -175,20 +175,18 @@ def parent_breaks(folder: Path, plan: Plan) -> Iterator[None]:
 
     Its size and time are put back, so that the next run takes the parent for the same.
     """
-    import matformer_lab.checkpoint.disk.shard_writer as writer
+    from matformer_lab.checkpoint.disk import shard_writer, tensor_bytes
 
-    real, last = writer.child_bytes, plan.tensors[-1].name
+    last = plan.tensors[-1].name
 
     def failing(source: Path, tensor: Any, scratch: Any) -> Iterator[memoryview]:
         if tensor.name == last:
             raise InputError("the parent cannot be read any more")
-        return real(source, tensor, scratch)
+        return tensor_bytes.child_bytes(source, tensor, scratch)
 
-    writer.child_bytes = failing
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard_writer, "child_bytes", failing)
         yield
-    finally:
-        writer.child_bytes = real
 
 
 # --- disks and folders --------------------------------------------------------------------------

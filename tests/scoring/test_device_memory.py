@@ -31,14 +31,14 @@ PARENT = e4b_text_parent()
 FULL = Slice("full", PARENT.text.intermediate_size)
 
 
-class DeviceMemory(TorchDispatchMode):
+class DeviceMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of `meta` tensors made while it is on: alive now, and at the peak.
 
     `there`: tensors made before, views of which count for nothing.
     """
 
     def __init__(self, there: Iterable[torch.Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive = 0
         self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in there}
@@ -74,7 +74,8 @@ def unseen(func: Any, args: Any, kwargs: Any) -> int:
         mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
         return 0 if mask is None else 2 * mask.numel() * args[0].itemsize
     if func is aten.log_softmax.int:
-        return args[0].numel() * 4
+        given: torch.Tensor = args[0]
+        return given.numel() * 4
     return 0
 
 

@@ -43,7 +43,8 @@ def model(**changes: Any) -> Gemma3nForCausalLM:
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.2)
-    return built.eval()
+    built.train(False)
+    return built
 
 
 def unpacked(model: Gemma3nForCausalLM, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,7 +148,7 @@ def test_older_transformers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_bf16_is_no_further_from_fp32_than_transformers_is() -> None:
     # The same rounded weights in both, so that only the arithmetic differs.
     half = model(hidden_activation="gelu_pytorch_tanh").bfloat16()
-    full = Gemma3nForCausalLM(half.config).eval()
+    full = Gemma3nForCausalLM(half.config).train(False)
     full.load_state_dict({k: v.float() for k, v in half.state_dict().items()})
     generator = torch.Generator().manual_seed(1)
     requests = [

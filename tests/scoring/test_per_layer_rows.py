@@ -24,11 +24,11 @@ from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
 
 
-class Travels(TorchDispatchMode):
+class Travels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the shape and bytes of every host tensor that is copied to the accelerator."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sent: list[tuple[tuple[int, ...], int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,6 +1,7 @@
 """Sweeps on a real Ray cluster: two nodes of one CPU each, on this machine."""
 
 import contextlib
+import logging
 import os
 import pickle
 import platform
@@ -113,7 +114,7 @@ def session(nodes: TwoNodes) -> Iterator[Any]:
     """This process connected to the cluster, as a notebook is."""
     import ray
 
-    ray.init(address=nodes.cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=nodes.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     yield ray
     ray.shutdown()
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.results.files import STORE
 from matformer_lab.sweep.recipe import parse_recipe
-from matformer_lab.sweep.run import STORE, run_sweep
+from matformer_lab.sweep.run import run_sweep
 from matformer_lab.sweep.score_check import check_scores
 from matformer_lab.sweep.store import Store
 
