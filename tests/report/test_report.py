@@ -24,8 +24,8 @@ from matformer_lab.report.page_rows import short_number
 from matformer_lab.report.write import write_report
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
-from matformer_lab.statistics.items_needed import items_needed
 from matformer_lab.statistics.ranking import rank
+from matformer_lab.statistics.sample_size import items_needed
 from tests.support.chromium import Page, browser, needs_chromium, open_page
 from tests.support.synthetic import LAYERS, SLICES, Made, write_sweep
 

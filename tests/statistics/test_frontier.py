@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from matformer_lab.statistics.items_needed import items_needed
 from matformer_lab.statistics.outcomes import Outcomes, make_outcomes
 from matformer_lab.statistics.paired import covariance
 from matformer_lab.statistics.panel import unpaired
 from matformer_lab.statistics.pareto import pareto
 from matformer_lab.statistics.ranking import rank
+from matformer_lab.statistics.sample_size import items_needed
 from matformer_lab.statistics.study import AVERAGE, make_study
 from tests.support.worlds import outcomes, panel_of, world
 

@@ -23,7 +23,7 @@ import yaml
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.results.load import load_results
-from matformer_lab.sweep.executors.ray_cluster import TRIES, RayExecutor, ray_cluster, work_of
+from matformer_lab.sweep.executors.ray_executor import TRIES, RayExecutor, ray_cluster, work_of
 from matformer_lab.sweep.executors.ray_worker import Work, score_on_worker
 from matformer_lab.sweep.jobs import prepare
 from matformer_lab.sweep.recipe import Recipe, parse_recipe
