@@ -76,7 +76,7 @@ def test_the_chosen_rows_are_the_cheapest_of_all_there_could_be(
 ) -> None:
     tree, _ = PrefixTree.of(sequences)
 
-    def cost(rows: list[tuple[int, int]]) -> float:
+    def cost(rows: Sequence[tuple[int, int]]) -> float:
         sizes = [tree.size(*row) for row in rows]
         return sum(size + attention_cost * size**2 for size in sizes)
 

@@ -162,10 +162,8 @@ def _finished(folder: Path, work: Path, shard: Shard) -> Digests | None:
         return None
     try:
         known = json.loads(digests_path.read_bytes())
-        digests: Digests = known.pop("tensors")
+        digests: Digests = dict(known.pop("tensors"))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    if not isinstance(digests, dict):
         return None
     unchanged = known == _file_state(path) and known["size"] == shard.nbytes
     return digests if unchanged and is_intact(path, shard, digests) else None
