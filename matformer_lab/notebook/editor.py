@@ -18,6 +18,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.printable import shown
 from matformer_lab.notebook.html import plan_html
 from matformer_lab.parent.opening import TINY, open_parent
 from matformer_lab.parent.parent import Parent
@@ -273,7 +274,7 @@ class SliceEditor:
                     display(self.score())  # type: ignore[no-untyped-call]
                     display(Image(str(self.out / FRONTIER_PNG)))  # type: ignore[no-untyped-call]
                 except InputError as error:
-                    print(f"error: {error}")
+                    print(f"error: {shown(str(error))}")
         finally:
             self.run.disabled = False
 
