@@ -58,16 +58,23 @@ class _Label(NamedTuple):
 
 def save_figure(sweep: SweepResults, folder: Path) -> FigureFiles:
     """Write `frontier.png` (200 dpi) and `frontier.svg` into `folder`."""
+    for name, content in figure_files(sweep).items():
+        write_atomic(folder / name, content)
+    return FigureFiles(folder / FRONTIER_PNG, folder / FRONTIER_SVG)
+
+
+def figure_files(sweep: SweepResults) -> dict[str, bytes]:
+    """The content of `frontier.png` (200 dpi) and of `frontier.svg`."""
     import matplotlib as mpl
 
-    png, svg = folder / FRONTIER_PNG, folder / FRONTIER_SVG
+    files = {}
     with mpl.rc_context(STYLE):
         figure = draw(sweep)
-        for path, metadata in ((png, {"Software": None}), (svg, {"Date": None})):
+        for name, metadata in ((FRONTIER_PNG, {"Software": None}), (FRONTIER_SVG, {"Date": None})):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=path.suffix[1:], dpi=200, metadata=metadata)
-            write_atomic(path, buffer.getvalue())
-    return FigureFiles(png, svg)
+            figure.savefig(buffer, format=name.rpartition(".")[2], dpi=200, metadata=metadata)
+            files[name] = buffer.getvalue()
+    return files
 
 
 def draw(sweep: SweepResults) -> Figure:
