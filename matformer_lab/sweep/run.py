@@ -14,7 +14,7 @@ from typing import Any
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.locks import LOCK_FILE, locked
-from matformer_lab.common.paths import StrPath
+from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.results.description import describe
 from matformer_lab.results.files import RESULTS_PARQUET, STORE, samples_file
 from matformer_lab.results.rows import result_rows
@@ -49,7 +49,7 @@ def dry_run(recipe: Recipe | StrPath, out: StrPath, *, executor: Executor | None
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     device = (executor or LocalExecutor()).device(recipe)
-    return statuses_of(prepare(recipe, device=device).jobs, Store(Path(out) / STORE))
+    return statuses_of(prepare(recipe, device=device).jobs, Store(to_path(out) / STORE))
 
 
 def run_sweep(
@@ -86,7 +86,7 @@ def run_sweep(
         >>> ml.run_sweep(recipe, "runs/example").name
         'example'
     """
-    out = Path(out)
+    out = to_path(out)
     _check_out(out)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     executor = executor or LocalExecutor()

@@ -215,7 +215,12 @@ def test_the_parents_licence_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "front", ["license: [" * 20_000, "license: &a [*a, *a]", "license: 2001-99-99", "- x", "\x00"]
+    "front",
+    [
+        *("license: [" * 20_000, "license: &a [*a, *a]", "license: !!timestamp x", "- x", "\x00"),
+        *("license: !!bool x", 'license: !!int ""', "license: " + "9" * 5000, "license: 1:2\n- x"),
+    ],
+    ids=lambda front: front[:20],
 )
 def test_a_parents_card_that_makes_no_sense(front: str, pico: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(pico, tmp_path / "gemma-3n-E4B"))
@@ -225,6 +230,30 @@ def test_a_parents_card_that_makes_no_sense(front: str, pico: Path, tmp_path: Pa
     metadata = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
     assert metadata["base_model"] == "google/gemma-3n-E4B"  # known by the folder's name
     assert metadata["license"] == "gemma"
+
+
+def test_a_parents_card_that_wants_to_write_the_childs(pico: Path, tmp_path: Path) -> None:
+    wicked = "a\x1b[2J\u202e\n---\n# owned\r\x85\u2028b ---"
+    folder = Path(shutil.copytree(pico, tmp_path / "p"))
+    fields = {
+        "license": wicked,
+        "license_name": [wicked, "c" * 200 + " d" * 100],
+        "license_link": "<b>",
+        "base_model": f"e/f {wicked}",
+        wicked: wicked,
+    }
+    (folder / "README.md").write_text(f"---\n{json.dumps(fields)}\n---\n", encoding="utf-8")
+    parent = open_parent(str(folder))
+    out = write_checkpoint(make_plan(parent, resolve_slice("1/2", parent)), tmp_path / "c")
+    card = (out / "README.md").read_text()
+    assert all(line.isprintable() for line in card.split("\n"))
+    assert "\n# owned" not in card and card.count("\n---\n") == 1
+    metadata = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
+    clean = "a[2J --- # owned b ---"
+    assert metadata["license"] == clean
+    assert metadata["license_name"] == [clean, "c" * 200 + " d" * 100]
+    assert metadata["base_model"] == f"e/f {clean}"
+    assert len(card.split("\n---\n")[0].splitlines()) < 20
 
 
 @pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
