@@ -19,7 +19,7 @@ check: $(VENV)/.installed-dev
 
 # The documentation as a site in site/; strict: a broken link or reference is an error.
 docs: $(VENV)/.installed-dev
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from measure import CLI, ORDINARY_CLI, evict, machine, settle, timed, warm, weights
+from benchmarks.measure import CLI, ORDINARY_CLI, evict, machine, settle, timed, warm, weights
 
 
 def one_run(

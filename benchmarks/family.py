@@ -11,8 +11,7 @@ import shutil
 import statistics
 from pathlib import Path
 
-from measure import CLI, machine, settle, size_of, timed, warm, weights
-
+from benchmarks.measure import CLI, machine, settle, size_of, timed, warm, weights
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.slicing.notation.catalog import resolve_slices
 

@@ -20,15 +20,16 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from full_size_parent import write_parent
-from random_parent import write_random_parent
-from score import BATCH_SIZE, NUM_FEWSHOT, load
 from transformers import AutoTokenizer
 
+from benchmarks.full_size_parent import write_parent
+from benchmarks.random_parent import write_random_parent
+from benchmarks.score import BATCH_SIZE, NUM_FEWSHOT, load
 from matformer_lab import tiny
 from matformer_lab.evaluation.lm import make_lm
 from matformer_lab.evaluation.prefix_scorer import PrefixScorer
@@ -130,10 +131,10 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         host, table, theirs, sweep = turns(
             arguments.repeats,
             device,
-            lambda r=requests: score_slices({"": model}, r, budget=budget),
-            lambda r=requests: score_slices({"": with_table}, r, budget=budget),
-            lambda e=encoded, lm=hflm: lm._loglikelihood_tokens(e, disable_tqdm=True),
-            lambda r=requests: score_slices(models, r, budget=budget),
+            partial(score_slices, {"": model}, requests, budget=budget),
+            partial(score_slices, {"": with_table}, requests, budget=budget),
+            partial(hflm._loglikelihood_tokens, encoded, disable_tqdm=True),
+            partial(score_slices, models, requests, budget=budget),
         )
         read = sum(len(request.inputs) for request in requests)
         flops = sum(work(model, batch.tokens, len(set(batch.slot))) for batch in batches)
@@ -159,9 +160,9 @@ def spread(requests: Sequence[Request], vocab_size: int, used: int) -> list[Requ
 
 def work(model: Any, tokens: int, scored: int) -> float:
     """FLOPs of the matrix products of one batch: two for each weight and token."""
-    shared = model.config.num_hidden_layers - model.config.num_kv_shared_layers
-    sizes = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
-    head = model.lm_head.weight.numel()
+    shared: int = model.config.num_hidden_layers - model.config.num_kv_shared_layers
+    sizes: list[int] = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
+    head: int = model.lm_head.weight.numel()
     return 2.0 * (tokens * sum(sizes[:shared]) + scored * (sum(sizes[shared:]) + head))
 
 

@@ -36,7 +36,7 @@ def write_random_parent(folder: Path, hidden_size: int, dtype: torch.dtype) -> P
         # Gemma 3n leaves the division of q k by sqrt(head_dim) to these weights. With ones,
         # attention picks single tokens, and rounding grows from layer to layer.
         torch.nn.init.constant_(layer.self_attn.q_norm.weight, config.head_dim**-0.5)
-    model.to(dtype).save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)  # type: ignore[arg-type]
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(tiny.model_dir() / name, folder / name)
     return folder

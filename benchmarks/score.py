@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 import torch
 from lm_eval.api.instance import Instance
-from random_parent import write_random_parent
 from transformers import AutoTokenizer, Gemma3nForCausalLM
 
+from benchmarks.random_parent import write_random_parent
 from matformer_lab.evaluation.lm import make_lm
 from matformer_lab.evaluation.prefix_scorer import PrefixScorer
 from matformer_lab.evaluation.quiet import quiet_lm_eval
@@ -117,7 +117,7 @@ def parse() -> argparse.Namespace:
 
 def compare(
     name: str,
-    requests: Sequence[Any],
+    requests: list[Any],
     model: Gemma3nForCausalLM,
     truth: Gemma3nForCausalLM | None,
     tokenizer: Any,

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import Run, timed
-from random_parent import write_random_parent
-from score import BATCH_SIZE, NUM_FEWSHOT, clocked, hflm_batches, median
 from transformers import AutoTokenizer
 
+from benchmarks.measure import Run, timed
+from benchmarks.random_parent import write_random_parent
+from benchmarks.score import BATCH_SIZE, NUM_FEWSHOT, clocked, hflm_batches, median
 from matformer_lab.evaluation.lm import make_lm
 from matformer_lab.evaluation.prefix_scorer import PrefixScorer
 from matformer_lab.evaluation.quiet import quiet_lm_eval
@@ -147,13 +147,14 @@ def memory(folder: Path, scratch: Path, arguments: argparse.Namespace) -> None:
     for count in (1, 8, 16, 64):
         sample = {"sample": count, "widths": ["1/2", "3/4", "full"], "by": "layer", "seed": 0}
         command = sweep_command(folder, scratch, f"sweep-of-{count}", [sample], arguments)
-        peaks.append(f"{count}: {run(*command, cwd=scratch).peak_anonymous_mb:.0f} MB")
+        peak = run("matformer_lab", *command, cwd=scratch).peak_anonymous_mb
+        peaks.append(f"{count}: {peak:.0f} MB")
     print(f"peak anonymous memory of a sweep of so many slices: {', '.join(peaks)}")
 
 
 def sweep_command(
     folder: Path, scratch: Path, name: str, slices: Sequence[Any], arguments: argparse.Namespace
-) -> tuple[object, ...]:
+) -> list[object]:
     recipe = {
         "parent": str(folder),
         "slices": slices,
@@ -164,15 +165,12 @@ def sweep_command(
     }
     written = scratch / f"{name}.yaml"
     written.write_text(json.dumps(recipe))
-    return (
-        *("matformer_lab", "sweep", written, "--out", scratch / name),
-        *("--datasets", arguments.datasets.resolve()),
-    )
+    return ["sweep", written, "--out", scratch / name, "--datasets", arguments.datasets.resolve()]
 
 
 def whole_sweep(folder: Path, scratch: Path, arguments: argparse.Namespace) -> None:
     command = sweep_command(folder, scratch, "sweep", ["published"], arguments)
-    ours = run(*command, cwd=scratch).seconds
+    ours = run("matformer_lab", *command, cwd=scratch).seconds
     names = [each.name for each in published(folder)]
     step = max(1, len(names) // arguments.naive)
     each = []

@@ -2,12 +2,12 @@
 
 from .checkpoint.family import add_to_family as add_to_family
 from .checkpoint.family import write_family as write_family
+from .checkpoint.slices import Written as Written
+from .checkpoint.slices import write_slices as write_slices
 from .checkpoint.verification.verify import Verification as Verification
 from .checkpoint.verification.verify import compare_checkpoints as compare_checkpoints
 from .checkpoint.verification.verify import verify_checkpoint as verify_checkpoint
 from .checkpoint.write import write_checkpoint as write_checkpoint
-from .checkpoint.write_slices import Written as Written
-from .checkpoint.write_slices import write_slices as write_slices
 from .common.errors import InputError as InputError
 from .evaluation.prefix_scorer import PrefixScorer as PrefixScorer
 from .evaluation.tokenizer import load_tokenizer as load_tokenizer
@@ -33,7 +33,7 @@ from .slicing.runtimes import runtime_verdicts as runtime_verdicts
 from .slicing.sizes import Sizes as Sizes
 from .slicing.sizes import sizes_of as sizes_of
 from .slicing.slice import Slice as Slice
-from .sweep.executors.ray_cluster import ray_cluster as ray_cluster
+from .sweep.executors.ray_executor import ray_cluster as ray_cluster
 from .sweep.recipe import Recipe as Recipe
 from .sweep.recipe import load_recipe as load_recipe
 from .sweep.recipe import parse_recipe as parse_recipe

@@ -2,6 +2,6 @@
 
 from .family import add_to_family as add_to_family
 from .family import write_family as write_family
+from .slices import Written as Written
+from .slices import write_slices as write_slices
 from .write import write_checkpoint as write_checkpoint
-from .write_slices import Written as Written
-from .write_slices import write_slices as write_slices

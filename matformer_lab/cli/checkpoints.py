@@ -133,7 +133,7 @@ def slice_command(
     PARENT is a checkpoint folder, a Hub id (org/name or org/name@revision) or tiny. DIR is a new
     folder, or a family to which the slices are added.
     """
-    from matformer_lab.checkpoint.write_slices import write_slices
+    from matformer_lab.checkpoint.slices import write_slices
 
     written = write_slices(
         parent,

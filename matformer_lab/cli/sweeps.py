@@ -105,7 +105,7 @@ def sweep(
 @contextmanager
 def _executor(name: str, cpus_per_worker: int | None) -> Iterator["Executor"]:
     if name == "ray":
-        from matformer_lab.sweep.executors.ray_cluster import ray_cluster
+        from matformer_lab.sweep.executors.ray_executor import ray_cluster
 
         with ray_cluster(cpus_per_worker, warn=warn) as cluster:
             yield cluster

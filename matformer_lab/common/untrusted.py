@@ -25,6 +25,8 @@ def open_regular(path: Path) -> BinaryIO:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             file.close()
             raise InputError(f"{path}: is not a regular file")
+    except InputError:
+        raise  # it is a ValueError, and says what is wrong
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:

@@ -63,6 +63,6 @@ def free_bytes(device: torch.device) -> int:
         free, _ = backend.mem_get_info(device)
         cached = backend.memory_reserved(device) - backend.memory_allocated(device)
         return int(free + cached)
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return int(psutil.virtual_memory().available)

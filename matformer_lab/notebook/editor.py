@@ -1,12 +1,11 @@
-"""A slice editor for notebooks: set widths and skips per layer, see sizes and verdicts at once,
-score what you see.
+"""A slice editor for notebooks: set each layer's width, see the slice's sizes at once, score it.
 
     editor = ml.SliceEditor("tiny")
     editor            # in a notebook: a slider for every layer
-    editor.slice      # the slice as set
-    editor.yaml()     # the same for a recipe
+    editor.slice      # the slice that the sliders show
+    editor.yaml()     # the same as an entry of a recipe
 
-Needs the extra `matformer-lab[notebook]` (ipywidgets).
+It needs the extra `matformer-lab[notebook]` (ipywidgets).
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from matformer_lab.common.printable import shown
 from matformer_lab.notebook.html import plan_html
 from matformer_lab.parent.opening import TINY, open_parent
 from matformer_lab.parent.parent import Parent
+from matformer_lab.results.files import FRONTIER_PNG
 from matformer_lab.slicing.layer_runs import runs_of, written
 from matformer_lab.slicing.notation.catalog import published_specs, resolve_slice
 from matformer_lab.slicing.notation.spec import SliceSpec
@@ -34,18 +34,29 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STEPS: Final = 8
-"""Slider steps: eighths of a layer's FFN, which in E4B are multiples of `hidden_size`."""
+"""Slider steps per FFN. An eighth of E4B's FFN is a multiple of `hidden_size`."""
 
 TINY_TASKS: Final = ("tiny_hellaswag", "tiny_boolq", "tiny_mmlu")
 _FULL_ATTENTION: Final = "full_attention"
 
 
 class SliceEditor:
-    """One slider a layer of `parent`: its FFN width in eighths, 0 to skip the layer.
+    """Widgets for setting a slice, with one slider per layer.
 
-    `slice` and `plan` follow the sliders; an impossible setting is said under them and raises
-    InputError when asked for. `score` runs a sweep into `out` (a temporary folder by default)
-    over every slice scored so far, so only the new one is computed.
+    A slider sets the layer's FFN width in eighths; 0 skips the layer. `slice` and `plan` follow the
+    sliders. A setting that is not possible is explained below the sliders, and `slice` and `plan`
+    raise an `InputError` for it.
+
+    Attributes:
+        parent: The parent.
+        out: The folder of the sweep that `score` runs.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> editor = ml.SliceEditor("tiny", "e2b")
+        >>> editor.set({0: 4, 1: 8})
+        >>> editor.slice.widths[:3]
+        (32, 64, 32)
     """
 
     def __init__(
@@ -56,10 +67,18 @@ class SliceEditor:
         recipe: Mapping[str, Any] | None = None,
         out: Path | None = None,
     ) -> None:
-        """`recipe`: keys of a recipe for scoring (tasks, dtype, limit, datasets, ...).
+        """Create the widgets.
 
-        Raises InputError for a parent or slice that cannot be read, and where ipywidgets is
-        missing.
+        Args:
+            parent: An opened parent, or what `open_parent` accepts.
+            start: The slice to start from, as for `load`.
+            recipe: Keys of a recipe, for scoring: tasks, dtype, limit, datasets and so on, but not
+                parent and slices. For the parent `tiny`, tasks, dtype and limit have defaults.
+            out: The folder of the sweep; None: a temporary folder.
+
+        Raises:
+            InputError: When the parent or slice cannot be read, `recipe` sets parent or slices, or
+                ipywidgets is not installed.
         """
         self.parent = parent if isinstance(parent, Parent) else open_parent(str(parent))
         self.out = Path(mkdtemp(prefix="slice-editor-")) / "sweep" if out is None else Path(out)
@@ -69,16 +88,16 @@ class SliceEditor:
         self._build(start)
         self.load(start)
 
-    # --- what is set ---
+    # --- reading the setting ---
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Every layer's setting, in eighths of its FFN; 0 is skipped."""
+        """Every layer's setting, in eighths of its FFN; 0 for a skipped layer."""
         return tuple(int(slider.value) for slider in self.sliders)
 
     @property
     def spec(self) -> SliceSpec:
-        """The slice as set, not yet checked: it applies to any parent with as many layers."""
+        """The slice as set, not yet checked; it applies to any parent with as many layers."""
         return SliceSpec(
             name=self.name.value.strip() or "edited",
             widths=tuple(Width.parse(_fraction(step)) for step in self.steps if step),
@@ -87,26 +106,39 @@ class SliceEditor:
 
     @property
     def slice(self) -> Slice:
-        """The slice as set. Raises InputError naming the layer that is at fault."""
+        """The slice as set.
+
+        Raises:
+            InputError: When the slice is not possible; names the layer that is the reason.
+        """
         return self.spec.resolve(self.parent.text)
 
     @property
     def plan(self) -> Plan:
-        """The plan of the slice as set. Raises InputError."""
+        """The plan of the slice as set.
+
+        Raises:
+            InputError: When the slice is not possible.
+        """
         return make_plan(self.parent, self.slice)
 
     def yaml(self) -> str:
-        """The slice as set, as an entry of a recipe's `slices:` or a slice file."""
+        """The slice as set, in YAML: a slice file, or an entry of a recipe's `slices:`."""
         import yaml
 
         return yaml.safe_dump(_entry(self.spec, self.steps), sort_keys=False)
 
-    # --- setting it ---
+    # --- changing the setting ---
 
     def load(self, ref: str) -> None:
-        """Set the sliders to SLICE (a built-in name, a uniform width, a file).
+        """Set the sliders to a slice.
 
-        Raises InputError for a width that is no whole eighth of its layer.
+        Args:
+            ref: A built-in name, one width for all layers, or a file, as for `resolve_slice`.
+
+        Raises:
+            InputError: When the slice cannot be read, or one of its widths is not a whole number
+                of eighths.
         """
         text = self.parent.text
         chosen = resolve_slice(ref, self.parent)
@@ -116,14 +148,18 @@ class SliceEditor:
             if rest:
                 raise InputError(
                     f"slice {ref}: layer {layer}: width {width} is not a whole number of eighths "
-                    "of its FFN"
+                    "of its FFN, so no slider can show it; use write_slices or a recipe"
                 )
             steps[layer] = step
         self.name.value = chosen.name
         self.set(dict(enumerate(steps)))
 
     def set(self, steps: Mapping[int, int]) -> None:
-        """Set layers to eighths of their FFN (0 skips), as moving their sliders would."""
+        """Set some of the sliders.
+
+        Args:
+            steps: Eighths of the FFN by layer; 0 skips the layer.
+        """
         self._quiet = True
         try:
             for layer, step in steps.items():
@@ -135,9 +171,16 @@ class SliceEditor:
     # --- scoring ---
 
     def score(self) -> pd.DataFrame:
-        """Score the slice as set and every one scored before; their results, with the new one last.
+        """Score the slice as set, as the last one of a sweep over all slices scored so far.
 
-        A name that was scored with other widths is refused with an InputError.
+        Only the new slice is computed; the scores of the others are in the sweep's folder.
+
+        Returns:
+            The scores, one row per slice and task.
+
+        Raises:
+            InputError: When the slice is not possible, its name was scored with other widths
+                before, or the sweep cannot run.
         """
         from matformer_lab.results.load import load_results
         from matformer_lab.sweep.recipe import parse_recipe
@@ -146,7 +189,9 @@ class SliceEditor:
         chosen = self.slice
         entry = _entry(self.spec, self.steps)
         if self._scored.get(chosen.name, entry) != entry:
-            raise InputError(f"{chosen.name}: scored with other widths before; give it a new name")
+            raise InputError(
+                f"{chosen.name}: was scored with other widths before; give it a new name"
+            )
         entries = list((self._scored | {chosen.name: entry}).values())
         recipe = parse_recipe({**self._recipe, "slices": entries})
         results = load_results(run_sweep(recipe, self.out))
@@ -190,8 +235,8 @@ class SliceEditor:
                 w.HBox([self.presets, self.name, self.by_block]),
                 w.HBox([self._column(layer) for layer in range(text.num_hidden_layers)]),
                 w.HTML(
-                    f"<small>above: width in {STEPS}ths of the layer's FFN, 0 skips it; below: the "
-                    "layer, <b>bold</b> with full attention</small>"
+                    f"<small>Sliders: FFN width in {STEPS}ths, 0 skips the layer. Below them: the "
+                    "layer's index, <b>bold</b> for full attention.</small>"
                 ),
                 self.report,
                 self.run,
@@ -203,7 +248,7 @@ class SliceEditor:
         full = self.parent.text.layer_types[layer] == _FULL_ATTENTION
         label = f"<b>{layer}</b>" if full else str(layer)
         label = f"<div style='text-align:center;line-height:1.2'>{label}</div>"
-        # A gap after each block, as the layers are grouped in the model
+        # A gap after each block of layers that ends with full attention.
         gap = "0 8px 0 0" if full else "0"
         layout = self._w.Layout(margin=gap, padding="10px 0 0", width="26px", overflow="hidden")
         return self._w.VBox([self.sliders[layer], self._w.HTML(label)], layout=layout)
@@ -227,7 +272,7 @@ class SliceEditor:
                 self.scores.clear_output()
                 try:
                     display(self.score())  # type: ignore[no-untyped-call]
-                    display(Image(str(self.out / "frontier.png")))  # type: ignore[no-untyped-call]
+                    display(Image(str(self.out / FRONTIER_PNG)))  # type: ignore[no-untyped-call]
                 except InputError as error:
                     print(f"error: {shown(str(error))}")
         finally:
@@ -248,20 +293,21 @@ def _widgets() -> Any:
         import ipywidgets
     except ImportError:
         raise InputError(
-            "the slice editor needs ipywidgets: pip install 'matformer-lab[notebook]'"
+            "the slice editor needs ipywidgets, which is not installed: "
+            "pip install 'matformer-lab[notebook]'"
         ) from None
     return ipywidgets
 
 
 def _scoring_recipe(parent: Parent, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's keys but for its slices; `tiny` comes with tasks of its own and a short limit."""
+    """The keys of a recipe except slices; for `tiny`, with its own tasks and a short limit."""
     for key in ("parent", "slices"):
         if key in given:
-            raise InputError(f"recipe: {key}: is set by the editor; leave it out")
-    usual: dict[str, Any] = {}
+            raise InputError(f"`recipe`: {key}: is set by the editor; leave it out")
+    defaults: dict[str, Any] = {}
     if parent.ref == TINY:
-        usual = {"tasks": list(TINY_TASKS), "dtype": "float32", "limit": 100}
-    return {"parent": str(parent.ref), **usual, **given}
+        defaults = {"tasks": list(TINY_TASKS), "dtype": "float32", "limit": 100}
+    return {"parent": str(parent.ref), **defaults, **given}
 
 
 def _fraction(step: int) -> str:
@@ -269,7 +315,7 @@ def _fraction(step: int) -> str:
 
 
 def _entry(spec: SliceSpec, steps: Sequence[int]) -> dict[str, Any]:
-    """`spec` as a person would write it: neighbours of one width as one run of layers."""
+    """`spec` as a person would write it: adjacent layers of the same width as one run."""
     runs = [(written(run), step) for run, step in runs_of(steps)]
     entry: dict[str, Any] = {
         "name": spec.name,

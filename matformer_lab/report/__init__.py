@@ -1,4 +1,4 @@
-"""The picture and the page of a finished sweep."""
+"""The report of a finished sweep: its picture and its page."""
 
 import lazy_loader as _lazy
 

@@ -1,4 +1,4 @@
-"""The picture and the page of a finished sweep."""
+"""The report of a finished sweep: its picture and its page."""
 
 from .figure import draw as draw
 from .page import render as render

@@ -1,24 +1,31 @@
 """The frontier as a static picture for papers and READMEs: `frontier.png` and `frontier.svg`.
 
-One panel a task and one for the average. Colour says measured or published, fill says the verdict,
-shape says the role (square: the parent, triangle: the nested smallest). `report.html` uses the same
-language.
+One panel per task and one for the average. Colour tells measured from published, fill shows the
+verdict, shape the role (square: the parent, triangle: the nested smallest). `report.html` uses the
+same language.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from matformer_lab.common.atomic import write_atomic
-from matformer_lab.report.figure_labels import LEAST, Point, place_texts, without_maths
-from matformer_lab.report.style import INK, MEASURED, MUTED, PUBLISHED, STYLE
-from matformer_lab.results.sweep_results import TITLES, SweepResults
-from matformer_lab.statistics.outcomes import Floats
+from matformer_lab.report.figure_labels import (
+    LEAST,
+    LabelledPoint,
+    PanelLabels,
+    Trace,
+    place_texts,
+    without_maths,
+)
+from matformer_lab.report.style import INK, MEASURED, MUTED, PUBLISHED, SOFT, STYLE
+from matformer_lab.results.files import FRONTIER_PNG, FRONTIER_SVG
+from matformer_lab.results.sweep_results import TITLES, PublishedPoint, SweepResults
 from matformer_lab.statistics.panel import Panel
 from matformer_lab.statistics.ranking import Ranking, rank
 
@@ -27,18 +34,47 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def save_figure(sweep: SweepResults, folder: Path) -> tuple[Path, Path]:
-    """Write `frontier.png` (200 dpi) and `frontier.svg` into `folder`; returns their paths."""
+class FigureFiles(NamedTuple):
+    """Where the picture was written."""
+
+    png: Path
+    svg: Path
+
+
+class SizeUnit(NamedTuple):
+    """The unit of a size axis."""
+
+    divisor: float
+    suffix: str
+
+
+class _Label(NamedTuple):
+    """The text beside a point, without its place."""
+
+    text: str
+    colour: str
+    priority: int
+
+
+def save_figure(sweep: SweepResults, folder: Path) -> FigureFiles:
+    """Write `frontier.png` (200 dpi) and `frontier.svg` into `folder`."""
+    for name, content in figure_files(sweep).items():
+        write_atomic(folder / name, content)
+    return FigureFiles(folder / FRONTIER_PNG, folder / FRONTIER_SVG)
+
+
+def figure_files(sweep: SweepResults) -> dict[str, bytes]:
+    """The content of `frontier.png` (200 dpi) and of `frontier.svg`."""
     import matplotlib as mpl
 
-    png, svg = folder / "frontier.png", folder / "frontier.svg"
+    files = {}
     with mpl.rc_context(STYLE):
         figure = draw(sweep)
-        for path, metadata in ((png, {"Software": None}), (svg, {"Date": None})):
+        for name, metadata in ((FRONTIER_PNG, {"Software": None}), (FRONTIER_SVG, {"Date": None})):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=path.suffix[1:], dpi=200, metadata=metadata)
-            write_atomic(path, buffer.getvalue())
-    return png, svg
+            figure.savefig(buffer, format=name.rpartition(".")[2], dpi=200, metadata=metadata)
+            files[name] = buffer.getvalue()
+    return files
 
 
 def draw(sweep: SweepResults) -> Figure:
@@ -79,17 +115,12 @@ def draw(sweep: SweepResults) -> Figure:
         _legend(figure, sweep)
         figure.draw_without_rendering()  # settles the layout, so that labels can be measured
         figure.set_layout_engine("none")
-        for axis, (points, soft) in zip(axes, labels, strict=False):
-            place_texts(axis, points, soft)
+        for axis, panel_labels in zip(axes, labels, strict=False):
+            place_texts(axis, panel_labels)
     return figure
 
 
-# --- panels ---
-
-
-def _draw_panel(
-    axis: Axes, sweep: SweepResults, panel: Panel
-) -> tuple[list[Point], list[tuple[Floats, Floats]]]:
+def _draw_panel(axis: Axes, sweep: SweepResults, panel: Panel) -> PanelLabels:
     standing = rank(panel, sweep.effective)
     unit, suffix = size_unit(sweep.effective.values())
     x = np.array([sweep.effective[name] for name in panel.slices]) / unit
@@ -97,7 +128,7 @@ def _draw_panel(
     on = np.flatnonzero(standing.pareto)
     on = on[np.argsort(x[on])]
     axis.plot(x[on], y[on], color=MEASURED, lw=1.2, alpha=0.8, zorder=2, gid="pareto")
-    points: list[Point] = []
+    points: list[LabelledPoint] = []
     for i, name in enumerate(panel.slices):
         verdict = standing.verdicts[i]
         colour = MUTED if verdict == "dominated" else MEASURED
@@ -116,43 +147,40 @@ def _draw_panel(
             zorder=4,
             gid=f"measured: {name}",
         )
-        points.append((x[i], y[i], *_label_of(sweep, panel, standing, i, colour)))
-    soft = [(np.array([x[i], x[i]]), np.array([low[i], high[i]])) for i in range(len(x))]
-    soft += [(x[on], y[on])]
+        points.append(LabelledPoint(x[i], y[i], *_label_of(sweep, panel, standing, i, colour)))
+    traces = [Trace(np.array([x[i], x[i]]), np.array([low[i], high[i]])) for i in range(len(x))]
+    traces.append(Trace(x[on], y[on]))
     if sweep.published_fits:
-        for one in sweep.scored:
-            score = one.published_score(panel.name)
+        for scored in sweep.scored:
+            score = scored.published_score(panel.name)
             if score is not None:
-                at = one.effective / unit
+                at = scored.effective / unit
                 _diamond(axis, at, 100 * score)
-                soft += [(np.full(9, at), np.full(9, 100 * score))]  # weighs as a long line
+                # Nine points in one place, so that a diamond counts as much as a long line.
+                traces.append(Trace(np.full(9, at), np.full(9, 100 * score)))
     axis.set_title(
         f"{without_maths(sweep.title(panel.name))}  (n = {panel.n:,})", loc="left", fontsize=8.5
     )
     axis.set_xlabel(f"effective parameters{suffix}")
     axis.set_ylabel("score, %")
     axis.margins(0.09, 0.12)
-    return points, soft
+    return PanelLabels(points, traces)
 
 
-def _label_of(
-    sweep: SweepResults, panel: Panel, standing: Ranking, i: int, colour: str
-) -> tuple[str, str, int]:
+def _label_of(sweep: SweepResults, panel: Panel, standing: Ranking, i: int, colour: str) -> _Label:
     name = panel.slices[i]
     if role := sweep.role(name):
-        return f"{name} ({role.split()[0]})", INK, 0 if role == "parent" else 1
+        return _Label(f"{name} ({role.split()[0]})", INK, 0 if role == "parent" else 1)
     if standing.verdicts[i] == "dominated":
-        return name, "#5E646D", LEAST
-    return name, colour, 2 if standing.pareto[i] else 3
+        return _Label(name, SOFT, LEAST)
+    return _Label(name, colour, 2 if standing.pareto[i] else 3)
 
 
-def _draw_published(
-    axis: Axes, task: str, published: Sequence[tuple[str, float, float]]
-) -> tuple[list[Point], list[tuple[Floats, Floats]]]:
-    points: list[Point] = []
+def _draw_published(axis: Axes, task: str, published: Sequence[PublishedPoint]) -> PanelLabels:
+    points: list[LabelledPoint] = []
     for name, x, score in published:
         _diamond(axis, x, 100 * score)
-        points.append((x, 100 * score, name, PUBLISHED, 3))
+        points.append(LabelledPoint(x, 100 * score, name, PUBLISHED, 3))
     axis.set_title(
         f"{TITLES.get(task, task)} as published for E4B's slices (not measured here)",
         loc="left",
@@ -162,7 +190,7 @@ def _draw_published(
     axis.set_xlabel("effective parameters as published, billions")
     axis.set_ylabel("score, %")
     axis.margins(0.09, 0.12)
-    return points, []
+    return PanelLabels(points, [])
 
 
 def _diamond(axis: Axes, x: float, y: float) -> None:
@@ -217,17 +245,14 @@ def _legend(figure: Figure, sweep: SweepResults) -> None:
         f"Bars: 95 % of each score by itself. Verdicts: paired, {study.comparisons} differences at "
         f"once (max-T, {study.replicates:,} bootstrap resamples of items).",
         fontsize=6.8,
-        color="#5E646D",
+        color=SOFT,
     )
 
 
-def size_unit(sizes: Any) -> tuple[float, str]:
-    """Divisor and axis suffix that keep the numbers of an axis short."""
+def size_unit(sizes: Iterable[float]) -> SizeUnit:
+    """The unit that keeps the numbers of an axis short."""
     top = max(sizes)
-    for unit, suffix in ((1e9, ", billions"), (1e6, ", millions"), (1e3, ", thousands")):
-        if top >= unit:
-            return unit, suffix
-    return 1.0, ""
-
-
-# --- labels ---
+    for divisor, suffix in ((1e9, ", billions"), (1e6, ", millions"), (1e3, ", thousands")):
+        if top >= divisor:
+            return SizeUnit(divisor, suffix)
+    return SizeUnit(1.0, "")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from matformer_lab.results.description import ParentInfo, ScoredSlice
 from matformer_lab.slicing.layer_runs import runs_of
 
-# Columns of 10, bars of 8 up to 46 high, attention marks and the K/V rule below.
+# In SVG units: the pitch of the columns, the width of a bar, the height of the highest, and the
+# places of the attention marks and the K/V rule below.
 _PITCH, _BAR, _HIGH, _MARK, _RULE = 10, 8, 46, 54, 60
 
 
@@ -14,10 +15,13 @@ def viewbox(parent: ParentInfo) -> str:
     return f"0 0 {_PITCH * parent.num_hidden_layers} {_RULE + 2}"
 
 
-def layer_picture(parent: ParentInfo, one: ScoredSlice) -> str:
-    """SVG shapes of a slice: a column per parent layer as high as its FFN is wide, skipped layers
-    hollow, a dot under full attention, a rule under layers that reuse K/V. Numbers only."""
-    widths = one.slice.by_layer(parent.num_hidden_layers)
+def layer_picture(parent: ParentInfo, scored: ScoredSlice) -> str:
+    """The SVG shapes of a slice, one column per layer of the parent.
+
+    A column is as high as the layer's FFN is wide, skipped layers are hollow, a dot marks full
+    attention and a rule the layers that reuse K/V. The shapes hold numbers only, no text of a user.
+    """
+    widths = scored.slice.by_layer(parent.num_hidden_layers)
     top = max(parent.intermediate_size)
     track, hole = "", ""
     bars, marks = {"": "", " full": ""}, {"": "", " gone": ""}
@@ -53,9 +57,9 @@ def _rectangle(x: float, height: float) -> str:
     return f"M{x:g} {_HIGH + 2 - height:.4g}h{_BAR}v{height:.4g}h-{_BAR}z"
 
 
-def describe_layers(parent: ParentInfo, one: ScoredSlice) -> str:
+def describe_layers(parent: ParentInfo, scored: ScoredSlice) -> str:
     """The layer picture in words: runs of equal width, and what is skipped."""
-    widths = one.slice.by_layer(parent.num_hidden_layers)
+    widths = scored.slice.by_layer(parent.num_hidden_layers)
     parts = [
         (f"layer {run[0]}: " if len(run) == 1 else f"layers {run[0]} to {run[-1]}: ")
         + ("skipped" if width is None else f"{width:,}")
@@ -63,5 +67,7 @@ def describe_layers(parent: ParentInfo, one: ScoredSlice) -> str:
     ]
     full = [str(k) for k, kind in enumerate(parent.layer_types) if kind == "full_attention"]
     return (
-        f"FFN widths of {one.name}. " + "; ".join(parts) + f". Full attention at {', '.join(full)}."
+        f"FFN widths of {scored.name}. "
+        + "; ".join(parts)
+        + f". Full attention at {', '.join(full)}."
     )

@@ -1,14 +1,15 @@
 """`report.html`: the frontier as one self-contained page, from a sweep folder alone.
 
-Charts are drawn by Observable Plot (on D3), inlined from `page/vendor`. Of the libraries looked at
-it is the one whose SVG takes its colours from CSS, so that dark mode and print need no second
-drawing, and whose marks are plain elements that keyboard and screen readers can be given; 0.5 MB
-inlined against 0.9 MB for Vega-Lite, 1.8 MB for Bokeh and 4.8 MB for plotly.js. Table and layer
-pictures are plain HTML and SVG written here; the page's script adds to them.
+Charts are drawn by Observable Plot (on D3), inlined from `assets/vendor`. Of the libraries
+compared, it is the one whose SVG takes its colours from CSS, so that dark mode and print need no
+second drawing, and whose marks are plain elements that can be made accessible to keyboards and
+screen readers. Inlined it takes 0.5 MB, against 0.9 MB for Vega-Lite, 1.8 MB for Bokeh and 4.8 MB
+for plotly.js. The table and the layer pictures are plain HTML and SVG written here; the page's
+script adds to them.
 
 Names of slices, tasks and models come from users: Jinja escapes them in the markup,
 `script_safe_json` in the data block, and the script writes text only. A content security policy
-allows exactly the page's own scripts, by hash, and no request of any kind.
+allows exactly the page's own scripts, by hash, and no requests at all.
 """
 
 from __future__ import annotations
@@ -25,30 +26,31 @@ from matformer_lab.report.layer_picture import viewbox
 from matformer_lab.report.page_data import heading, page_data, published_charts, script_safe_json
 from matformer_lab.report.page_rows import table_columns, table_row
 from matformer_lab.report.provenance import commands, flattened
+from matformer_lab.results.files import RECIPE_YAML
 from matformer_lab.results.sweep_results import SweepResults
 
-_PAGE = Path(__file__).parent / "assets"
+_ASSETS = Path(__file__).parent / "assets"
 _DTYPES = (("fp32", 32), ("bf16 / fp16", 16), ("int8", 8), ("int4", 4))
 
 
 def render(sweep: SweepResults) -> str:
     """The page as HTML text."""
     environment = Environment(
-        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined
+        loader=FileSystemLoader(_ASSETS), autoescape=True, undefined=StrictUndefined
     )
     scripts = [
-        (_PAGE / name).read_text(encoding="utf-8")
+        (_ASSETS / name).read_text(encoding="utf-8")
         for name in ("vendor/d3.min.js", "vendor/plot.umd.min.js", "report.js")
     ]
     study = sweep.study
     published = sweep.published_tasks
-    recipe = (sweep.folder / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = (sweep.folder / RECIPE_YAML).read_text(encoding="utf-8")
     items = sum(task.n for task in sweep.tasks)
     return environment.get_template("report.html.j2").render(
         title=f"{sweep.parent.name}: size/quality frontier",
         subtitle=_subtitle(sweep, items),
         policy=_policy(scripts),
-        css=Markup((_PAGE / "report.css").read_text(encoding="utf-8")),
+        css=Markup((_ASSETS / "report.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
         data=Markup(script_safe_json(page_data(sweep))),
         parent=sweep.parent,
@@ -63,7 +65,7 @@ def render(sweep: SweepResults) -> str:
         panels=[heading(sweep, panel) for panel in sweep.panels],
         columns=table_columns(sweep, published),
         apart=published_charts(sweep),
-        rows=[table_row(sweep, k, one, published) for k, one in enumerate(sweep.scored)],
+        rows=[table_row(sweep, k, scored, published) for k, scored in enumerate(sweep.scored)],
         viewbox=viewbox(sweep.parent),
         commands=commands(sweep),
         recipe=recipe,
@@ -75,12 +77,6 @@ def render(sweep: SweepResults) -> str:
         critical=f"{study.critical:.2f}",
         version=__version__,
     )
-
-
-# --- the data block ---
-
-
-# --- the markup ---
 
 
 def _subtitle(sweep: SweepResults, items: int) -> str:
@@ -107,7 +103,7 @@ def _notes(sweep: SweepResults) -> list[str]:
             f"Scored with limit {limit}: part of each task's items, so the intervals are wide and "
             "the scores are not comparable to full runs."
         )
-    everyone = {one.name for one in sweep.scored}
+    everyone = {scored.name for scored in sweep.scored}
     for task in sweep.tasks:
         if missing := everyone - set(task.slices):
             notes.append(f"{task.name} is not scored yet for {', '.join(sorted(missing))}.")
@@ -120,16 +116,14 @@ def _notes(sweep: SweepResults) -> list[str]:
 
 
 def _stored_dtype(sweep: SweepResults) -> str:
-    one = sweep.scored[0]
-    bits = 8 * one.nbytes / max(1, one.total)
+    """The entry of the page's dtype menu that is nearest to how the parent is stored."""
+    first = sweep.scored[0]
+    bits = 8 * first.nbytes / max(1, first.total)
     return min(_DTYPES, key=lambda entry: abs(entry[1] - bits))[0]
 
 
-# --- how it was made ---
-
-
 def _policy(scripts: list[str]) -> str:
-    """No request of any kind; only these scripts run."""
+    """A content security policy that lets exactly these scripts run, and no request be made."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
         for script in scripts

@@ -14,28 +14,29 @@ from matformer_lab.results.sweep_results import TITLES, SweepResults
 from matformer_lab.statistics.panel import Panel
 from matformer_lab.statistics.ranking import rank
 
-_MOST_PAIRED = 250  # slices; beyond, the page leaves out the pairwise table, which grows as n**2
+_MOST_PAIRED = 250  # slices; with more, the page omits the pairwise table, which grows as n**2
 
 
 def script_safe_json(data: Any) -> str:
-    """JSON that is safe between script tags, whatever the strings in it say."""
+    """JSON that is safe between script tags, whatever strings it holds."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def page_data(sweep: SweepResults) -> dict[str, Any]:
-    order = {one.name: k for k, one in enumerate(sweep.scored)}
+    """Everything that the page's script draws, as plain JSON values."""
+    order = {scored.name: k for k, scored in enumerate(sweep.scored)}
     first = order[sweep.smallest] if sweep.smallest else 0
     second = order[sweep.whole] if sweep.whole else len(order) - 1
     return {
         "slices": [
             {
-                "name": one.name,
-                "effective": one.effective,
-                "total": one.total,
-                "role": sweep.role(one.name),
+                "name": scored.name,
+                "effective": scored.effective,
+                "total": scored.total,
+                "role": sweep.role(scored.name),
             }
-            for one in sweep.scored
+            for scored in sweep.scored
         ],
         "panels": [_panel_data(sweep, panel, order) for panel in sweep.panels],
         "published_fits": sweep.published_fits,
@@ -46,7 +47,7 @@ def page_data(sweep: SweepResults) -> dict[str, Any]:
 
 
 def _panel_data(sweep: SweepResults, panel: Panel, order: Mapping[str, int]) -> dict[str, Any]:
-    scored = {one.name: one for one in sweep.scored}
+    by_name = {scored.name: scored for scored in sweep.scored}
     upper = np.triu_indices(len(panel.slices), 1)
     pairs = len(panel.slices) <= _MOST_PAIRED
 
@@ -64,10 +65,10 @@ def _panel_data(sweep: SweepResults, panel: Panel, order: Mapping[str, int]) -> 
         "value": [float(value) for value in panel.values],
         "low": _numbers(panel.intervals[:, 0]),
         "high": _numbers(panel.intervals[:, 1]),
-        "published": [scored[name].published_score(panel.name) for name in panel.slices],
+        "published": [by_name[name].published_score(panel.name) for name in panel.slices],
         "rank": {
             measure: _rank_data(
-                panel, {name: getattr(scored[name], measure) for name in scored}, order
+                panel, {name: getattr(by_name[name], measure) for name in by_name}, order
             )
             for measure in ("effective", "total")
         },
@@ -93,7 +94,7 @@ def _rank_data(
 
 
 def _numbers(values: Any) -> list[float | int | None]:
-    """Plain numbers, floats to 5 significant digits, what is not finite as null."""
+    """Plain numbers: floats to 5 significant digits, None for what is not finite."""
     return [
         int(value)
         if float(value).is_integer()
@@ -105,6 +106,7 @@ def _numbers(values: Any) -> list[float | int | None]:
 
 
 def heading(sweep: SweepResults, panel: Panel) -> dict[str, str]:
+    """A panel's title in two parts: its short name, and few-shot count, metric and items."""
     title = sweep.title(panel.name)
     short = TITLES.get(panel.name, panel.name)
     meta = title.removeprefix(short).lstrip(", ")
@@ -112,6 +114,7 @@ def heading(sweep: SweepResults, panel: Panel) -> dict[str, str]:
 
 
 def published_charts(sweep: SweepResults) -> list[dict[str, Any]]:
+    """The charts of published scores that need axes of their own."""
     return [
         {
             "title": TITLES.get(task, task),

@@ -15,6 +15,8 @@ from matformer_lab.statistics.panel import Panel
 
 
 def table_columns(sweep: SweepResults, published: Sequence[str]) -> list[dict[str, Any]]:
+    """The columns of the page's table; `published` are the tasks with published scores."""
+
     def column(title: str, numeric: bool = True, sort: str = "none") -> dict[str, Any]:
         return {"title": title, "numeric": numeric, "sort": sort}
 
@@ -30,22 +32,25 @@ def table_columns(sweep: SweepResults, published: Sequence[str]) -> list[dict[st
 
 
 def table_row(
-    sweep: SweepResults, index: int, one: ScoredSlice, published: Sequence[str]
+    sweep: SweepResults, index: int, scored: ScoredSlice, published: Sequence[str]
 ) -> dict[str, Any]:
+    """A slice's row of the page's table; `index` numbers its layer picture."""
     return {
-        "name": one.name,
-        "role": sweep.role(one.name),
-        "effective": one.effective,
-        "effective_text": short_number(one.effective),
-        "total": one.total,
-        "total_text": short_number(one.total),
-        "bytes": one.nbytes,
-        "bytes_text": short_number(one.nbytes, ("kB", "MB", "GB")),
-        "scores": [_score(panel, one.name) for panel in sweep.panels],
-        "published": [_published_score(one, key) for key in published],
-        "kept": len(one.slice.widths),
-        "description": describe_layers(sweep.parent, one),
-        "picture_symbol": Markup(f'<g id="picture-{index}">{layer_picture(sweep.parent, one)}</g>'),
+        "name": scored.name,
+        "role": sweep.role(scored.name),
+        "effective": scored.effective,
+        "effective_text": short_number(scored.effective),
+        "total": scored.total,
+        "total_text": short_number(scored.total),
+        "bytes": scored.nbytes,
+        "bytes_text": short_number(scored.nbytes, ("kB", "MB", "GB")),
+        "scores": [_score(panel, scored.name) for panel in sweep.panels],
+        "published": [_published_score(scored, key) for key in published],
+        "kept": len(scored.slice.widths),
+        "description": describe_layers(sweep.parent, scored),
+        "picture_symbol": Markup(
+            f'<g id="picture-{index}">{layer_picture(sweep.parent, scored)}</g>'
+        ),
     }
 
 
@@ -66,8 +71,8 @@ def _score(panel: Panel, name: str) -> dict[str, Any] | None:
     }
 
 
-def _published_score(one: ScoredSlice, key: str) -> dict[str, str]:
-    value = one.published_score(key)
+def _published_score(scored: ScoredSlice, key: str) -> dict[str, str]:
+    value = scored.published_score(key)
     if value is None:
         return {"value": "", "text": "–"}
     return {"value": repr(value), "text": f"{100 * value:.1f}"}

@@ -10,9 +10,10 @@ from matformer_lab.results.sweep_results import SweepResults
 
 
 def commands(sweep: SweepResults) -> str:
+    """The shell commands that run the sweep again, with the versions it was run with."""
     versions = {key.rsplit(".", 1)[-1]: value for key, value in flattened(sweep.provenance)}
     pins = [
-        f"{package}=={versions[key].partition('+')[0]}"  # an index has no local versions (+cpu)
+        f"{package}=={versions[key].partition('+')[0]}"  # an index has no local versions, +cpu
         for package, key in (
             ("matformer-lab", "matformer_lab"),
             ("torch", "torch"),
@@ -28,6 +29,7 @@ def commands(sweep: SweepResults) -> str:
 
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """The leaves of nested mappings as text, under dotted keys."""
     for key, entry in value.items():
         if isinstance(entry, Mapping):
             yield from flattened(entry, f"{prefix}{key}.")

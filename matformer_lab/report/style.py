@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    pass
+# Okabe & Ito's blue and vermilion, which can be told apart with any colour vision.
+MEASURED: Final = "#0072B2"
+PUBLISHED: Final = "#D55E00"
 
+INK: Final = "#1B1F24"
+SOFT: Final = "#5E646D"
+MUTED: Final = "#8A8F98"
 
-MEASURED = "#0072B2"  # Okabe & Ito's blue and vermilion: told apart with any colour vision
-
-
-PUBLISHED = "#D55E00"
-
-
-MUTED = "#8A8F98"
-
-
-INK = "#1B1F24"
-
-
-STYLE: dict[Any, Any] = {
+STYLE: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.edgecolor": MUTED,
@@ -36,5 +28,5 @@ STYLE: dict[Any, Any] = {
     "ytick.color": INK,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-    "svg.hashsalt": "matformer-lab",  # the same picture gives the same bytes
+    "svg.hashsalt": "matformer-lab",  # makes the same picture the same bytes
 }

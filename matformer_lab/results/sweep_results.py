@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matformer_lab.common.errors import InputError
 from matformer_lab.results.description import ParentInfo, ScoredSlice
 from matformer_lab.results.pairing import Asked
-from matformer_lab.statistics.items_needed import items_needed
 from matformer_lab.statistics.outcomes import Outcomes
 from matformer_lab.statistics.panel import Panel, unpaired
 from matformer_lab.statistics.ranking import rank
+from matformer_lab.statistics.sample_size import items_needed
 from matformer_lab.statistics.study import AVERAGE, Study, make_study
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The main job: a recipe's slices x tasks, scored, stored and written."""
+"""The main work: a recipe's slices x tasks, scored, stored and written."""
 
 from .recipe import Recipe as Recipe
 from .recipe import load_recipe as load_recipe

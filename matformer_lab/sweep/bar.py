@@ -1,4 +1,4 @@
-"""A sweep's pending jobs as a bar."""
+"""The progress bar of a sweep."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class SweepBar:
-    """A sweep's pending jobs as a bar on a terminal or in a notebook; nothing elsewhere."""
+    """A sweep's pending jobs as a bar on a terminal or in a notebook; nothing elsewhere.
+
+    Its length is in expected time (`Job.cost`).
+    """
 
     def __init__(self, pending: "Sequence[Job]", *, show: bool = True) -> None:
         from rich import progress
@@ -32,7 +35,7 @@ class SweepBar:
         self._costs = {job.key: job.cost for job in pending}
         self._shares: dict[Key, float] = {}
         self._stored: set[Key] = set()
-        self._row = self._bar.add_task(
+        self._task_id = self._bar.add_task(
             "", total=sum(self._costs.values()), stored=0, count=len(self._costs)
         )
 
@@ -44,21 +47,21 @@ class SweepBar:
         self._bar.stop()
 
     def advance(self, group: "Sequence[Job]", share: float) -> None:
-        """That `share` (0 to 1) of scoring these jobs together is done."""
+        """Show that a share, 0 to 1, of scoring these jobs together is done."""
         if not share:
             slices = ", ".join(job.name for job in group[:2])
             more = f" +{len(group) - 2}" if len(group) > 2 else ""
             doing = printable(f"{group[0].task.name} · {slices}{more}")
-            self._bar.update(self._row, description=doing)
+            self._bar.update(self._task_id, description=doing)
         self._shares |= {job.key: share for job in group}
         self._show()
 
     def stored(self, key: "Key") -> None:
-        """That this job's score is in the store."""
+        """Show that this job's score is in the store."""
         self._shares[key] = 1.0
         self._stored.add(key)
         self._show()
 
     def _show(self) -> None:
         done = sum(share * self._costs[key] for key, share in self._shares.items())
-        self._bar.update(self._row, completed=done, stored=len(self._stored))
+        self._bar.update(self._task_id, completed=done, stored=len(self._stored))

@@ -1,4 +1,4 @@
-"""A recipe as jobs, one for each (slice, task), and how they stand against the store."""
+"""A recipe as jobs, one for each slice and task."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One (slice, task) and the key its score is stored under."""
+    """One slice on one task, and the key that its score is stored under."""
 
     sized: SizedPlan
     task: LoadedTask
@@ -50,13 +50,23 @@ class Job:
 
     @property
     def cost(self) -> float:
-        """Proportional to the expected time: characters of prompt times effective parameters."""
+        """Characters of prompt times effective parameters: proportional to the expected time."""
         return float(self.task.prompt_chars) * self.sized.sizes.effective
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe opened and checked: everything a sweep needs but the weights."""
+    """A recipe opened and checked: everything a sweep needs except the weights.
+
+    Attributes:
+        recipe: As the user wrote it.
+        parent: Opened.
+        sized: The recipe's slices, planned and measured.
+        tasks: The recipe's tasks, loaded.
+        tokenizer: The parent's.
+        tokenizer_sha256: In hex.
+        device: Where scores are computed, with `auto` resolved.
+    """
 
     recipe: Recipe
     parent: Parent
@@ -68,7 +78,7 @@ class Prepared:
 
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
-        """Every slice of the first task, then of the next: a task's frontier is whole early on."""
+        """All slices on the first task, then on the next, so that a whole frontier comes early."""
         return tuple(
             Job(sized, task, self._key(sized, task)) for task in self.tasks for sized in self.sized
         )
@@ -95,9 +105,14 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, *, device: str | None = None) -> Prepared:
-    """Open the parent, resolve slices, load tasks. Raises `InputError`; writes nothing.
+    """Open the parent, resolve the slices and load the tasks of a recipe. Writes nothing.
 
-    `device`: where the scores are computed, if not on this machine's own.
+    Args:
+        recipe: What to prepare.
+        device: Where scores are computed; None: the recipe's, on this machine.
+
+    Raises:
+        InputError: When anything that the recipe names is missing or does not fit.
     """
     parent = open_parent(recipe.parent_ref)
     try:

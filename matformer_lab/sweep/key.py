@@ -1,4 +1,4 @@
-"""What a score rests on."""
+"""What a score depends on."""
 
 import hashlib
 import json
@@ -10,15 +10,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Key:
-    """What a score depends on. `slice` and `task` say which score it is; the rest must match."""
+    """What a score depends on.
+
+    `slice` and `task` say which score it is; the other fields have to match for it to be used.
+    """
 
     slice: str
-    """Digest of widths and skipped layers; the name may change freely."""
+    """Digest of widths and skipped layers; the slice's name may change freely."""
     task: str
     parent: str
-    """Hub commit, else the fingerprint of the files."""
+    """Hub id and commit, else the fingerprint of the files."""
     tokenizer: str
-    """sha256 of the tokenizer."""
+    """sha256 (hex) of the tokenizer."""
     task_version: str
     prompt_hash: str
     num_fewshot: int | None
@@ -38,7 +41,7 @@ class Key:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: Mapping[str, Any]) -> tuple[str, ...]:
-        """`torch 2.12.0 -> 2.13.0` for each field in which a stored key (`other`) differs."""
+        """How a stored key differs from this one: `torch 2.12.0 -> 2.13.0` for each field."""
         return tuple(
             f"{name} {_short(other.get(name))} -> {_short(value)}"
             for name, value in asdict(self).items()

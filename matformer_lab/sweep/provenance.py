@@ -1,4 +1,4 @@
-"""Where scores come from: versions, hashes, and the recipe as it ran."""
+"""Where scores come from: versions, hashes and the recipe as it ran."""
 
 import hashlib
 import platform
@@ -35,7 +35,18 @@ def as_run_yaml(
     device: str,
     device_names: Sequence[str],
 ) -> str:
-    """The recipe as it ran, with what is needed to run it again; itself a valid recipe."""
+    """The recipe as it ran, in YAML: a valid recipe that records what is needed to run it again.
+
+    Args:
+        recipe: As the user wrote it.
+        parent: The opened parent.
+        slices: The recipe's slices, resolved.
+        tasks: The recipe's tasks, loaded.
+        tokenizer: The parent's.
+        tokenizer_sha256: In hex.
+        device: Where the scores were computed.
+        device_names: The hardware's names.
+    """
     import yaml
 
     document = portable(recipe, parent)
@@ -66,13 +77,13 @@ def as_run_yaml(
             }
             for task in tasks
         },
-        "slices": {one.name: one.digest for one in slices},
+        "slices": {slice_.name: slice_.digest for slice_ in slices},
     }
     return yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=100)
 
 
 def portable(recipe: Recipe, parent: Parent) -> dict[str, Any]:
-    """The recipe's keys, with nothing left that depends on where the recipe lies."""
+    """The recipe's keys and values, without anything that depends on where its file is."""
     document = recipe.model_dump(mode="json", exclude={"as_run"})
     if parent.revision:
         document["parent"] = f"{parent.name}@{parent.revision}"
@@ -85,19 +96,19 @@ def portable(recipe: Recipe, parent: Parent) -> dict[str, Any]:
 
 
 def _portable_slices(recipe: Recipe, parent: Parent) -> list[Any]:
-    """The recipe's entries, those from files written out so that the copy needs no other file."""
+    """The recipe's entries, with those from files written out, so that no other file is needed."""
     entries: list[Any] = []
     for entry in recipe.slices:
         if isinstance(entry, str) and _FILE.fullmatch(entry):
             found = resolve_slices([entry], parent, recipe.base)
             entries += [
                 {
-                    "name": one.name,
-                    "widths": list(one.widths),
-                    "skip": list(one.skipped),
-                    **({"published": one.published.model_dump()} if one.published else {}),
+                    "name": slice_.name,
+                    "widths": list(slice_.widths),
+                    "skip": list(slice_.skipped),
+                    **({"published": slice_.published.model_dump()} if slice_.published else {}),
                 }
-                for one in found
+                for slice_ in found
             ]
         else:
             entries.append(entry)
@@ -112,7 +123,7 @@ def tokenizer_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 @cache
 def library_versions() -> Mapping[str, str]:
-    """Versions of what can change a score or is needed to run it again."""
+    """The versions of everything that can change a score or is needed to compute it again."""
     names = ("lm_eval", "torch", "transformers", "tokenizers", "datasets", "numpy")
     return {
         "matformer_lab": __version__,
@@ -122,6 +133,7 @@ def library_versions() -> Mapping[str, str]:
 
 
 def device_name(device: str) -> str:
+    """The hardware's name: the GPU's, else the processor's."""
     import torch
 
     if device.startswith("cuda"):
@@ -130,5 +142,5 @@ def device_name(device: str) -> str:
 
 
 def now() -> str:
-    """UTC, ISO 8601."""
+    """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

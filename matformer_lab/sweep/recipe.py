@@ -27,7 +27,14 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class Recipe(BaseModel):
-    """A sweep: which slices of which parent, scored on which tasks, and how."""
+    """A sweep: which slices of which parent, scored on which tasks, and how.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> recipe = ml.load_recipe("demo")
+        >>> recipe.parent, recipe.dtype
+        ('tiny', 'float32')
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -111,7 +118,7 @@ class Recipe(BaseModel):
 
     @property
     def where(self) -> str:
-        """Names the recipe in an error."""
+        """How errors name the recipe: its file, if it has one."""
         return str(self._source or "recipe")
 
     @property
@@ -121,12 +128,12 @@ class Recipe(BaseModel):
 
     @property
     def base(self) -> Path:
-        """The folder that relative file names in the recipe start from: the recipe's own."""
+        """The folder that relative paths in the recipe start from: the one of its file."""
         return self._source.parent if self._source else Path()
 
     @property
     def parent_ref(self) -> str:
-        """`parent` for `open_parent`: a folder beside the recipe wins over one of the caller's."""
+        """`parent` for `open_parent`: a folder beside the recipe comes before all else."""
         beside = self.base / self.parent
         return str(beside) if self.parent != TINY and beside.is_dir() else self.parent
 
@@ -142,13 +149,14 @@ def load_recipe(path: StrPath, overrides: Mapping[str, Any] | None = None) -> Re
     Args:
         path: A YAML file, or the name of a shipped recipe: demo, published-slices,
             smoke-real-data.
-        overrides: Values that replace its top-level keys. A relative path among them starts from
+        overrides: Values that replace its top-level keys. A relative `Path` among them starts from
             the working directory, as a user expects.
 
     Raises:
-        InputError: Naming the file and the key, with the nearest known key for an unknown one.
+        InputError: When the file is missing or not a recipe. Names the file and the key, and for an
+            unknown key the nearest known one.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> ml.load_recipe("demo", {"limit": 10}).limit
         10
@@ -165,14 +173,15 @@ def parse_recipe(values: Mapping[str, Any], *, source: StrPath | None = None) ->
 
     Args:
         values: Keys and values of a recipe.
-        source: The file they come from; relative paths in them start from its folder.
+        source: The file they come from; relative paths in them start from its folder. None: from
+            the working directory.
 
     Raises:
-        InputError: As `load_recipe`.
+        InputError: As for `load_recipe`.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
-        >>> ml.parse_recipe({"parent": "tiny", "tasks": ["tiny_boolq"]}).tasks[0].metric
+        >>> ml.parse_recipe({"parent": "tiny", "tasks": ["boolq"]}).tasks[0].metric
         'acc'
     """
     try:
@@ -184,7 +193,7 @@ def parse_recipe(values: Mapping[str, Any], *, source: StrPath | None = None) ->
 
 
 def _file_of(path: StrPath) -> Path:
-    """The recipe file: a bare name that is no file here is a shipped recipe's."""
+    """The recipe file; a bare name without a file here may be that of a shipped recipe."""
     given = Path(path)
     shipped = shipped_folder("recipes") / f"{given}.yaml"
     return (

@@ -1,4 +1,4 @@
-"""The JSON Schema of a recipe, for editors."""
+"""The JSON Schema of a recipe, for text editors."""
 
 import json
 
@@ -11,9 +11,10 @@ def recipe_schema() -> str:
     """The JSON Schema of a recipe, as committed in recipes/recipe.schema.json."""
     schema = Recipe.model_json_schema()
     schema["title"] = "matformer-lab sweep recipe"
+    schema["description"] = schema["description"].partition("\n")[0]  # without Python examples
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     properties, definitions = schema["properties"], schema["$defs"]
-    # What the models take beyond their fields: a task as a bare name, a slice written out.
+    # Short forms that the models' fields do not show: a task as a bare name, a slice written out.
     properties["tasks"]["items"] = {"anyOf": [{"type": "string"}, properties["tasks"]["items"]]}
     written_out = []
     for model in (SliceSpec, SamplerSpec):

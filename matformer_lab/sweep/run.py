@@ -1,22 +1,23 @@
-"""The main job: a recipe's slices x tasks -> stored scores -> the tables and the report.
+"""The main work: a recipe's slices x tasks -> stored scores -> the tables and the report.
 
-recipe -> slices, plans, loaded tasks -> jobs, each with its key      (jobs)
-store  -> which of them are done, new, or stale                       (store)
-run    -> the rest, here or on a cluster, each stored when finished      (executor)
-write  -> tables and report from the store alone                      (results)
+prepare -> slices, plans, loaded tasks; jobs, each with its key     (jobs)
+store   -> which jobs are done, stale or new                        (store, status)
+compute -> the rest, here or on a cluster, each stored when done    (executors)
+write   -> tables and report, from the store alone                  (results, report)
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.locks import LOCK_FILE, locked
+from matformer_lab.common.locks import locked
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.results.description import describe
-from matformer_lab.results.files import RESULTS_PARQUET, STORE, samples_file
+from matformer_lab.results.files import STORE, samples_file
+from matformer_lab.results.own_files import OwnFiles, disk_errors, own_files, remove_leftovers
 from matformer_lab.results.rows import result_rows
 from matformer_lab.results.write import SamplesTable, write_tables
 from matformer_lab.sweep.bar import SweepBar
@@ -30,7 +31,7 @@ from matformer_lab.sweep.store import Store
 
 
 def dry_run(recipe: Recipe | StrPath, out: StrPath, *, executor: Executor | None = None) -> DryRun:
-    """What `run_sweep` would compute, and for how long. Writes nothing.
+    """What `run_sweep` would compute, and how long that would take. Writes nothing.
 
     Args:
         recipe: As for `run_sweep`.
@@ -38,18 +39,25 @@ def dry_run(recipe: Recipe | StrPath, out: StrPath, *, executor: Executor | None
         executor: As for `run_sweep`.
 
     Returns:
-        Every score wanted, done or still to do; `print` shows a line for each.
+        The state of every job; `print` shows a line for each.
 
     Raises:
-        InputError: When the recipe is at fault.
+        InputError: When the recipe, or anything it names, is at fault.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
-        >>> print(ml.dry_run("recipes/demo.yaml", "runs/demo"))  # doctest: +SKIP
+        >>> recipe = ml.parse_recipe(
+        ...     {"parent": "tiny", "slices": ["e2b"], "tasks": ["tiny_boolq"], "limit": 4}
+        ... )
+        >>> print(ml.dry_run(recipe, "runs/planned"))
+        new    e2b  tiny_boolq
+        1 of 1 scores to compute; time: unknown until something has run
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    out = to_path(out)
+    own_files(out).check()
     device = (executor or LocalExecutor()).device(recipe)
-    return statuses_of(prepare(recipe, device=device).jobs, Store(to_path(out) / STORE))
+    return statuses_of(prepare(recipe, device=device).jobs, Store(out / STORE))
 
 
 def run_sweep(
@@ -62,23 +70,24 @@ def run_sweep(
 ) -> Path:
     """Run a sweep into the folder `out`, continuing what it already holds.
 
-    On KeyboardInterrupt, and after any kill, the folder keeps every finished score, and the same
-    call continues.
+    After a KeyboardInterrupt, or a kill at any moment, the folder holds every finished score, and
+    the same call continues from there.
 
     Args:
-        recipe: A recipe, or a recipe file.
-        out: The sweep's folder: new, empty, or an earlier sweep's.
+        recipe: A recipe, a recipe file, or the name of a shipped recipe.
+        out: The sweep's folder: a new one, an empty one, or that of an earlier sweep.
         executor: Where the scores are computed; None: in this process.
-        report: Draw the frontier and write the page too.
-        progress: Show a bar where there is a terminal or a notebook.
+        report: Whether to write the report too (`write_report`).
+        progress: Whether to show a bar on a terminal or in a notebook.
 
     Returns:
         `out` as a path, for `load_results`, `read_sweep`, `write_report` or `run_gate`.
 
     Raises:
-        InputError: When the input is at fault, before anything is written.
+        InputError: When the recipe, or anything it names, is at fault, before anything is written;
+            when `out` cannot be used; or when a score cannot be computed.
 
-    Example:
+    Examples:
         >>> import matformer_lab as ml
         >>> recipe = ml.parse_recipe(
         ...     {"parent": "tiny", "slices": ["e2b"], "tasks": ["tiny_boolq"], "limit": 4}
@@ -87,18 +96,22 @@ def run_sweep(
         'example'
     """
     out = to_path(out)
-    _check_out(out)
+    _usable(out)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     executor = executor or LocalExecutor()
     prepared = prepare(recipe, device=executor.device(recipe))
+    places = [samples_file(job.slice.slug, job.task.name) for job in prepared.jobs]
+    _usable(out, places)
     store = Store(out / STORE)
     if any(store.get(job.key) is None for job in prepared.jobs):
         prepared = executor.fetched(prepared)
     with _locked(out):
-        for leftover in out.rglob(".*.tmp"):  # of an earlier sweep that was killed
-            leftover.unlink()
+        own = _usable(out, places)  # another sweep may just have finished here
+        with disk_errors(out):
+            own.save()
+            remove_leftovers(out)
         _compute(prepared, store, executor, progress)
-        _write(prepared, store, out)
+        _write(prepared, store, own)
         if report:
             from matformer_lab.report.write import write_report
 
@@ -107,20 +120,19 @@ def run_sweep(
 
 
 def _compute(prepared: Prepared, store: Store, executor: Executor, progress: bool) -> None:
-    """Score every job that the store does not hold, and store each as it finishes."""
+    """Score every job whose score is not in the store, and store each as it finishes."""
     pending = [job for job in prepared.jobs if store.get(job.key) is None]
     if not pending:
         return
     with SweepBar(pending, show=progress) as bar:
         for scored in executor.scores(prepared, pending, bar.advance):
-            store.put(scored.key, scored.score, scored.run)
+            with disk_errors(store.folder.parent):
+                store.put(scored.key, scored.score, scored.run)
             bar.stored(scored.key)
 
 
-# --- output ------------------------------------------------------------------------------------
-
-
-def _write(prepared: Prepared, store: Store, out: Path) -> None:
+def _write(prepared: Prepared, store: Store, own: OwnFiles) -> None:
+    """Write the tables of a sweep whose scores are all in the store."""
     rows: list[dict[str, Any]] = []
     settings = {
         "dtype": prepared.recipe.dtype,
@@ -129,22 +141,26 @@ def _write(prepared: Prepared, store: Store, out: Path) -> None:
         "limit": prepared.recipe.limit,
         "seed": prepared.recipe.seed,
     }
-    order = {one.name: position for position, one in enumerate(prepared.sized)}
+    order = {sized.name: position for position, sized in enumerate(prepared.sized)}
     device_names: set[str] = set()
     for job in prepared.jobs:
         entry = store.get(job.key)
-        assert entry is not None, "computed or found before"
+        if entry is None:
+            raise InputError(
+                f"{store.folder}: the score of {job.name} on {job.task.name} was removed or "
+                "damaged meanwhile; run again"
+            )
         device_names.add(entry.run.device_name)
         rows += result_rows(job.sized, entry.metrics, job.task.metric, settings)
     rows.sort(key=lambda row: order[row["slice"]])  # stable: tasks keep the recipe's order
     write_tables(
-        out,
+        own,
         rows=rows,
         description=describe(prepared.parent, prepared.sized),
         recipe=as_run_yaml(
             prepared.recipe,
             prepared.parent,
-            [one.slice for one in prepared.sized],
+            [sized.slice for sized in prepared.sized],
             prepared.tasks,
             tokenizer=prepared.tokenizer,
             tokenizer_sha256=prepared.tokenizer_sha256,
@@ -167,17 +183,21 @@ def _samples(job: Job, store: Store) -> Any:
     return table
 
 
-# --- the folder --------------------------------------------------------------------------------
+def _usable(out: Path, places: Iterable[Path] = ()) -> OwnFiles:
+    """The tool's own files in `out`, where it is new, empty or a sweep's and nothing is in the way.
 
+    Args:
+        out: The sweep's folder.
+        places: Where the sweep writes besides its tables and report.
 
-def _check_out(out: Path) -> None:
-    """An existing folder must be empty or a sweep's own."""
+    Raises:
+        InputError: When a sweep cannot be written there.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: exists and is not a folder")
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    if not any((out / name).exists() for name in (STORE, LOCK_FILE, RESULTS_PARQUET)):
-        raise InputError(f"{out}: is not empty and holds no sweep; choose a new or an empty folder")
+    own = own_files(out)
+    own.check(places)
+    return own
 
 
 @contextmanager
@@ -186,7 +206,7 @@ def _locked(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot be made ({os.strerror(error.errno or 0)})") from None
+        raise InputError(f"{out}: cannot be created ({os.strerror(error.errno or 0)})") from None
     busy = f"{out}: another sweep is running in this folder; wait for it or use another folder"
     with locked(out, busy):
         yield

@@ -1,10 +1,10 @@
-"""Stored scores against lm-eval's own backend, on a few items of each task."""
+"""Stored scores compared with lm-eval's own backend, on a few items of each task."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.lm import make_lm
@@ -20,9 +20,17 @@ if TYPE_CHECKING:
     from matformer_lab.scoring.slice_scoring import Answer
 
 
+class _RequestId(NamedTuple):
+    """Which request of lm-eval an answer belongs to."""
+
+    task: str
+    doc: int
+    number: int
+
+
 @dataclass(frozen=True)
 class ScoreCheck:
-    """What lm-eval's `HFLM` makes of some items of a stored score."""
+    """How a stored score differs from lm-eval's `HFLM` on some of its items."""
 
     slice: str
     task: str
@@ -38,10 +46,18 @@ class ScoreCheck:
 
 
 def check_scores(recipe: Recipe, out: Path, items: int) -> tuple[ScoreCheck, ...]:
-    """Score `items` items of every task again with lm-eval, on the recipe's first slice.
+    """Score some items of every task again with lm-eval, on the recipe's first slice.
 
-    Tasks without log-likelihood requests are left out. Raises `InputError` where `out` does not
-    hold the recipe's scores.
+    Args:
+        recipe: Of the sweep.
+        out: The sweep's folder.
+        items: How many items of each task.
+
+    Returns:
+        A check for each task that has log-likelihood requests.
+
+    Raises:
+        InputError: When `out` does not hold the recipe's scores.
     """
     from matformer_lab.evaluation.difference import difference_from_lm_eval
 
@@ -52,7 +68,7 @@ def check_scores(recipe: Recipe, out: Path, items: int) -> tuple[ScoreCheck, ...
     checks = []
     for job in first.jobs:
         stored = _answers(job, store)
-        requests = [request for request in job.task.requests if _place(request) in stored]
+        requests = [request for request in job.task.requests if _id_of(request) in stored]
         if not requests:
             continue
         lm = make_lm(
@@ -61,27 +77,29 @@ def check_scores(recipe: Recipe, out: Path, items: int) -> tuple[ScoreCheck, ...
             scorer="lm-eval",
             batch_size=recipe.batch_size,
         )
-        # With it, lm-eval 0.4.13 misreads a text that is split in two places.
+        # With this cache, lm-eval 0.4.13 misreads a text that is split in two places.
         lm.logits_cache = False
-        answers = [stored[_place(request)] for request in requests]
+        answers = [stored[_id_of(request)] for request in requests]
         difference = difference_from_lm_eval(lm, requests, answers, items=items)
         checks.append(ScoreCheck(job.name, job.task.name, difference))
     return tuple(checks)
 
 
-def _answers(job: Job, store: Store) -> dict[tuple[str, int, int], Answer]:
-    """The stored answers by task, document and number of the request."""
+def _answers(job: Job, store: Store) -> dict[_RequestId, Answer]:
+    """The stored answers of a job."""
+    from matformer_lab.scoring.slice_scoring import Answer
+
     if store.get(job.key) is None:
         raise InputError(
-            f"{store.folder.parent}: not every score of the recipe is here; sweep first"
+            f"{store.folder.parent}: does not hold every score of the recipe; run the sweep first"
         )
     return {
-        (item["subtask"], item["doc_id"], number): answer
+        _RequestId(item["subtask"], item["doc_id"], number): Answer(*answer)
         for item in store.items(job.key).to_pylist()
         if item.get("is_greedy")
         for number, answer in enumerate(zip(item["logprobs"], item["is_greedy"], strict=True))
     }
 
 
-def _place(request: Any) -> tuple[str, int, int]:
-    return request.task_name, request.doc_id, request.idx
+def _id_of(request: Any) -> _RequestId:
+    return _RequestId(request.task_name, request.doc_id, request.idx)

@@ -1,4 +1,4 @@
-"""How a sweep's jobs stand against its store, and how long the rest would take."""
+"""Which of a sweep's jobs are done, and how long the rest would take."""
 
 import statistics
 from collections.abc import Sequence
@@ -14,28 +14,49 @@ State = Literal["done", "stale", "new"]
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job against the store. `why`: for a stale one, what changed since its score was stored."""
+    """What the store says about one job.
+
+    Attributes:
+        job: The slice and the task.
+        state: "done": its score is stored; "stale": only an outdated one is; "new": none is.
+        why: What has changed since a stale job's score was stored.
+        seconds: Estimated time to score it: 0 for a job that is done, None while nothing comparable
+            has run.
+    """
 
     job: Job
     state: State
     why: tuple[str, ...]
     seconds: float | None
-    """Estimated; None before anything comparable has run, 0 for a finished one."""
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a sweep would do."""
+    """What a sweep would do, as `dry_run` returns it; `print` shows a line for each job.
+
+    Attributes:
+        jobs: The state of every job, in the order of the recipe's tasks.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> recipe = ml.parse_recipe(
+        ...     {"parent": "tiny", "slices": ["e2b"], "tasks": ["tiny_boolq"], "limit": 4}
+        ... )
+        >>> (status,) = ml.dry_run(recipe, "runs/planned").pending
+        >>> status.job.name, status.state
+        ('e2b', 'new')
+    """
 
     jobs: tuple[JobStatus, ...]
 
     @property
     def pending(self) -> tuple[JobStatus, ...]:
+        """The jobs that still have to be scored."""
         return tuple(status for status in self.jobs if status.state != "done")
 
     @property
     def seconds(self) -> float | None:
-        """Estimated seconds of scoring still to do."""
+        """Estimated seconds of scoring still to do; None where a job has no estimate."""
         estimates = [status.seconds for status in self.pending]
         known = [seconds for seconds in estimates if seconds is not None]
         return sum(known) if len(known) == len(estimates) else None
@@ -62,7 +83,7 @@ class DryRun:
 
 
 def statuses_of(jobs: Sequence[Job], store: Store) -> DryRun:
-    """Every job against the store."""
+    """The state of every job against the store, with estimates from the scores already there."""
     runs = [(entry.key, entry.run) for entry in store.entries()]
 
     def estimate(job: Job) -> float | None:

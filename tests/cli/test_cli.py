@@ -161,7 +161,7 @@ def test_plan_on_headers_alone(shared: Path, tmp_path: Path, cli: Cli) -> None:
     folder.mkdir()
     config = (reference / "gemma-3n-E4B.config.json").read_bytes()
     (folder / "config.json").write_bytes(config)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, part in enumerate((names[:600], names[600:1200], names[1200:]), 1):
         file = f"model-{number:05d}-of-00003.safetensors"
         entries = [(name, "BF16", tuple(shapes[name])) for name in part]

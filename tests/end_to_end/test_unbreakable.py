@@ -149,6 +149,14 @@ def test_what_a_kill_at_the_very_last_step_leaves_is_tidied(
     assert [path.name for path in tmp_path.iterdir()] == ["child"]
 
 
+def flip_a_byte_under_the_old_time(path: Path) -> None:
+    stat = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
 def test_a_half_written_shard_is_not_believed(pico_full: Path, tmp_path: Path) -> None:
     """Finished shards whose file was touched, cut short or replaced since are written again."""
     plan = half(pico_full)
@@ -157,6 +165,7 @@ def test_a_half_written_shard_is_not_believed(pico_full: Path, tmp_path: Path) -
     for harm in (
         lambda path: path.write_bytes(bytes(path.stat().st_size)),
         lambda path: os.truncate(path, path.stat().st_size - 1),
+        flip_a_byte_under_the_old_time,
         lambda path: path.unlink(),
     ):
         with pytest.raises(InputError), parent_breaks(pico_full, plan):
@@ -175,20 +184,18 @@ def parent_breaks(folder: Path, plan: Plan) -> Iterator[None]:
 
     Its size and time are put back, so that the next run takes the parent for the same.
     """
-    import matformer_lab.checkpoint.disk.shard_writer as writer
+    from matformer_lab.checkpoint.disk import shard_writer, tensor_bytes
 
-    real, last = writer.child_bytes, plan.tensors[-1].name
+    last = plan.tensors[-1].name
 
     def failing(source: Path, tensor: Any, scratch: Any) -> Iterator[memoryview]:
         if tensor.name == last:
             raise InputError("the parent cannot be read any more")
-        return real(source, tensor, scratch)
+        return tensor_bytes.child_bytes(source, tensor, scratch)
 
-    writer.child_bytes = failing
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard_writer, "child_bytes", failing)
         yield
-    finally:
-        writer.child_bytes = real
 
 
 # --- disks and folders --------------------------------------------------------------------------

@@ -16,8 +16,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, unpacked as pip installs it; its dependencies are the environment's."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT]
-    subprocess.run(build, check=True, timeout=300)
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run([*build, str(folder), str(ROOT)], check=True, timeout=300)
     (wheel,) = folder.glob("*.whl")
     site = folder / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True, timeout=300)

@@ -21,14 +21,15 @@ def test_workflows_meet_githubs_schema(path: Path) -> None:
         "--builtin-schema",
         "vendor.github-workflows",
     ]
-    done = subprocess.run([*check, path], capture_output=True, text=True, check=False)
+    done = subprocess.run([*check, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_workflows_inject_nothing_into_shells() -> None:
     zizmor = shutil.which("zizmor", path=str(Path(sys.executable).parent))
     assert zizmor, "zizmor is in the dev extra"
-    command = [zizmor, "--offline", "--min-severity", "medium", "--config", CONFIG, *WORKFLOWS]
+    options = ["--offline", "--min-severity", "medium", "--config"]
+    command = [zizmor, *options, *map(str, [CONFIG, *WORKFLOWS])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -43,5 +44,5 @@ def test_the_linter_can_say_no(tmp_path: Path) -> None:
         "--builtin-schema",
         "vendor.github-workflows",
     ]
-    done = subprocess.run([*check, broken], capture_output=True, text=True, check=False)
+    done = subprocess.run([*check, str(broken)], capture_output=True, text=True, check=False)
     assert done.returncode != 0

@@ -63,7 +63,7 @@ def by_lm_eval(
     write_checkpoint(make_plan(parent, slice_), folder)
     manager = lm_eval.tasks.TaskManager(include_path=tiny.tasks_dir(), include_defaults=False)
     with mapped_datasets(tiny.datasets_dir()):
-        return lm_eval.simple_evaluate(
+        results: dict[str, Any] = lm_eval.simple_evaluate(
             model="hf",
             model_args={"pretrained": str(folder), "dtype": "float32", "add_bos_token": True},
             tasks=[task.name for task in tasks],
@@ -76,6 +76,7 @@ def by_lm_eval(
             torch_random_seed=1234,
             fewshot_random_seed=1234,
         )
+    return results
 
 
 @pytest.mark.parametrize("name", ["tiny_hellaswag", "tiny_boolq", "tiny_mmlu"])

@@ -4,6 +4,7 @@ import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -127,7 +128,8 @@ def test_the_baseline_reviews_well(good: Path, baseline: Path, tmp_path: Path) -
     folder = write_sweep(tmp_path / "one", slices=SOME, scale=0.1)
     path = folder / "samples" / "e2b" / "boolq.parquet"
     table = pd.read_parquet(path)
-    table.loc[5, "acc"] = 1 - table.loc[5, "acc"]
+    acc: Any = table.at[5, "acc"]
+    table.at[5, "acc"] = 1 - acc
     table.to_parquet(path)
     results = pd.read_parquet(folder / "results.parquet")
     here = (results["slice"] == "e2b") & (results["task"] == "boolq")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matformer_lab.checkpoint.verification.verify import compare_checkpoints
-from matformer_lab.parent.fetch import merged, missing
+from matformer_lab.common.spans import merged, missing
 from matformer_lab.parent.opening import open_parent
 from tests.support.command import CommandResult
 from tests.support.hub_server import COMMIT, Hub, serving

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from matformer_lab.report.figure import draw, save_figure, size_unit
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
+from matformer_lab.statistics.outcomes import Floats
 from matformer_lab.statistics.pareto import pareto
 from tests.support.synthetic import LAYERS, SLICES, Made, write_sweep
 
@@ -36,21 +41,35 @@ def crowd() -> tuple[Made, ...]:
     )
 
 
-def shown(figure: Figure) -> list[tuple[Text, object]]:
+def shown(figure: Figure) -> list[tuple[Text, Bbox]]:
     """Every text with the extent it has on the canvas."""
     figure.canvas.draw()
     texts = [*figure.texts, *figure.legends[0].get_texts()]
     for axes in figure.axes:
         if not axes.get_visible():
             continue
-        texts += [*axes.texts, axes.xaxis.label, axes.yaxis.label, axes._left_title]
+        # Among the children, as the left title has no public name.
+        texts += [child for child in axes.get_children() if isinstance(child, Text)]
+        texts += [axes.xaxis.label, axes.yaxis.label]
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
             texts += [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
     return [(text, text.get_window_extent()) for text in texts if text.get_text().strip()]
 
 
-def labels(figure: Figure) -> list[tuple[Text, object]]:
+def xy(line: Line2D) -> tuple[Floats, Floats]:
+    return np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)
+
+
+def segments(axes: Axes) -> list[Floats]:
+    found: list[Floats] = []
+    for bars in axes.collections:
+        assert isinstance(bars, LineCollection)
+        found += [np.asarray(segment, dtype=float) for segment in bars.get_segments()]
+    return found
+
+
+def labels(figure: Figure) -> list[tuple[Text, Bbox]]:
     names = {artist for axis in figure.axes for artist in axis.texts}
     return [(text, box) for text, box in shown(figure) if text in names]
 
@@ -94,34 +113,34 @@ def test_points_bars_and_line_are_the_measured_ones(finished: SweepResults) -> N
     figure = draw(finished)
     for axis, panel in zip(figure.axes, finished.panels, strict=False):
         drawn = {
-            line.get_gid().removeprefix("measured: "): (line.get_xdata()[0], line.get_ydata()[0])
+            str(line.get_gid()).removeprefix("measured: "): (xy(line)[0][0], xy(line)[1][0])
             for line in axis.lines
             if str(line.get_gid()).startswith("measured: ")
         }
         assert set(drawn) == set(panel.slices)
         for name, value in zip(panel.slices, panel.values, strict=True):
             assert drawn[name] == pytest.approx((finished.effective[name] / 1e9, 100 * value))
-        ends = sorted(
-            tuple(segment[:, 1]) for bars in axis.collections for segment in bars.get_segments()
-        )
+        ends = sorted(tuple(segment[:, 1]) for segment in segments(axis))
         assert np.allclose(ends, sorted(map(tuple, 100 * panel.intervals)))
         (line,) = (line for line in axis.lines if line.get_gid() == "pareto")
+        xs, ys = xy(line)
         on = pareto([finished.effective[name] for name in panel.slices], panel.values)
-        assert sorted(line.get_ydata()) == pytest.approx(sorted(100 * panel.values[on]))
-        assert (np.diff(line.get_xdata()) >= 0).all() and (np.diff(line.get_ydata()) > 0).all()
+        assert sorted(ys) == pytest.approx(sorted(100 * panel.values[on]))
+        assert (np.diff(xs) >= 0).all() and (np.diff(ys) > 0).all()
 
 
 def test_published_scores_stand_apart(finished: SweepResults, miniature: SweepResults) -> None:
     def diamonds(figure: Figure) -> dict[str, list[float]]:
         return {
             axis.get_title("left"): sorted(
-                line.get_ydata()[0] for line in axis.lines if line.get_gid() == "published"
+                xy(line)[1][0] for line in axis.lines if line.get_gid() == "published"
             )
             for axis in figure.axes
             if axis.get_visible()
         }
 
-    expected = sorted(made.mmlu for made in SLICES)
+    expected = sorted(made.mmlu for made in SLICES if made.mmlu is not None)
+    assert len(expected) == len(SLICES)
     beside = diamonds(draw(finished))
     assert [title for title, found in beside.items() if found] == [
         next(t for t in beside if "MMLU" in t)

@@ -5,7 +5,7 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matformer_lab.report.label_placement import place_labels
+from matformer_lab.report.label_placement import Box, place_labels
 
 
 @settings(max_examples=200)
@@ -19,7 +19,7 @@ def test_labels_never_cover_a_label_a_marker_or_the_edge(
     sizes = [
         (data.draw(st.floats(5, 120)), data.draw(st.floats(5, 20))) for _ in range(len(anchors))
     ]
-    spots = place_labels(anchors, sizes, bounds=(0, 0, 400, 300))
+    spots = place_labels(anchors, sizes, bounds=Box(0, 0, 400, 300))
     boxes = [
         (x, y, x + w, y + h)
         for (x, y), (w, h) in ((s, z) for s, z in zip(spots, sizes, strict=True) if s is not None)
@@ -32,7 +32,7 @@ def test_labels_never_cover_a_label_a_marker_or_the_edge(
 
 
 def test_a_lone_label_is_placed_and_lines_are_avoided() -> None:
-    bounds = (0.0, 0.0, 400.0, 300.0)
+    bounds = Box(0.0, 0.0, 400.0, 300.0)
     (free,) = place_labels([(200, 150)], [(60, 10)], bounds=bounds)
     assert free is not None and free[0] + 60 < 200 and free[1] > 150  # upper left
     wall = [(x, y) for x in range(120, 200, 2) for y in range(152, 190, 2)]

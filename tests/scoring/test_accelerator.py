@@ -25,7 +25,11 @@ def some_requests() -> list[Request]:
     rng = np.random.default_rng(0)
     trunks = rng.integers(3, 1000, (6, 30)).tolist()
     return [
-        Request.of([2, *trunks[n % 6], *rng.integers(3, 1000, 5)], rng.integers(3, 1000, 3), 256)
+        Request.of(
+            [2, *trunks[n % 6], *rng.integers(3, 1000, 5).tolist()],
+            rng.integers(3, 1000, 3).tolist(),
+            256,
+        )
         for n in range(60)
     ]
 

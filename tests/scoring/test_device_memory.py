@@ -16,10 +16,10 @@ from transformers import Gemma3nForCausalLM
 
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.scoring.packing import Batch, Request, pack
-from matformer_lab.scoring.per_layer_rows import RowFetcher
+from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher
 from matformer_lab.scoring.slice_scoring import batches_of, layer_keys, score_batch
 from matformer_lab.scoring.slice_trie import build_trie
-from matformer_lab.scoring.token_budget import ROOM_ANYWAY, TokenBudget, tokens_within
+from matformer_lab.scoring.token_budget import LEAST_CAP_BYTES, TokenBudget, tokens_within
 from matformer_lab.slicing.builtin_slices import e4b_text_parent
 from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
@@ -31,14 +31,14 @@ PARENT = e4b_text_parent()
 FULL = Slice("full", PARENT.text.intermediate_size)
 
 
-class DeviceMemory(TorchDispatchMode):
+class DeviceMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of `meta` tensors made while it is on: alive now, and at the peak.
 
     `there`: tensors made before, views of which count for nothing.
     """
 
     def __init__(self, there: Iterable[torch.Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive = 0
         self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in there}
@@ -74,7 +74,8 @@ def unseen(func: Any, args: Any, kwargs: Any) -> int:
         mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
         return 0 if mask is None else 2 * mask.numel() * args[0].itemsize
     if func is aten.log_softmax.int:
-        return args[0].numel() * 4
+        given: torch.Tensor = args[0]
+        return given.numel() * 4
     return 0
 
 
@@ -164,7 +165,7 @@ def peak_of(models: list[Gemma3nForCausalLM], batches: Iterator[Batch]) -> int:
     """Bytes besides the weights, the rows of next batches as long as this one included."""
     named = {str(number): model for number, model in enumerate(models)}
     trie = build_trie({name: layer_keys(model) for name, model in named.items()})
-    fetcher = RowFetcher(models[0])
+    fetcher = PerLayerInputFetcher(models[0])
     peak = 0
     for batch in batches:
         with DeviceMemory(weight for model in models for weight in model.parameters()) as memory:
@@ -211,7 +212,7 @@ def test_long_rows_keep_to_a_larger_room(models: dict[str, list[Gemma3nForCausal
     assert peak_of(comb, iter([batch])) <= room
 
 
-@pytest.mark.parametrize("room", [ROOM_ANYWAY, ROOM])
+@pytest.mark.parametrize("room", [LEAST_CAP_BYTES, ROOM])
 @pytest.mark.parametrize("group", ["one slice", "comb"])
 def test_the_longest_text_scored_from_end_to_end_keeps_to_the_room(
     models: dict[str, list[Gemma3nForCausalLM]], group: str, room: int

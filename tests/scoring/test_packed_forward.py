@@ -14,7 +14,7 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.scoring import packed_forward
 from matformer_lab.scoring.packed_forward import PackedForward, check_transformers
 from matformer_lab.scoring.packing import Request, pack
-from matformer_lab.scoring.per_layer_rows import RowFetcher
+from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher
 
 PICO: dict[str, Any] = {
     "vocab_size": 40,
@@ -43,7 +43,8 @@ def model(**changes: Any) -> Gemma3nForCausalLM:
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.2)
-    return built.eval()
+    built.train(False)
+    return built
 
 
 def unpacked(model: Gemma3nForCausalLM, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,7 +63,7 @@ def packed(
     found: list[dict[int, tuple[torch.Tensor, torch.Tensor]]] = [{} for _ in requests]
     layers = model.config.num_hidden_layers
     for batch in pack(requests, batch_tokens=batch_tokens, attention_cost=attention_cost):
-        forward = PackedForward(model, batch, RowFetcher(model).fetch(batch))
+        forward = PackedForward(model, batch, PerLayerInputFetcher(model).fetch(batch))
         here = forward.begin()
         for layer in range(layers):
             here = forward.advance(model, here, layer)
@@ -147,7 +148,7 @@ def test_older_transformers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_bf16_is_no_further_from_fp32_than_transformers_is() -> None:
     # The same rounded weights in both, so that only the arithmetic differs.
     half = model(hidden_activation="gelu_pytorch_tanh").bfloat16()
-    full = Gemma3nForCausalLM(half.config).eval()
+    full = Gemma3nForCausalLM(half.config).train(False)
     full.load_state_dict({k: v.float() for k, v in half.state_dict().items()})
     generator = torch.Generator().manual_seed(1)
     requests = [

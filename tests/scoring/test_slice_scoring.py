@@ -42,7 +42,9 @@ def separate(parent: Any, slice_: Slice) -> Gemma3nForCausalLM:
     with TemporaryDirectory() as scratch:
         plan = make_plan(parent, slice_, text_only=True)
         out = write_checkpoint(plan, Path(scratch) / "child")
-        return Gemma3nForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+        model = Gemma3nForCausalLM.from_pretrained(out, dtype=torch.float32)
+        model.train(False)
+        return model
 
 
 @st.composite

@@ -64,6 +64,7 @@ def test_reading_a_file_never_compiles_or_runs_code(tmp_path: Path) -> None:
     (spec,) = load_csv(path)
     watching = False
     assert spec.name == "a" and spec.skip == (3,)
+    assert isinstance(spec.widths, tuple)
     assert [int(w.value) for w in spec.widths] == [8192, 8192]
     assert seen == []
 

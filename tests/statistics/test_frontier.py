@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from matformer_lab.statistics.items_needed import items_needed
 from matformer_lab.statistics.outcomes import Outcomes, make_outcomes
 from matformer_lab.statistics.paired import covariance
 from matformer_lab.statistics.panel import unpaired
 from matformer_lab.statistics.pareto import pareto
 from matformer_lab.statistics.ranking import rank
+from matformer_lab.statistics.sample_size import items_needed
 from matformer_lab.statistics.study import AVERAGE, make_study
 from tests.support.worlds import outcomes, panel_of, world
 
@@ -46,7 +46,8 @@ def test_pareto_is_what_its_definition_says(case: tuple[list[int], list[int]]) -
 
 def test_pareto_of_replicates_is_pareto_of_each() -> None:
     rng = np.random.default_rng(0)
-    sizes, scores = rng.integers(1, 4, 7), rng.integers(0, 4, (50, 7))
+    sizes = rng.integers(1, 4, 7).astype(float)
+    scores = rng.integers(0, 4, (50, 7)).astype(float)
     together = pareto(sizes, scores)
     assert all((together[b] == pareto(sizes, scores[b])).all() for b in range(50))
 
@@ -192,10 +193,13 @@ def test_no_number_of_items_separates_equals() -> None:
 
 def test_more_power_and_wider_intervals_need_more_items() -> None:
     panel = panel_of(world(np.random.default_rng(12), [0, 0.1, 0.2], 500))
-    needs = [
-        items_needed(panel, "s0", "s2", critical=c, power=p).need
-        for c, p in ((1.96, 0.8), (1.96, 0.95), (3.5, 0.95))
-    ]
+
+    def need(critical: float, power: float) -> int:
+        found = items_needed(panel, "s0", "s2", critical=critical, power=power).need
+        assert found is not None
+        return found
+
+    needs = [need(1.96, 0.8), need(1.96, 0.95), need(3.5, 0.95)]
     assert needs == sorted(set(needs))
 
 

@@ -10,6 +10,7 @@ from scipy.stats import binomtest, norm
 
 from matformer_lab.statistics.outcomes import Outcomes, make_outcomes
 from matformer_lab.statistics.paired import (
+    Resampled,
     bootstrap,
     covariance,
     critical_value,
@@ -121,5 +122,5 @@ def test_independent_comparisons_get_sidaks_width() -> None:
     errors = np.full((20, 20), math.sqrt(2.0))
     left, right = np.arange(0, 20, 2), np.arange(1, 20, 2)
     expected = norm.ppf((1 + 0.95 ** (1 / 10)) / 2)
-    found = critical_value([(deviations, errors, left, right)])
+    found = critical_value([Resampled(deviations, errors, left, right)])
     assert found == pytest.approx(expected, rel=0.02)

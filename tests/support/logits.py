@@ -1,13 +1,14 @@
 """Run by test_old_transformers.py under another transformers: logits of a text-only checkpoint."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import Gemma3nForCausalLM
 
 folder, tokens, out = sys.argv[1:]
-model = Gemma3nForCausalLM.from_pretrained(folder, torch_dtype=torch.float32)
+model: Any = Gemma3nForCausalLM.from_pretrained(folder, torch_dtype=torch.float32)
 model.train(False)
 ids = torch.from_numpy(np.load(tokens))
 with torch.no_grad():

@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from matformer_lab.statistics.outcomes import Outcomes, make_outcomes
+from matformer_lab.statistics.outcomes import Floats, Outcomes, make_outcomes
 from matformer_lab.statistics.panel import Panel
 from matformer_lab.statistics.study import make_study
 
@@ -19,14 +19,16 @@ def outcomes(draw: st.DrawFn, slices: int | None = None, macro: bool | None = No
     return make_outcomes([f"s{k}" for k in range(count)], scores, subjects, macro=by_subject)
 
 
-def world(rng: np.random.Generator, skills: list[float], items: int, private: float = 0.35):
+def world(
+    rng: np.random.Generator, skills: list[float], items: int, private: float = 0.35
+) -> Floats:
     """0/1 outcomes of slices that share the difficulty of items."""
     ease = rng.logistic(1.0, 1.6, items)
     noise = rng.logistic(0, private, (len(skills), items))
     return (np.array(skills)[:, None] + ease + noise > 0).astype(float)
 
 
-def panel_of(table: np.ndarray, seed: int = 0, replicates: int = 1000) -> Panel:
+def panel_of(table: Floats, seed: int = 0, replicates: int = 1000) -> Panel:
     names = [f"s{k}" for k in range(len(table))]
     return make_study({"t": make_outcomes(names, table)}, replicates=replicates, seed=seed).panels[
         "t"

@@ -1,6 +1,7 @@
 """Sweeps on a real Ray cluster: two nodes of one CPU each, on this machine."""
 
 import contextlib
+import logging
 import os
 import pickle
 import platform
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,17 @@ import yaml
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.results.load import load_results
-from matformer_lab.sweep import ray_executor
-from matformer_lab.sweep.executors.ray_cluster import TRIES, RayExecutor, work_of
+from matformer_lab.sweep.executors.ray_executor import TRIES, RayExecutor, ray_cluster, work_of
 from matformer_lab.sweep.executors.ray_worker import Work, score_on_worker
 from matformer_lab.sweep.jobs import prepare
 from matformer_lab.sweep.recipe import Recipe, parse_recipe
 from matformer_lab.sweep.run import run_sweep
 from tests.support.command import interrupted
 from tests.support.sweeps import stored
+
+# By their full names, as `executors.ray_cluster` may be the function.
+cluster_module = import_module(RayExecutor.__module__)
+worker_module = import_module(Work.__module__)
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 SLICES = ["1/2", "1/4", "1/8", {"name": "mixed", "widths": {"0-4": "full", "5-9": "1/8"}}]
@@ -109,14 +114,14 @@ def session(nodes: TwoNodes) -> Iterator[Any]:
     """This process connected to the cluster, as a notebook is."""
     import ray
 
-    ray.init(address=nodes.cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=nodes.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     yield ray
     ray.shutdown()
 
 
 @pytest.fixture
 def executor(session: Any) -> Iterator[RayExecutor]:
-    with ray_executor.ray_cluster() as executor:
+    with ray_cluster() as executor:
         yield executor
     assert session.is_initialized()  # it was the caller's connection
 
@@ -205,8 +210,8 @@ def test_what_came_back_before_a_worker_died_is_not_computed_again(
             time.sleep(1)  # for the score to arrive
             os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(ray_executor, "score_on_worker", dies_after_one_score)
-    monkeypatch.setattr(ray_executor, "passes", lambda jobs, _: [tuple(jobs)])
+    monkeypatch.setattr(cluster_module, "score_on_worker", dies_after_one_score)
+    monkeypatch.setattr(cluster_module, "passes", lambda jobs, _: [tuple(jobs)])
     out = run_sweep(two_slices(scorable), tmp_path / "out", executor=executor, report=False)
     digests = [job.key.digest for job in prepare(two_slices(scorable)).jobs]
     lines = [line.split() for line in asked.read_text().splitlines()]
@@ -225,12 +230,12 @@ def test_a_pass_whose_workers_all_die_is_named_and_the_rest_is_stored(
             os.kill(os.getpid(), signal.SIGKILL)
         yield from score_on_worker(work)
 
-    monkeypatch.setattr(ray_executor, "score_on_worker", dies_of_a_quarter)
-    monkeypatch.setattr(ray_executor, "passes", lambda jobs, _: [(job,) for job in jobs])
+    monkeypatch.setattr(cluster_module, "score_on_worker", dies_of_a_quarter)
+    monkeypatch.setattr(cluster_module, "passes", lambda jobs, _: [(job,) for job in jobs])
     warnings: list[str] = []
     with (
         pytest.raises(InputError) as failed,
-        ray_executor.ray_cluster(warn=warnings.append) as executor,
+        ray_cluster(warn=warnings.append) as executor,
     ):
         run_sweep(recipe, tmp_path / "out", executor=executor, report=False)
     assert str(failed.value) == (
@@ -284,7 +289,7 @@ def test_any_other_exception_of_a_worker_is_one_line_too(
     def broken(_: Any) -> None:
         raise ValueError("bad\nweights")
 
-    monkeypatch.setattr(ray_executor, "load_elastic", broken)
+    monkeypatch.setattr(worker_module, "load_elastic", broken)
     with pytest.raises(InputError, match="scoring tiny_boolq: ValueError: bad weights") as failed:
         next(score_on_worker(work(scorable)))
     assert pickle.loads(pickle.dumps(failed.value)).args == failed.value.args  # Ray sends it
@@ -296,7 +301,7 @@ def test_any_other_exception_of_a_worker_is_one_line_too(
 
 @pytest.mark.parametrize(
     ("device", "says"),
-    [("cuda", "has a GPU and 1 CPUs"), ("cuda:1", "one machine's device"), ("mps", "mps")],
+    [("cuda", "has a GPU and 1 CPU for"), ("cuda:1", "one machine's device"), ("mps", "mps")],
 )
 def test_a_device_that_the_cluster_does_not_have(
     executor: RayExecutor, scorable: Path, tmp_path: Path, device: str, says: str
@@ -308,7 +313,7 @@ def test_a_device_that_the_cluster_does_not_have(
 
 def test_a_worker_larger_than_any_node(session: Any, scorable: Path, tmp_path: Path) -> None:
     with (
-        ray_executor.ray_cluster(cpus_per_worker=2) as executor,
+        ray_cluster(cpus_per_worker=2) as executor,
         pytest.raises(InputError, match="no node of the Ray cluster has 2 CPUs for a worker"),
     ):
         run_sweep(two_slices(scorable), tmp_path / "out", executor=executor, report=False)

@@ -104,10 +104,12 @@ class Trainer:
             for kind, n in zip(KINDS, phase.shares, strict=True)
             if n
         ]
-        rows = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
+        tokens, targets, hints = (
+            torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)
+        )
         eighths, skips = slices.sample(rng, BATCH)
         widths = torch.from_numpy(eighths * (self.options.ffn // slices.STEPS))
-        return Batch(*rows, widths, torch.from_numpy(skips))
+        return Batch(tokens, targets, hints, widths, torch.from_numpy(skips))
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of what is asked, and of the hints among substances alone."""

@@ -2,4 +2,4 @@
 
 from .base import Executor as Executor
 from .local import LocalExecutor as LocalExecutor
-from .ray_cluster import ray_cluster as ray_cluster
+from .ray_executor import ray_cluster as ray_cluster

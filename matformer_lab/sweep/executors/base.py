@@ -1,4 +1,4 @@
-"""Where a sweep's scores are computed: what every executor does."""
+"""What every executor does, wherever it computes a sweep's scores."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from matformer_lab.sweep.recipe import Recipe
 from matformer_lab.sweep.store import Run
 
 ShowShare = Callable[[Sequence[Job], float], None]
-"""Called with the jobs of a pass and the share of it that is done, 0 to 1."""
+"""Called with the jobs of a pass and the share of the pass that is done, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,35 @@ class Scored:
 
 
 class Executor(Protocol):
-    """Computes scores somewhere."""
+    """Computes a sweep's scores somewhere."""
 
     def device(self, recipe: Recipe) -> str:
-        """The recipe's `device` with `auto` resolved for where the scores are computed."""
+        """The recipe's `device`, with `auto` resolved for where the scores are computed.
+
+        Raises:
+            InputError: When that place does not have the device.
+        """
 
     def fetched(self, prepared: Prepared) -> Prepared:
-        """`prepared` with whatever weights this process needs on its disk."""
+        """The same, with the weights that this process needs fetched to its disk.
+
+        Raises:
+            InputError: When they cannot be fetched.
+        """
 
     def scores(
         self, prepared: Prepared, pending: Sequence[Job], show_share: ShowShare
     ) -> Iterator[Scored]:
-        """A score for each of the jobs, as they finish. Raises `InputError`."""
+        """Compute scores.
+
+        Args:
+            prepared: The sweep.
+            pending: Its jobs to score.
+            show_share: Told how far each pass is, where that is known.
+
+        Yields:
+            A score for each job, as it finishes, in any order.
+
+        Raises:
+            InputError: When a score cannot be computed.
+        """

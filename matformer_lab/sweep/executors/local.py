@@ -13,17 +13,20 @@ from matformer_lab.sweep.recipe import Recipe
 
 
 class LocalExecutor:
-    """This process, one pass after the other."""
+    """Scores in this process, one pass after the other."""
 
     def device(self, recipe: Recipe) -> str:
+        """See `Executor`."""
         return resolve_device(recipe.device)
 
     def fetched(self, prepared: Prepared) -> Prepared:
+        """See `Executor`."""
         return replace(prepared, parent=with_weights(prepared.parent))
 
     def scores(
         self, prepared: Prepared, pending: Sequence[Job], show_share: ShowShare
     ) -> Iterator[Scored]:
+        """See `Executor`."""
         elastic = load_elastic(prepared)
         for group in passes(pending):
             yield from score_pass(prepared, elastic, group, show_share)

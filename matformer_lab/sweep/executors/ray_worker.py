@@ -1,4 +1,8 @@
-"""What a worker of a Ray cluster does: one pass, streamed back."""
+"""What a worker of a Ray cluster does: score a pass and stream its scores back.
+
+A worker process takes one pass after the other, and keeps what the passes of a sweep have in
+common: the opened recipe and the loaded weights.
+"""
 
 import json
 import logging
@@ -26,24 +30,32 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker is told: one pass of one sweep."""
+    """What a worker is told: one pass of one sweep.
+
+    Attributes:
+        sweep: A name of the run; nothing that was opened for another run is used for it.
+        recipe: In JSON, with only the pass's task, and valid on any node (`provenance.portable`).
+        keys: The driver's keys of the scores.
+        versions: The driver's library versions.
+        threads: CPU threads to use.
+    """
 
     sweep: str
-    """Names the sweep; what a worker has opened for another one is opened anew."""
     recipe: str
-    """As JSON, with this pass's task alone, and readable anywhere (`provenance.portable`)."""
     keys: tuple[Key, ...]
-    """The scores wanted, under the driver's keys."""
     versions: Mapping[str, str]
-    """The driver's libraries."""
     threads: int
 
 
 def score_on_worker(work: Work) -> Iterator[Scored]:
-    """A Ray task: score one pass, giving each score when it is there.
+    """Score one pass: what runs as a Ray task.
 
-    Whatever goes wrong is raised as an `InputError` that names the node; the traceback of what is
-    nobody's input at fault stays in Ray's log of the worker.
+    Yields:
+        Each score as it finishes.
+
+    Raises:
+        InputError: For everything that goes wrong, with the node's name. The traceback of an error
+            that no input has caused is in Ray's log of the worker.
     """
     try:
         yield from _scored(work)
@@ -65,8 +77,8 @@ def _scored(work: Work) -> Iterator[Scored]:
     for key, job in zip(work.keys, group, strict=True):
         if different := key.differences(asdict(job.key)):
             raise InputError(
-                f"it would not score what this machine asks for: {'; '.join(different)} "
-                "(there -> here); do all nodes see the same parent and datasets?"
+                f"would compute another score than this machine asks for: {'; '.join(different)} "
+                "(there -> here); give all nodes the same parent and datasets"
             )
     if prepared.device == "cpu":
         import torch
@@ -85,21 +97,23 @@ def _check_versions(wanted: Mapping[str, str]) -> None:
     ]
     if different:
         raise InputError(
-            f"other library versions: {'; '.join(different)}; install the same on every node"
+            f"other library versions: {'; '.join(different)}; install the same on all nodes"
         )
 
 
 @lru_cache(maxsize=1)
 def _opened(sweep: str, recipe: str) -> Prepared:
-    del sweep
+    """The recipe, prepared; kept until a pass of another task or another sweep comes."""
+    del sweep  # part of the cache's key: files may have changed since an earlier sweep
     prepared = prepare(parse_recipe(json.loads(recipe)))
     return replace(prepared, parent=with_weights(prepared.parent))
 
 
-_loaded: dict[str, "ElasticParent"] = {}
+_loaded: dict[str, "ElasticParent"] = {}  # by sweep; the latest one only
 
 
 def _elastic(sweep: str, prepared: Prepared) -> "ElasticParent":
+    """The parent's weights; kept until a pass of another sweep comes."""
     if sweep not in _loaded:
         _loaded.clear()
         _loaded[sweep] = load_elastic(prepared)

@@ -1,4 +1,4 @@
-"""One pass: the slices of a group on their one task."""
+"""One pass: several slices scored together on one task."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.evaluate import score_together
+from matformer_lab.evaluation.finite import NotFiniteScoresError
 from matformer_lab.gemma3n import TextConfig
 from matformer_lab.sweep.executors.base import Scored, ShowShare
 from matformer_lab.sweep.jobs import Job, Prepared
@@ -16,16 +17,20 @@ if TYPE_CHECKING:
     from matformer_lab.live.elastic import ElasticParent
 
 
-_SMALL_HIDDEN_SIZE: Final = 256
+_SMALL_HIDDEN_SIZE: Final = 256  # below this, one CPU thread is faster than several
 
 
 def load_elastic(prepared: Prepared) -> "ElasticParent":
-    """Those of the parent's weights that the recipe's slices need, as the recipe wants them."""
+    """Load the weights that the recipe's slices need, in its dtype and on its device.
+
+    Raises:
+        InputError: When there is too little memory.
+    """
     import torch
 
     from matformer_lab.live.elastic import ElasticParent
 
-    with _lack_of_memory_in_words(prepared):
+    with _memory_explained(prepared):
         return ElasticParent.load(
             prepared.parent,
             slices=[sized.slice for sized in prepared.sized],
@@ -37,12 +42,26 @@ def load_elastic(prepared: Prepared) -> "ElasticParent":
 def score_pass(
     prepared: Prepared, elastic: "ElasticParent", group: Sequence[Job], show_share: ShowShare
 ) -> Iterator[Scored]:
-    """Score the slices of `group` on their one task."""
+    """Score the slices of a pass together.
+
+    Args:
+        prepared: The sweep.
+        elastic: The parent, loaded by `load_elastic`.
+        group: The jobs of the pass, all of one task.
+        show_share: Told how far the pass is.
+
+    Yields:
+        A score for each job.
+
+    Raises:
+        InputError: When there is too little memory, or the task cannot be scored; after the other
+            scores, when a slice gives log-probabilities that are no numbers.
+    """
     recipe = prepared.recipe
     by_slice = {job.key.slice: job for job in group}
     models = {digest: elastic.live(job.slice) for digest, job in by_slice.items()}
     show_share(group, 0.0)
-    with _threads_for(prepared.parent.text), _lack_of_memory_in_words(prepared):
+    with _threads_for(prepared.parent.text), _memory_explained(prepared):
         scored = score_together(
             models,
             prepared.tokenizer,
@@ -51,22 +70,29 @@ def score_pass(
             batch_size=recipe.batch_size,
             progress=lambda share: show_share(group, share),
         )
-        for digest, score, seconds in scored:
-            job = by_slice[digest]
-            run = Run(
-                seconds=seconds,
-                prompt_chars=job.task.prompt_chars,
-                effective_params=job.sizes.effective,
-                batch_size=recipe.batch_size,
-                device_name=device_name(prepared.device),
-                finished=now(),
-            )
-            yield Scored(job.key, score, run)
+        try:
+            for digest, score, seconds in scored:
+                job = by_slice[digest]
+                run = Run(
+                    seconds=seconds,
+                    prompt_chars=job.task.prompt_chars,
+                    effective_params=job.sizes.effective,
+                    batch_size=recipe.batch_size,
+                    device_name=device_name(prepared.device),
+                    finished=now(),
+                )
+                yield Scored(job.key, score, run)
+        except NotFiniteScoresError as error:
+            (digest, first), *more = error.by_model.items()
+            others = ", ".join(by_slice[digest].name for digest, _ in more)
+            raise InputError(
+                f"slice {by_slice[digest].name}: {first}" + (f" (and {others})" if others else "")
+            ) from None
 
 
 @contextmanager
-def _lack_of_memory_in_words(prepared: Prepared) -> Iterator[None]:
-    """PyTorch's many words on memory as one line with a remedy."""
+def _memory_explained(prepared: Prepared) -> Iterator[None]:
+    """Turn PyTorch's long errors about memory into one line with a remedy."""
     import torch
 
     try:
@@ -76,17 +102,18 @@ def _lack_of_memory_in_words(prepared: Prepared) -> Iterator[None]:
             raise
         raise InputError(
             f"device: {prepared.device} has too little memory for these slices in "
-            f"{prepared.recipe.dtype}: `matformer-lab plan` says what a slice takes, and scoring "
-            "takes up to a fifth more; use narrower slices, bfloat16 or device: cpu"
+            f"{prepared.recipe.dtype}: `matformer-lab plan` shows what a slice needs, and scoring "
+            "needs up to a fifth more; use narrower slices, bfloat16 or device: cpu"
         ) from None
 
 
 @contextmanager
 def _threads_for(text: TextConfig) -> Iterator[None]:
-    """One CPU thread for a model too small to share out.
+    """Use one CPU thread for a model that is too small for several.
 
-    Its matrices take less time than waking a second thread: with an earlier embedded parent
-    (32 x 64) the demo needed 36 s of CPU with one thread on two busy cores, 89 to 122 s with two.
+    Multiplying its matrices takes less time than waking a second thread: with an earlier embedded
+    parent (32 x 64), the demo took 36 s of CPU time with one thread on two busy cores, and 89 to
+    122 s with two.
     """
     import torch
 

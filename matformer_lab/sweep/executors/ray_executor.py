@@ -1,12 +1,12 @@
 """A sweep's scores computed on an existing Ray cluster.
 
-Ray schedules; this file only says what a task is: one pass (`passes`) on one worker, which opens
-the parent itself, streams each score back as it finishes, and writes nothing. The driver alone
-writes the store, so that nodes need to share no more than the parent and the datasets, and what has
-come back when a node dies is never computed again.
+Ray does the scheduling; this file only says what a Ray task is: one pass (`sweep.passes`) on one
+worker (`ray_worker`), which opens the parent itself, streams each score back as it finishes, and
+writes nothing. Only the driver writes the store. So nodes have to share nothing but the parent and
+the datasets, and scores that came back before a node died are never computed again.
 
-A worker refuses a task that it would score under another key or with other library versions than
-the driver's, so scores of differing nodes cannot mix.
+A worker refuses a pass that it would score under other keys or with other library versions than the
+driver's, so scores of differing nodes cannot mix.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from matformer_lab.sweep.provenance import library_versions, portable
 from matformer_lab.sweep.recipe import Recipe
 
 TRIES: Final = 4
-"""How often a pass is started before it counts as failed; as Ray's own tasks."""
-
-_CONNECT_SECONDS: Final = 10.0
-_LOOK_AT_CLUSTER_SECONDS: Final = 30.0
-
+"""How often a pass is started before it counts as failed; the same as for Ray's own tasks."""
 
 Warn = Callable[[str], None]
+"""Called with one line for the user."""
+
+_CONNECT_SECONDS: Final = 10.0
+_LOOK_AT_CLUSTER_SECONDS: Final = 30.0  # how often an idle driver checks for live nodes
 
 
 @dataclass
@@ -41,18 +41,30 @@ class _Running:
     """A pass on the cluster."""
 
     jobs: tuple[Job, ...]
-    """Whose scores have not come back."""
+    """Those whose scores have not come back."""
     tries: int
+    """How often the pass has been started."""
 
 
 @contextlib.contextmanager
 def ray_cluster(
     cpus_per_worker: int | None = None, *, warn: Warn = lambda _: None
 ) -> Iterator["RayExecutor"]:
-    """An executor on the cluster at RAY_ADDRESS, else on the one this machine belongs to.
+    """An executor on the Ray cluster at RAY_ADDRESS, else on the one this machine belongs to.
 
-    Raises `InputError` where Ray is not installed or no cluster is found. On leaving, what still
-    runs is stopped. `warn` is told of dead nodes.
+    A context manager: on leaving it, passes that still run are stopped.
+
+    Args:
+        cpus_per_worker: CPUs of each worker; None: 1 beside a GPU, else all of the smallest node.
+        warn: Told of dead nodes, one line each.
+
+    Raises:
+        InputError: When Ray is not installed or no cluster is found.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> with ml.ray_cluster(warn=print) as executor:  # doctest: +SKIP
+        ...     ml.run_sweep("demo", "runs/demo", executor=executor)
     """
     try:
         import ray
@@ -64,7 +76,7 @@ def ray_cluster(
     if not connected_before:
         _connect(ray)
     executor = RayExecutor(ray, cpus_per_worker, warn)
-    # Ray's own notes on dead nodes go to stdout, with pages of its log, and some come at the end.
+    # Ray prints dead nodes to stdout, with pages of its log, some of it only at the end.
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             yield executor
@@ -75,16 +87,16 @@ def ray_cluster(
 
 
 def _connect(ray: Any) -> None:
-    """`ray.init` on an existing cluster, or one line that says why not."""
+    """Call `ray.init` on an existing cluster; an `InputError` says why that is not possible."""
     hint = "start one (`ray start --head`), or set RAY_ADDRESS to HOST:PORT of its head node"
     address = os.environ.get("RAY_ADDRESS", "")
     if "://" in address:
         raise InputError(
-            f"RAY_ADDRESS {address}: a sweep is started on a node of the cluster, with HOST:PORT "
-            "of its head node; from outside, use `ray job submit`"
+            f"RAY_ADDRESS {address}: start the sweep on a node of the cluster, with HOST:PORT of "
+            "its head node; from outside, use `ray job submit`"
         )
     host, _, port = address.rpartition(":")
-    if host and port.isdigit():  # Ray itself tries for more than five minutes
+    if host and port.isdigit():  # Ray itself would try for more than five minutes
         try:
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
         except OSError as error:
@@ -98,7 +110,10 @@ def _connect(ray: Any) -> None:
 
 
 class RayExecutor:
-    """Passes as Ray tasks: one GPU each, or a share of a node's CPUs. See `ray_cluster`."""
+    """Scores passes as Ray tasks, with one GPU or a share of a node's CPUs each.
+
+    `ray_cluster` makes one.
+    """
 
     def __init__(self, ray: Any, cpus_per_worker: int | None, warn: Warn) -> None:
         self._ray = ray
@@ -107,31 +122,34 @@ class RayExecutor:
         self._running: dict[Any, _Running] = {}
 
     def device(self, recipe: Recipe) -> str:
-        """`auto`: GPUs if the cluster has any, else CPUs."""
+        """See `Executor`; `auto` is GPUs if the cluster has any, else CPUs."""
         if recipe.device not in ("auto", "cpu", "cuda"):
             raise InputError(
-                f"device: {recipe.device} names one machine's device; on a Ray cluster give cuda, "
-                "cpu or auto"
+                f"device: {recipe.device} is one machine's device; on a Ray cluster use cuda, cpu "
+                "or auto"
             )
         if recipe.device != "auto":
             return recipe.device
         return "cuda" if any(node.get("GPU") for node in self._nodes()) else "cpu"
 
     def fetched(self, prepared: Prepared) -> Prepared:
-        """Each node gets the weights itself."""
+        """See `Executor`; unchanged, as each node fetches the weights itself."""
         return prepared
 
     def scores(
         self, prepared: Prepared, pending: Sequence[Job], show_share: ShowShare
     ) -> Iterator[Scored]:
-        """The pending jobs' scores as workers finish them, the longest pass started first.
+        """See `Executor`; the longest passes are started first.
 
-        A pass whose worker dies is started again for what had not come back. Raises `InputError`
-        for what a worker refuses or fails at, and at the end for passes that had `TRIES` workers
-        die. How far a running pass is stays unknown here, so `show_share` is not called.
+        A pass whose worker dies is started again for the scores that had not come back. How far a
+        running pass is, the driver does not know, so `show_share` is not called.
+
+        Raises:
+            InputError: When a worker refuses a pass or fails; and at the end, when `TRIES` workers
+                died of one pass.
         """
         exceptions = self._ray.exceptions
-        # A worker was killed, its node died, or what it had sent was lost with its node.
+        # A worker was killed, its node died, or a score it had sent was lost with its node.
         lost = (
             exceptions.WorkerCrashedError,
             exceptions.NodeDiedError,
@@ -143,8 +161,8 @@ class RayExecutor:
         workers = self._workers(gpu, cpus)
         if not workers:
             raise InputError(
-                f"no node of the Ray cluster has {'a GPU and ' * gpu}{cpus} CPUs for a worker; see "
-                "`ray status`, or give --cpus-per-worker"
+                f"no node of the Ray cluster has {'a GPU and ' * gpu}{cpus} CPU{'s' * (cpus > 1)} "
+                "for a worker; see `ray status`, or set `cpus_per_worker`"
             )
         start = self._starter(prepared, gpu, cpus)
         for group in sorted(passes(pending, workers), key=pass_cost, reverse=True):
@@ -178,14 +196,14 @@ class RayExecutor:
             )
 
     def cancel(self) -> None:
-        """Stop what still runs, at once: workers write nothing that could be left half done."""
+        """Stop all running passes at once; workers write nothing that could be left half done."""
         for stream in self._running:
             self._ray.cancel(stream, force=True)
         self._running.clear()
 
     def _starter(self, prepared: Prepared, gpu: bool, cpus: int) -> Callable[..., Any]:
-        """A function that sends a pass to the cluster and gives its stream of scores."""
-        # Retries are this file's: Ray's would compute a pass from its start.
+        """A function that sends a pass to the cluster and returns its stream of scores."""
+        # This file does the retries; Ray's would compute a pass from its start.
         remote = self._ray.remote(
             num_cpus=cpus, num_gpus=int(gpu), max_retries=0, name="matformer-lab pass"
         )(score_on_worker)
@@ -197,7 +215,7 @@ class RayExecutor:
         return start
 
     def _next_ready(self, gpu: bool, cpus: int) -> Any:
-        """A stream that has a score, an end or an error to give."""
+        """A stream that has a score, its end or an error to give."""
         told = False
         while True:
             ready, _ = self._ray.wait(
@@ -206,7 +224,7 @@ class RayExecutor:
             if ready:
                 return ready[0]
             if not told and not self._workers(gpu, cpus):
-                self._warn("no node of the Ray cluster can run a worker any more; waiting for one")
+                self._warn("no node of the Ray cluster is left to run a worker; waiting for one")
                 told = True
 
     def _nodes(self) -> list[Mapping[str, float]]:
@@ -214,12 +232,12 @@ class RayExecutor:
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
     def _usual_cpus(self, gpu: bool) -> int:
-        """One for a GPU's worker; else a whole node, the smallest that has CPUs."""
+        """CPUs of a worker: 1 beside a GPU, else all of the smallest node that has any."""
         cpus = [int(node.get("CPU", 0)) for node in self._nodes()]
         return 1 if gpu else min((count for count in cpus if count), default=1)
 
     def _workers(self, gpu: bool, cpus: int) -> int:
-        """How many workers run at a time."""
+        """How many workers can run at a time."""
 
         def on(node: Mapping[str, float]) -> int:
             by_cpus = int(node.get("CPU", 0)) // cpus
@@ -229,7 +247,14 @@ class RayExecutor:
 
 
 def work_of(prepared: Prepared, group: Sequence[Job], *, sweep: str, threads: int) -> Work:
-    """What a worker needs to know to score `group`, the jobs of one task."""
+    """What a worker needs to know to score a pass.
+
+    Args:
+        prepared: The sweep.
+        group: The jobs of the pass, all of one task.
+        sweep: A name of this run of the sweep.
+        threads: CPU threads of the worker.
+    """
     recipe = portable(prepared.recipe, prepared.parent)
     tasks = [task for task in recipe["tasks"] if task["name"] == group[0].task.name]
     return Work(
@@ -246,17 +271,11 @@ def _described(jobs: Sequence[Job]) -> str:
 
 
 def _first_sentence(error: BaseException) -> str:
-    """What a Ray error begins with; much advice follows."""
+    """The start of a Ray error; the rest is general advice."""
     return one_line(error).partition(". ")[0]
 
 
 def _died(running: _Running, error: Exception) -> str:
-    left = TRIES - running.tries
-    what = f"{left} more tries" if left else "no more tries"
-    return f"lost the worker of {_described(running.jobs)} ({_first_sentence(error)}); {what}"
-
-
-# --- on a worker -------------------------------------------------------------------------------
-
-
-# A worker process takes one pass after the other and keeps what they have in common.
+    left = TRIES - running.tries or "no"
+    lost = f"lost the worker of {_described(running.jobs)} ({_first_sentence(error)})"
+    return f"{lost}; {left} more {'try' if left == 1 else 'tries'}"

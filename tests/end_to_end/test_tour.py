@@ -1,0 +1,23 @@
+"""The tour in CONTRIBUTING.md names every module, once, and nothing that is not there."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "matformer_lab"
+
+
+def test_the_tour_is_the_folder() -> None:
+    _, tour = (ROOT / "CONTRIBUTING.md").read_text().split("## The code, in the order of the data")
+    named: list[str] = []
+    folder = ""
+    for heading, module in re.findall(r"^\*\*`([^`]+)`\*\*|^\| `([^`]+)` \|", tour, re.MULTILINE):
+        if heading.endswith(".py"):
+            named.append(heading)
+        elif heading:
+            folder = heading
+        else:
+            named.append(folder + module)
+    there = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")]
+    wanted = sorted(name for name in there if not name.endswith("__.py"))
+    assert sorted(named) == wanted
