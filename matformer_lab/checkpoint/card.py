@@ -1,5 +1,6 @@
 """The model card of a written checkpoint."""
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ from matformer_lab.slicing.tables import (
 
 CARD_FILE: Final = "README.md"
 _MAX_CARD_BYTES: Final = 1 << 20
+_FRONT = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
+"""A card's metadata: YAML between two lines of dashes, at its very start."""
 _TAGS: Final = ["matformer", "mix-n-match", "gemma3n", "matformer-lab"]
 
 
@@ -45,7 +48,7 @@ def model_card(plan: Plan, base_model: str | None = None) -> str:
         "pipeline_tag": "text-generation" if plan.text_only else "image-text-to-text",
         "tags": _TAGS,
     }
-    front = yaml.safe_dump(metadata, sort_keys=False).strip()
+    front = yaml.safe_dump(metadata, sort_keys=False, width=10**6).strip()
     name = escape_markdown(plan.slice.name)
     shown_base = escape_markdown(base if isinstance(base, str) else plan.parent.name)
     text_only = " --text-only" if plan.text_only and plan.parent.multimodal else ""
@@ -101,9 +104,9 @@ def parent_card_metadata(folder: Path | None) -> dict[str, Any]:
         return {}
     try:
         text = read_small(path_inside(folder, CARD_FILE, str(folder)), _MAX_CARD_BYTES).decode()
-        front = text.split("---\n", 2)[1] if text.startswith("---\n") else ""
-        metadata = parse_yaml(front.encode(), CARD_FILE)
-    except (InputError, ValueError, IndexError):
+        front = _FRONT.match(text)
+        metadata = parse_yaml(front[1].encode(), CARD_FILE) if front else None
+    except (InputError, ValueError):
         return {}
     if not isinstance(metadata, dict):
         return {}

@@ -34,7 +34,7 @@ from matformer_lab.checkpoint.verification.claim import members_of
 from matformer_lab.checkpoint.write import DEFAULT_MAX_SHARD_SIZE, check_base_model
 from matformer_lab.common.atomic import fsync_folder
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.paths import StrPath
+from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.progress import Advance, Progress, bytes_bar
 from matformer_lab.common.units import in_units, parse_size
 from matformer_lab.slicing.plan import Plan
@@ -80,7 +80,7 @@ def write_family(
         >>> sorted(path.name for path in family.iterdir())
         ['e2b', 'uniform-1-2']
     """
-    out = Path(out)
+    out = to_path(out)
     max_shard_bytes = parse_size(max_shard_size, "max_shard_size")
     check_base_model(base_model)
     plans = with_local_weights(plans, out, progress=progress is True)

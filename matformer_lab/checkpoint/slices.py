@@ -16,7 +16,7 @@ from matformer_lab.checkpoint.write import (
     check_base_model,
     write_checkpoint,
 )
-from matformer_lab.common.paths import StrPath
+from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.progress import Progress
 from matformer_lab.common.units import parse_size
 from matformer_lab.parent.opening import open_parent
@@ -103,7 +103,7 @@ def write_slices(
         >>> print(ml.write_slices("tiny", ["e2b", "1/2"], "slices"))
         slices: 2 slices, 974,480 bytes of tensors held in 827,240
     """
-    out = Path(out)
+    out = to_path(out)
     max_shard_bytes = parse_size(max_shard_size, "max_shard_size")
     check_base_model(base_model)
     opened = parent if isinstance(parent, Parent) else open_parent(parent)

@@ -16,7 +16,7 @@ from matformer_lab.checkpoint.disk.staging import (
 from matformer_lab.checkpoint.parent_watch import ParentWatch
 from matformer_lab.checkpoint.sources import with_local_weights
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.paths import StrPath
+from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.progress import Progress, bytes_bar
 from matformer_lab.common.units import parse_size
 from matformer_lab.parent.hub import looks_like_repo_id
@@ -65,7 +65,7 @@ def write_checkpoint(
         >>> sorted(path.name for path in ml.write_checkpoint(plan, "tiny-e2b").iterdir())[:3]
         ['README.md', 'config.json', 'generation_config.json']
     """
-    out = Path(out)
+    out = to_path(out)
     max_shard_bytes = parse_size(max_shard_size, "max_shard_size")
     check_base_model(base_model)
     (plan,) = with_local_weights([plan], out, progress=progress is True)

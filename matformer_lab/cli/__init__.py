@@ -1,7 +1,11 @@
 """The command line."""
 
-from collections.abc import Sequence
-from typing import NoReturn
+from __future__ import annotations
+
+TYPE_CHECKING = False  # typing's own takes a while to import; see starting.py
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

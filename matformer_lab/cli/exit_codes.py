@@ -1,6 +1,10 @@
 """What the process tells whoever called it."""
 
-from typing import Final
+from __future__ import annotations
+
+TYPE_CHECKING = False  # typing's own takes a while to import; see starting.py
+if TYPE_CHECKING:
+    from typing import Final
 
 DONE: Final = 0
 NO: Final = 1

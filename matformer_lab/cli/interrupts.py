@@ -8,14 +8,19 @@
   process at once, which the next run can take as any kill.
 """
 
+from __future__ import annotations
+
+import atexit
 import os
 import signal
 import time
-from contextlib import suppress
-from types import FrameType
-from typing import Final, NoReturn
 
 from matformer_lab.cli.exit_codes import INTERRUPTED
+
+TYPE_CHECKING = False  # typing's own takes a while to import; see starting.py
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Final, NoReturn
 
 MESSAGE: Final = "interrupted; run the same command again to continue"
 _PATIENCE: Final = 1.0
@@ -46,12 +51,25 @@ def say_and_leave(line: str, code: int) -> NoReturn:
         os._exit(code)
 
 
-def _handle(handler: "signal._HANDLER") -> None:
+def leave_cleanly() -> NoReturn:
+    """End the process after an interrupt.
+
+    Python's own way out waits for threads that still work, and gives Ctrl-C back its power to kill.
+    """
+    try:
+        atexit._run_exitfuncs()
+    finally:
+        os._exit(INTERRUPTED)
+
+
+def _handle(handler: signal._HANDLER) -> None:
     """Handle Ctrl-C so, unless it is ignored (a job in the background) or somebody else's."""
     ours = (signal.default_int_handler, _leave, _interrupt)
     if signal.getsignal(signal.SIGINT) in ours:
-        with suppress(ValueError):  # not the main thread, where no signals arrive
+        try:
             signal.signal(signal.SIGINT, handler)
+        except ValueError:  # not the main thread, where no signals arrive
+            return
 
 
 def _leave(_: int, __: FrameType | None) -> NoReturn:

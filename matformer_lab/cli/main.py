@@ -102,8 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _run(arguments)
     except KeyboardInterrupt:
         code = _interrupted()
-    if code != INTERRUPTED:
-        interrupts.leave_at_once()
+    if code == INTERRUPTED:
+        interrupts.leave_cleanly()
+    interrupts.leave_at_once()
     sys.exit(code)
 
 

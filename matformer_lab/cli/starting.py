@@ -2,18 +2,21 @@
 
 `matformer_lab/__init__` calls `started` as soon as it sees that it is imported by the command line,
 so that Ctrl-C, too little memory and a closed stdout end in a line and the right exit code from
-then on. Only the standard library is imported here.
+then on. Until Ctrl-C is looked after, nothing is imported that takes long, typing included.
 """
+
+from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
-from pathlib import Path
-from types import TracebackType
-from typing import Final, NoReturn
 
 from matformer_lab.cli import interrupts
 from matformer_lab.cli.exit_codes import BAD_INPUT, INTERRUPTED, UNFORESEEN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Final, NoReturn
 
 MIN_ADDRESS_SPACE: Final = 512 << 20
 """Bytes. With less, libraries fail while they are imported, each in a way of its own: some of them
@@ -27,7 +30,7 @@ def is_command() -> bool:
     program = (sys.argv or [""])[0]  # during `python -m`, the program is "-m"
     if program == "-m":
         return "matformer_lab" in sys.orig_argv
-    return Path(program).name.removesuffix(".exe") == "matformer-lab"
+    return os.path.basename(program).removesuffix(".exe") == "matformer-lab"  # noqa: PTH119
 
 
 def started() -> None:
@@ -38,9 +41,9 @@ def started() -> None:
     if _done:
         return
     _done.append(True)
-    _open_streams()
-    sys.excepthook = _uncaught
     interrupts.leave_at_once()
+    sys.excepthook = _uncaught
+    _open_streams()
     _check_address_space()
 
 
@@ -57,10 +60,11 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
-        with suppress(AttributeError, ValueError, OSError):  # replaced by somebody's own
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):  # else somebody's own
             # Under PYTHONIOENCODING=ascii, and for names that are no text.
-            getattr(sys, name).reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _check_address_space() -> None:
@@ -80,13 +84,17 @@ def _check_address_space() -> None:
 def _uncaught(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> NoReturn:
-    """What no `except` caught: an error while the package itself was imported."""
+    """What no `except` caught: an error while the package itself was imported, which is too broken
+    to be imported for the message."""
     if interrupts.happened(error):
         _end(interrupts.MESSAGE, INTERRUPTED)
-    from matformer_lab.cli.unforeseen import out_of_memory, unforeseen
-
-    lacking = out_of_memory(error)
-    _end(f"error: {lacking or unforeseen(error)}", BAD_INPUT if lacking else UNFORESEEN)
+    if isinstance(error, MemoryError):
+        _end("error: not enough memory to start", BAD_INPUT)
+    _end(
+        f"error: matformer-lab cannot be imported ({kind.__name__}: {str(error)!a}); "
+        "install it again",
+        UNFORESEEN,
+    )
 
 
 def _end(line: str, code: int) -> NoReturn:

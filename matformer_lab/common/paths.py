@@ -1,7 +1,25 @@
-"""The type of paths that callers pass."""
+"""The type of paths that callers pass, and what becomes of them."""
 
 import os
+from pathlib import Path
 from typing import TypeAlias
+
+from matformer_lab.common.errors import InputError, one_line
 
 StrPath: TypeAlias = str | os.PathLike[str]
 """A path, as every public function accepts it."""
+
+
+def to_path(written: StrPath) -> Path:
+    """A path that the file system can be asked about.
+
+    Raises:
+        InputError: No file can have the name: it holds a NUL, or what cannot be encoded.
+    """
+    try:
+        if "\0" in os.fspath(written):
+            raise ValueError("a NUL in the name")
+        os.fsencode(written)
+    except ValueError as error:
+        raise InputError(f"{written}: is no file name ({one_line(error)})") from None
+    return Path(written)

@@ -5,7 +5,7 @@ import json
 from typing import Any, Final
 
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.common.nesting import check_nesting
+from matformer_lab.common.nesting import MAX_NESTING, check_nesting
 
 MAX_DIGITS: Final = 1000
 """Digits of a whole number; Python itself refuses to read or print more than 4300."""
@@ -52,7 +52,11 @@ def strict_json(data: bytes, where: str) -> dict[str, Any]:
         check_nesting([value])
         if b"\\u" in data:
             json.dumps(value, ensure_ascii=False).encode()  # fails on a lone surrogate
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise InputError(
+            f"{where}: not valid JSON (is nested more than {MAX_NESTING} levels deep)"
+        ) from None
+    except ValueError as error:
         raise InputError(f"{where}: not valid JSON ({one_line(error)})") from None
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(value).__name__}")

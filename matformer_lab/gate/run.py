@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from matformer_lab.common.atomic import write_atomic
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.paths import StrPath
+from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.gate.baseline import dump_baseline, load_baseline, make_baseline
 from matformer_lab.gate.compare import compare
 from matformer_lab.gate.junit import to_junit
@@ -47,9 +45,9 @@ def run_gate(
         >>> ml.run_gate("runs/demo", "baseline.yaml", max_drop=0.5).ok  # doctest: +SKIP
         True
     """
-    folder, baseline = Path(folder), Path(baseline)
-    markdown_file = Path(markdown) if markdown else None
-    junit_file = Path(junit) if junit else None
+    folder, baseline = to_path(folder), to_path(baseline)
+    markdown_file = to_path(markdown) if markdown else None
+    junit_file = to_path(junit) if junit else None
     if not max_drop >= 0:
         raise InputError(f"`max_drop` is {max_drop}; give points of score, 0 or more")
     for target in filter(None, (baseline if update else None, markdown_file, junit_file)):

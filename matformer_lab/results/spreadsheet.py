@@ -16,11 +16,12 @@ def spreadsheet_csv(frame: pd.DataFrame) -> str:
     """A table as CSV, none of whose texts starts like a formula.
 
     An apostrophe goes before those that would, as the spreadsheets themselves mark text. Where a
-    text has a semicolon, texts are quoted: `a;=1` stays one cell where that is the list separator.
+    text has a semicolon or a tab, texts are quoted: `a;=1` stays one cell where that is the list
+    separator.
     """
-    split = frame.map(lambda cell: isinstance(cell, str) and ";" in cell).to_numpy().any()
+    split = frame.map(lambda cell: isinstance(cell, str) and (";" in cell or "\t" in cell))
     safe = frame.map(_as_text)
-    if split:
+    if split.to_numpy().any():
         return safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
     return safe.to_csv(index=False)
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.paths import StrPath
+from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.common.strict_yaml import load_yaml
 from matformer_lab.common.validation import explain
@@ -74,7 +74,9 @@ class Recipe(BaseModel):
         Field(description="Requests in one forward pass."),
     ] = "auto"
     limit: Annotated[
-        Annotated[StrictInt, Field(gt=0)] | Annotated[StrictFloat, Field(gt=0)] | None,
+        Annotated[StrictInt, Field(gt=0)]
+        | Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False)]
+        | None,
         Field(description="As lm_eval --limit: items per task, or a fraction below 1; null: all."),
     ] = None
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32, description="As lm_eval --seed.")] = 1234
@@ -138,7 +140,7 @@ class Recipe(BaseModel):
     @property
     def datasets_folder(self) -> Path | None:
         """`datasets`, resolved against the recipe's folder."""
-        return None if self.datasets is None else (self.base / self.datasets).resolve()
+        return None if self.datasets is None else to_path(self.base / self.datasets).resolve()
 
 
 def load_recipe(path: StrPath, overrides: Mapping[str, Any] | None = None) -> Recipe:

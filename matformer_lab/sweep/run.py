@@ -14,7 +14,7 @@ from typing import Any
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.locks import locked
-from matformer_lab.common.paths import StrPath
+from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.results.description import describe
 from matformer_lab.results.files import STORE, samples_file
 from matformer_lab.results.own_files import OwnFiles, disk_errors, own_files, remove_leftovers
@@ -54,9 +54,10 @@ def dry_run(recipe: Recipe | StrPath, out: StrPath, *, executor: Executor | None
         1 of 1 scores to compute; time: unknown until something has run
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    own_files(Path(out)).check()
+    out = to_path(out)
+    own_files(out).check()
     device = (executor or LocalExecutor()).device(recipe)
-    return statuses_of(prepare(recipe, device=device).jobs, Store(Path(out) / STORE))
+    return statuses_of(prepare(recipe, device=device).jobs, Store(out / STORE))
 
 
 def run_sweep(
@@ -94,7 +95,7 @@ def run_sweep(
         >>> ml.run_sweep(recipe, "runs/example").name
         'example'
     """
-    out = Path(out)
+    out = to_path(out)
     _usable(out)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     executor = executor or LocalExecutor()

@@ -220,9 +220,14 @@ def test_the_parents_licence_is_kept(tmp_path: Path) -> None:
         ("license: [" * 20_000, "gemma"),
         ("license: &a [*a, *a]", "gemma"),
         ("license: 2001-99-99", "2001-99-99"),  # no date, so a text
+        ("license: !!timestamp x", "gemma"),
+        ("license: !!bool x", "gemma"),
+        ('license: !!int ""', "gemma"),
+        ("license: " + "9" * 5000, "gemma"),
         ("- x", "gemma"),
         ("\x00", "gemma"),
     ],
+    ids=lambda text: text[:22],
 )
 def test_a_parents_card_that_makes_no_sense(
     front: str, licence: str, pico: Path, tmp_path: Path
@@ -234,6 +239,30 @@ def test_a_parents_card_that_makes_no_sense(
     metadata = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
     assert metadata["base_model"] == "google/gemma-3n-E4B"  # known by the folder's name
     assert metadata["license"] == licence
+
+
+def test_a_parents_card_that_wants_to_write_the_childs(pico: Path, tmp_path: Path) -> None:
+    wicked = "a\x1b[2J\u202e\n---\n# owned\r\x85\u2028b ---"
+    folder = Path(shutil.copytree(pico, tmp_path / "p"))
+    fields = {
+        "license": wicked,
+        "license_name": [wicked, "c" * 200 + " d" * 100],
+        "license_link": "<b>",
+        "base_model": f"e/f {wicked}",
+        wicked: wicked,
+    }
+    (folder / "README.md").write_text(f"---\n{json.dumps(fields)}\n---\n", encoding="utf-8")
+    parent = open_parent(str(folder))
+    out = write_checkpoint(make_plan(parent, resolve_slice("1/2", parent)), tmp_path / "c")
+    card = (out / "README.md").read_text()
+    assert all(line.isprintable() for line in card.split("\n"))
+    assert "\n# owned" not in card and card.count("\n---\n") == 1
+    metadata = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
+    clean = "a[2J --- # owned b ---"
+    assert metadata["license"] == clean
+    assert metadata["license_name"] == [clean, "c" * 200 + " d" * 100]
+    assert metadata["base_model"] == f"e/f {clean}"
+    assert len(card.split("\n---\n")[0].splitlines()) < 20
 
 
 @pytest.mark.skipif(os.name != "posix", reason="makes a pipe")

@@ -1,12 +1,14 @@
-"""Mutated headers, indexes, configs and slice files: refused in words, or right; never a crash.
+"""Mutated headers, indexes, configs, slice files, recipes, baselines, cards and sweep folders:
+refused in words, or right; never a crash.
 
 Every mutation must end as an `InputError` or be accepted, and what is accepted, `safetensors`
-itself must accept with the same names, dtypes and shapes. 22,000 mutations; `FUZZ=10` multiplies
+itself must accept with the same names, dtypes and shapes. 28,000 mutations; `FUZZ=10` multiplies
 them.
 """
 
 import json
 import os
+import shutil
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -18,21 +20,29 @@ from typing import Any
 
 import pytest
 import safetensors
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from matformer_lab.checkpoint.card import model_card
 from matformer_lab.checkpoint.verification.verify import verify_checkpoint
 from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.content_digest import cache_folder
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.printable import shown
 from matformer_lab.common.strict_json import strict_json
+from matformer_lab.gate.baseline import load_baseline
+from matformer_lab.gate.run import run_gate
 from matformer_lab.parent.folder import open_folder
 from matformer_lab.parent.headers import read_header
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent, build_parent
+from matformer_lab.results.read import read_sweep
 from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.slice import Slice
+from matformer_lab.sweep.recipe import load_recipe, parse_recipe
+from matformer_lab.sweep.run import run_sweep
 
 TIMES = int(os.environ.get("FUZZ", "1"))
 BATCH = 20
@@ -62,9 +72,18 @@ def batch(seed: int) -> Iterator[Random]:
 MORSELS = r"""
 0 -1 -0 1.0 1e2 1E400 99999999999999999999 18446744073709551616 9223372036854775807 null true NaN
 Infinity " \ { } [ ] , : \u0000 \ud800 \u00e9 ../ / BF16 F32 F4 I64 __metadata__ a # &a *a
-!!python/name:os << ? | % @ = ' * _ () [] {} １ ² é
+!!python/name:os << ? | % @ = ' * _ () [] {} １ ² é !!bool
+!!timestamp !!int !!float !!binary !!set ! 1:59 2001-02-30 0x1f 010 1_0 .inf .nan 1.0e+999
+\x1b \x1c \x85 \u202e \0 "\0" "\ud800" ~ - ... --- %YAML
 """
-BYTES = [*MORSELS.encode().split(), b"", b" ", b"\n", b"\t", b"\x00", b"\xff", b"\xef\xbb\xbf"]
+DEEP = [b"[" * 2000, b"- " * 2000, b"{a: " * 2000, b'{"a":' * 2000, b"9" * 5000, b":59" * 2000]
+CONTROLS = ["\x1b[2J", "\x1c", "\x85", "\u202e", "\u2028", "\0", "\r"]
+BYTES = [
+    *MORSELS.encode().split(),
+    *DEEP,
+    *(control.encode() for control in CONTROLS),
+    *(b"", b" ", b"\n", b"\t", b"\x00", b"\xff", b"\xef\xbb\xbf"),
+]
 
 
 def mutated(data: bytes, random: Random) -> bytes:
@@ -86,7 +105,8 @@ def mutated(data: bytes, random: Random) -> bytes:
 
 ODD = """
 [null, true, false, 0, -1, 1, 2, 7, 2147483648, 9223372036854775808, 18446744073709551616, 1e30,
- 0.5, -0.0, 1e308, "", "x", "../x", "/etc/passwd", "a\\nb", "\\ud7ff", [], [[]], {}, {"a": 1}, [0],
+ 0.5, -0.0, 1e308, "", "x", "../x", "/etc/passwd", "a\\nb", "\\ud7ff",
+ "\\u001b[2J", "\\u202e", "!!bool", NaN, Infinity, -Infinity, [], [[]], {}, {"a": 1}, [0],
  ["full_attention"], "BF16", "I4"]
 """
 
@@ -317,6 +337,133 @@ def test_a_yaml_slice_file(scratch: Path, pico_parent: Parent, seed: int) -> Non
 def test_a_csv_slice_file(scratch: Path, pico_parent: Parent, seed: int) -> None:
     for random in batch(seed):
         resolve_file(scratch / "s.csv", mutated(CSV, random), pico_parent)
+
+
+# --- recipes, baselines, cards and sweep folders -------------------------------------------------
+
+RECIPE = b"""\
+parent: tiny
+slices: [e2b, {name: x, widths: 1/2}, {sample: 2, widths: [1/2, full], seed: 3}]
+tasks: [{name: tiny_boolq, num_fewshot: 0, metric: acc}, tiny_hellaswag]
+limit: 8
+seed: 1234
+dtype: float32
+batch_size: auto
+"""
+
+
+def in_words(call: Callable[[], object]) -> None:
+    """The call works, or says why not in an `InputError` that can be shown."""
+    try:
+        call()
+    except InputError as error:
+        assert shown(str(error)).isprintable()
+        assert shown(str(error))
+
+
+@fuzz(1500)
+def test_a_recipe(scratch: Path, pico_parent: Parent, seed: int) -> None:
+    def read() -> None:
+        recipe = load_recipe(path)
+        resolve_slices(recipe.slices, pico_parent, scratch)
+
+    path = scratch / "recipe.yaml"
+    for random in batch(seed):
+        path.write_bytes(mutated(RECIPE, random))
+        in_words(read)
+
+
+@fuzz(1500)
+def test_values_in_a_recipe(scratch: Path, pico_parent: Parent, seed: int) -> None:
+    def read() -> None:
+        recipe = load_recipe(path)
+        resolve_slices(recipe.slices, pico_parent, scratch)
+
+    path = scratch / "recipe-values.yaml"
+    for random in batch(seed):
+        path.write_text(yaml.safe_dump(swapped(yaml.safe_load(RECIPE), random)))
+        in_words(read)
+
+
+CARD = b"""\
+---
+license: gemma
+license_name: [a, b]
+base_model: a/b
+tags:
+- x
+---
+# Card
+"""
+
+
+@fuzz(500)
+def test_a_parents_card(scratch: Path, pico: Path, seed: int) -> None:
+    """A card is never required: whatever it says, ours is whole."""
+    folder = scratch / "with-a-card"
+    if not folder.exists():
+        shutil.copytree(pico, folder)
+    for random in batch(seed):
+        (folder / "README.md").write_bytes(mutated(CARD, random))
+        parent = open_parent(str(folder))
+        card = model_card(make_plan(parent, Slice("half", (32,) * 10)))
+        front, body = card.removeprefix("---\n").split("\n---\n", 1)
+        assert isinstance(yaml.safe_load(front), dict) and body.startswith("\n# half: a slice of")
+        assert all(line.isprintable() for line in card.split("\n"))
+
+
+@pytest.fixture(scope="module")
+def swept(scratch: Path) -> Path:
+    """The folder of a finished sweep, and its baseline."""
+    recipe = {
+        "parent": "tiny",
+        "slices": ["e2b", "1/2"],
+        "tasks": ["tiny_boolq"],
+        "limit": 4,
+        "dtype": "float32",
+    }
+    folder = run_sweep(parse_recipe(recipe), scratch / "swept", progress=False)
+    run_gate(folder, scratch / "baseline.yaml", update=True)
+    return folder
+
+
+@fuzz(800)
+def test_a_baseline(scratch: Path, swept: Path, seed: int) -> None:
+    content = (scratch / "baseline.yaml").read_bytes()
+    path = scratch / "mutated-baseline.yaml"
+    for random in batch(seed):
+        path.write_bytes(mutated(content, random))
+        in_words(lambda: load_baseline(path))
+
+
+@fuzz(800)
+def test_bytes_of_a_sweeps_description(scratch: Path, swept: Path, seed: int) -> None:
+    changed_sweep(scratch, swept, "slices.json", seed, mutated)
+
+
+@fuzz(800)
+def test_values_in_a_sweeps_description(scratch: Path, swept: Path, seed: int) -> None:
+    def change(content: bytes, random: Random) -> bytes:
+        return json.dumps(swapped(json.loads(content), random)).encode()
+
+    changed_sweep(scratch, swept, "slices.json", seed, change)
+
+
+@fuzz(800)
+def test_a_finished_recipe(scratch: Path, swept: Path, seed: int) -> None:
+    changed_sweep(scratch, swept, "recipe.yaml", seed, mutated)
+
+
+def changed_sweep(
+    scratch: Path, swept: Path, name: str, seed: int, change: Callable[[bytes, Random], bytes]
+) -> None:
+    folder = scratch / f"swept-{name}"
+    if not folder.exists():
+        shutil.copytree(swept, folder)
+    content = (swept / name).read_bytes()
+    for random in batch(seed):
+        (folder / name).write_bytes(change(content, random))
+        in_words(lambda: read_sweep(folder))
 
 
 # --- nothing outside the output -----------------------------------------------------------------

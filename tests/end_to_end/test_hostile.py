@@ -336,3 +336,107 @@ def test_names_that_no_folder_can_have(tmp_path: Path, pico: Path, cli: Cli) -> 
     refused(cli("slice", "x" * 5000, "--slice", "1/2", "--out", "child"), "no such folder")
     refused(cli("slice", pico, "--slice", "1/2", "--out", "y" * 300), "cannot be written")
     assert not list(tmp_path.iterdir())
+
+
+# --- files that are no files, in place of those that people pass ---------------------------------
+
+
+def no_file(kind: str, path: Path) -> None:
+    """Put something that can be opened and never ends, or cannot be read, at `path`."""
+    path.unlink(missing_ok=True)
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "a link to a pipe":
+        os.mkfifo(path.with_name("pipe"))
+        path.symlink_to("pipe")
+    elif kind == "a link to /dev/zero":
+        path.symlink_to("/dev/zero")
+    else:
+        path.symlink_to(path.name)  # a loop
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.support.synthetic import write_sweep
+
+    return write_sweep(tmp_path_factory.mktemp("swept") / "sweep")
+
+
+@pytest.mark.parametrize(
+    "kind", ["a pipe", "a link to a pipe", "a link to /dev/zero", "a loop", "a folder"]
+)
+def test_no_file_is_waited_for(
+    kind: str, pico: Path, swept: Path, tmp_path: Path, cli: Cli
+) -> None:
+    for name in ("recipe.yaml", "slices.yaml", "rows.csv", "baseline.yaml"):
+        path = tmp_path / Path(name).stem / name
+        path.parent.mkdir()
+        no_file(kind, path)
+    shutil.copytree(swept, tmp_path / "sweep")
+    no_file(kind, tmp_path / "sweep" / "slices.json")
+    for arguments in (
+        ("sweep", "recipe/recipe.yaml"),
+        ("plan", pico, "--slice", "slices/slices.yaml"),
+        ("plan", pico, "--slice", "rows/rows.csv"),
+        ("gate", swept, "--baseline", "baseline/baseline.yaml"),
+        ("report", "sweep"),
+    ):
+        done = cli(*arguments, timeout=60)
+        refused(done, r"not a regular|cannot be read|no such|not found|no baseline yet")
+
+
+# --- text that is meant for YAML's darker corners ------------------------------------------------
+
+DARK: dict[str, str] = {
+    "a tag of booleans": "!!bool x",
+    "a tag of times": "!!timestamp x",
+    "a tag of integers": '!!int ""',
+    "a tag of code": "!!python/object/apply:os.getcwd []",
+    "lists nested very deep": "[" * 100_000,
+    "mappings nested very deep": "{a: " * 100_000,
+    "an integer of thousands of digits": "9" * 5000,
+    "a number to the base of 60": "1" + ":59" * 300_000,
+    "a NUL": '"a\\0b.yaml"',
+    "infinity": ".inf",
+}
+
+
+@pytest.mark.parametrize("kind", DARK)
+def test_dark_yaml_is_refused_everywhere(kind: str, pico: Path, tmp_path: Path, cli: Cli) -> None:
+    text = DARK[kind]
+    (tmp_path / "s.yaml").write_text(f"name: s\nwidths: {text}\n")
+    refused(cli("plan", pico, "--slice", "s.yaml", timeout=60), r"s\.yaml")
+    (tmp_path / "r.yaml").write_text(f"parent: tiny\ntasks: [tiny_boolq]\nlimit: {text}\n")
+    refused(cli("sweep", "r.yaml", timeout=60), r"r\.yaml")
+
+
+@pytest.mark.parametrize("key", ["parent", "datasets", "slices"])
+def test_a_nul_in_a_recipe(key: str, tmp_path: Path, cli: Cli) -> None:
+    value = '["a\\0b.yaml"]' if key == "slices" else '"a\\0b"'
+    (tmp_path / "r.yaml").write_text(f"tasks: [tiny_boolq]\n{key}: {value}\n")
+    refused(cli("sweep", "r.yaml"), "NUL")
+
+
+def test_a_nul_in_what_python_callers_pass(tmp_path: Path) -> None:
+    import matformer_lab as ml
+
+    recipe = {"parent": "tiny", "slices": ["1/2"], "tasks": ["tiny_boolq"], "limit": 1}
+    parent, nul = ml.open_parent("tiny"), "a\0b"
+    plan = ml.make_plan(parent, ml.resolve_slice("1/2", parent))
+    calls: list[Callable[[], object]] = [
+        lambda: ml.open_parent(nul),
+        lambda: ml.resolve_slice(f"{nul}.yaml", parent),
+        lambda: ml.load_recipe(nul),
+        lambda: ml.write_checkpoint(plan, nul),
+        lambda: ml.write_slices("tiny", ["1/2"], nul),
+        lambda: ml.verify_checkpoint(nul),
+        lambda: ml.run_sweep(ml.parse_recipe(recipe), nul),
+        lambda: ml.dry_run(ml.parse_recipe({**recipe, "datasets": nul}), tmp_path),
+        lambda: ml.read_sweep(nul),
+        lambda: ml.run_gate(tmp_path, tmp_path / "b", update=True, markdown=nul),
+    ]
+    for call in calls:
+        with pytest.raises(ml.InputError):
+            call()

@@ -1,5 +1,6 @@
 """Google's CSV: arithmetic is read, nothing is run."""
 
+import os
 import sys
 from math import prod
 from pathlib import Path
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.slicing.builtin_slices import e4b_text_parent
+from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.notation.google_csv import integers, load_csv
 
 HEAD = "name,# Layers,# Effective Params (B),MMLU PT accuracy,FFN Hidden Dims,Layers Skipped\n"
@@ -73,11 +76,40 @@ def test_reading_a_file_never_compiles_or_runs_code(tmp_path: Path) -> None:
         (HEAD + 'row,1,1,1%,"[os.getcwd()]",\n', "line 2: FFN Hidden Dims: item 0"),
         (HEAD + ',1,1,1%,"[1]",\n', "line 2: the row needs a printable name"),
         (HEAD + 'row,1,1,1%,"[1]","[x]"\n', "line 2: Layers Skipped: item 0"),
+        (HEAD + 'row,1,1,1%,"[1]","[9999]"\n', "line 2: skip: 9999 is not a layer"),
+        (HEAD + 'row,1,1,1%,"[1]","[3, 3]"\n', "line 2: skip: skipped layer 3 is listed twice"),
+        (HEAD + 'row,1,1,1%,"[2 *\x1c 4]",\n', "line 2: FFN Hidden Dims: item 0"),
+        (HEAD + 'row,1,1,1%,"[2\u2028* 4]",\n', "line 2: FFN Hidden Dims: item 0"),
+        (HEAD + 'row,1,1,1%,"[\x1d4]",\n', "line 2: FFN Hidden Dims: item 0"),
+        (HEAD + 'row,1,1,1%,"[4]\x1e",\n', "line 2: FFN Hidden Dims: expected a list"),
+        (HEAD + f'row,1,1,1%,"[{"9" * 9000}]",\n', "line 2: FFN Hidden Dims: item 0"),
+        (HEAD + 'row\u202e,1,1,1%,"[1]",\n', "line 2: the row needs a printable name"),
+        ("name," + HEAD, "column 'name' appears twice"),
     ],
 )
 def test_errors_name_line_and_column(text: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError) as error:
         load_csv(path)
     assert words in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["pipe", "folder", "/dev/zero"])
+def test_only_regular_files_are_read(place: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    if place == "pipe":
+        os.mkfifo(path)
+    elif place == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(place)
+    with pytest.raises(InputError, match=r"not a regular file|cannot be read"):
+        load_csv(path)
+
+
+def test_a_name_that_two_rows_have_is_no_answer(tmp_path: Path) -> None:
+    rows = "".join(f'row,1,1,1%,"[{width}]",\n' for width in (1, 2))
+    (tmp_path / "s.csv").write_text(HEAD + rows)
+    with pytest.raises(InputError, match="several slices are named 'row'"):
+        resolve_slice(f"{tmp_path}/s.csv#row", e4b_text_parent())

@@ -1,5 +1,6 @@
 """Slices as written and as checked: forms, resolution, errors that name the layer, the sampler."""
 
+import time
 from fractions import Fraction
 from typing import Any
 
@@ -130,3 +131,45 @@ def test_a_slug_is_a_safe_file_name(name: str) -> None:
 
 def test_slugs_of_different_names_differ() -> None:
     assert Slice("a/b", (1,)).slug != Slice("a b", (1,)).slug != Slice("a-b", (1,)).slug
+
+
+@pytest.mark.parametrize("hidden", ["\u202e", "\u2066", "\u200b", "\x9b", "\x1b", "\ufeff", "\n"])
+def test_a_name_with_a_character_that_cannot_be_seen(hidden: str) -> None:
+    for entry in (
+        {"name": f"a{hidden}b", "widths": "1/2"},
+        {"name": f"a{hidden}b", "sample": 1, "widths": ["1/2"]},
+    ):
+        with pytest.raises(InputError, match="name: "):
+            resolve_slices([entry], E4B)
+
+
+@pytest.mark.parametrize(
+    "name", ["x[/]", "[red]", "=cmd|' /C calc'!A0", "größer 3½ 中 😀", "a$\\frac$"]
+)
+def test_a_name_with_any_character_that_can_be_seen(name: str) -> None:
+    assert resolve_slices([{"name": name, "widths": "1/2"}], E4B)[0].name == name
+
+
+def test_a_sampler_counts_before_it_draws() -> None:
+    sampler: dict[str, Any] = {"sample": 10_000, "widths": ["1/2", "full", 8192], "by": "block"}
+    started = time.monotonic()
+    with pytest.raises(InputError, match="only 128 distinct"):
+        resolve_slices([sampler], E4B)
+    with pytest.raises(InputError, match="only 320 distinct"):
+        resolve_slices([{**sampler, "skip": [[], "20-24", [24, 23, 22, 21, 20], 7]}], E4B)
+    assert time.monotonic() - started < 5
+    assert len(resolve_slices([{**sampler, "sample": 128}], E4B)) == 128
+
+
+def test_a_sampler_refuses_what_it_might_draw() -> None:
+    for wrong in ({"widths": ["1/2", 99999]}, {"widths": ["1/2"], "skip": [[], 18]}):
+        with pytest.raises(InputError, match="sampler mix: "):
+            resolve_slices([{"sample": 1, **wrong}], E4B)
+
+
+def test_skip_lists_of_any_length_take_seconds() -> None:
+    started = time.monotonic()
+    for skip in (["0-1023"] * 100_000, [7] * 100_000, list(range(100_000)), "9" * 10**6):
+        with pytest.raises(InputError):
+            resolve(widths="1/2", skip=skip)
+    assert time.monotonic() - started < 5
