@@ -70,11 +70,13 @@ class Recipe(BaseModel):
         ),
     ] = "auto"
     batch_size: Annotated[
-        Literal["auto"] | Annotated[StrictInt, Field(gt=0)],
+        Literal["auto"] | Annotated[StrictInt, Field(gt=0, lt=2**31)],
         Field(description="Requests in one forward pass."),
     ] = "auto"
     limit: Annotated[
-        Annotated[StrictInt, Field(gt=0)] | Annotated[StrictFloat, Field(gt=0)] | None,
+        Annotated[StrictInt, Field(gt=0, lt=2**31)]
+        | Annotated[StrictFloat, Field(gt=0, lt=2**31, allow_inf_nan=False)]
+        | None,
         Field(description="As lm_eval --limit: items per task, or a fraction below 1; null: all."),
     ] = None
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32, description="As lm_eval --seed.")] = 1234
