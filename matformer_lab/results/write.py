@@ -14,6 +14,7 @@ from matformer_lab.results.files import (
     SLICES_JSON,
 )
 from matformer_lab.results.own_files import OwnFiles, disk_errors
+from matformer_lab.results.spreadsheet import spreadsheet_csv
 
 
 class SamplesTable(NamedTuple):
@@ -59,7 +60,7 @@ def write_tables(
             new.add(place, _parquet_bytes(table))
         new.add(SLICES_JSON, described.encode())
         new.add(RECIPE_YAML, recipe.encode())
-        new.add(RESULTS_CSV, frame.to_csv(index=False).encode())
+        new.add(RESULTS_CSV, spreadsheet_csv(frame).encode())
         new.add(RESULTS_PARQUET, buffer.getvalue())
         new.publish(gone=(RESULTS_PARQUET, RESULTS_CSV, *REPORT_FILES, *own.samples()))
 

@@ -1,0 +1,31 @@
+"""CSV that a spreadsheet shows as it is: a cell of text is never taken for a formula."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""How formulas start, in one spreadsheet or another."""
+
+
+def spreadsheet_csv(frame: pd.DataFrame) -> str:
+    """A table as CSV, none of whose texts starts like a formula.
+
+    An apostrophe goes before those that would, as the spreadsheets themselves mark text. Where a
+    text has a semicolon, texts are quoted: `a;=1` stays one cell where that is the list separator.
+    """
+    split = frame.map(lambda cell: isinstance(cell, str) and ";" in cell).to_numpy().any()
+    safe = frame.map(_as_text)
+    if split:
+        return safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+    return safe.to_csv(index=False)
+
+
+def _as_text(cell: Any) -> Any:
+    if isinstance(cell, str) and cell.lstrip(" ").startswith(_STARTS):
+        return f"'{cell}"
+    return cell
