@@ -1,10 +1,13 @@
 """Tasks: names, dataset mapping, prompts and their hash."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import datasets
@@ -14,6 +17,7 @@ from matformer_lab import tiny
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.tasks.datasets import mapped_datasets
 from matformer_lab.evaluation.tasks.entry import TaskEntry
+from matformer_lab.evaluation.tasks.hub_reach import SECONDS, hub_answers
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from tests.support.command import run_offline
 
@@ -216,8 +220,6 @@ def test_the_gold_answers_and_where_the_data_lies(tmp_path: Path) -> None:
 
 
 def test_mapped_data_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
     tried = []
 
     def connect(_: socket.socket, address: object) -> None:
@@ -238,6 +240,55 @@ def test_a_missing_dataset_is_named_at_once(tmp_path: Path) -> None:
     message = str(caught.value)
     assert "'aps/super_glue'" in message
     assert str(tmp_path / "aps" / "super_glue") in message
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """It has a full queue of connections and accepts none: packets to it are dropped."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(server.getsockname())
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        for each in waiting:
+            each.close()
+
+
+@contextmanager
+def closed_port() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("endpoint", [closed_port, silent_server])
+def test_with_no_network_a_missing_dataset_is_one_line_within_seconds(
+    endpoint: Callable[[], AbstractContextManager[str]], tmp_path: Path
+) -> None:
+    """And no lines of retries: huggingface_hub would try for 37 s."""
+    (tmp_path / "recipe.yaml").write_text("parent: tiny\ntasks: [boolq]\n")
+    with endpoint() as url:
+        env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf")}
+        done = run_offline("-m", "matformer_lab", "sweep", "recipe.yaml", cwd=tmp_path, env=env)
+    assert done.code == 2, done.err
+    assert done.err.count("\n") == 1, done.err
+    assert f"{url} does not answer" in done.err and "--datasets" in done.err
+
+
+def test_asking_the_hub_takes_seconds_at_most() -> None:
+    for endpoint in (silent_server, closed_port):
+        with endpoint() as url:
+            began = time.monotonic()
+            assert not hub_answers(url)
+            assert time.monotonic() - began < SECONDS + 2
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        assert hub_answers(f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_a_datasets_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
