@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from matformer_lab.common.errors import InputError
+
+if TYPE_CHECKING:  # importing torch takes seconds, and many a mistake is found before it is needed
+    import torch
+    from torch import Tensor
 
 
 def has_own_memory(device: torch.device | str) -> bool:
     """Whether the device is an accelerator with its own memory, so that tensors must be copied."""
+    import torch
+
     return torch.device(device).type not in ("cpu", "mps", "meta")
 
 
@@ -39,6 +44,8 @@ def resolve_device(device: str) -> str:
     Raises:
         InputError: When this machine does not have the device.
     """
+    import torch
+
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")
@@ -59,6 +66,8 @@ def free_bytes(device: torch.device) -> int:
     For a device that shares the host's memory these are the bytes available on the host.
     """
     if has_own_memory(device):
+        import torch
+
         backend = torch.get_device_module(device)
         free, _ = backend.mem_get_info(device)
         cached = backend.memory_reserved(device) - backend.memory_allocated(device)

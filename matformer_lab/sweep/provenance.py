@@ -74,6 +74,12 @@ def as_run_yaml(
                 "prompt_hash": task.prompt_hash,
                 "items": task.items,
                 "datasets": list(task.datasets),
+                "num_fewshot": task.num_fewshot,
+                **(
+                    {"num_fewshot_asked": task.num_fewshot_asked}
+                    if task.num_fewshot_asked is not None
+                    else {}
+                ),
             }
             for task in tasks
         },

@@ -70,12 +70,12 @@ class Recipe(BaseModel):
         ),
     ] = "auto"
     batch_size: Annotated[
-        Literal["auto"] | Annotated[StrictInt, Field(gt=0)],
+        Literal["auto"] | Annotated[StrictInt, Field(gt=0, lt=2**31)],
         Field(description="Requests in one forward pass."),
     ] = "auto"
     limit: Annotated[
-        Annotated[StrictInt, Field(gt=0)]
-        | Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False)]
+        Annotated[StrictInt, Field(gt=0, lt=2**31)]
+        | Annotated[StrictFloat, Field(gt=0, lt=2**31, allow_inf_nan=False)]
         | None,
         Field(description="As lm_eval --limit: items per task, or a fraction below 1; null: all."),
     ] = None

@@ -15,6 +15,7 @@ from typing import Any
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.locks import locked
 from matformer_lab.common.paths import StrPath, to_path
+from matformer_lab.evaluation.tasks.names import check_names
 from matformer_lab.results.description import describe
 from matformer_lab.results.files import STORE, samples_file
 from matformer_lab.results.own_files import OwnFiles, disk_errors, own_files, remove_leftovers
@@ -56,8 +57,8 @@ def dry_run(recipe: Recipe | StrPath, out: StrPath, *, executor: Executor | None
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     out = to_path(out)
     own_files(out).check()
-    device = (executor or LocalExecutor()).device(recipe)
-    return statuses_of(prepare(recipe, device=device).jobs, Store(out / STORE))
+    prepared = _prepared(recipe, executor or LocalExecutor())
+    return statuses_of(prepared.jobs, Store(out / STORE))
 
 
 def run_sweep(
@@ -99,7 +100,7 @@ def run_sweep(
     _usable(out)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     executor = executor or LocalExecutor()
-    prepared = prepare(recipe, device=executor.device(recipe))
+    prepared = _prepared(recipe, executor)
     places = [samples_file(job.slice.slug, job.task.name) for job in prepared.jobs]
     _usable(out, places)
     store = Store(out / STORE)
@@ -117,6 +118,12 @@ def run_sweep(
 
             write_report(out)
     return out
+
+
+def _prepared(recipe: Recipe, executor: Executor) -> Prepared:
+    """The recipe opened and checked; a misspelt task is found before anything slow is done."""
+    check_names(task.name for task in recipe.tasks)
+    return prepare(recipe, device=executor.device(recipe))
 
 
 def _compute(prepared: Prepared, store: Store, executor: Executor, progress: bool) -> None:

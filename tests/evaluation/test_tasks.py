@@ -1,9 +1,13 @@
 """Tasks: names, dataset mapping, prompts and their hash."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import datasets
@@ -13,7 +17,9 @@ from matformer_lab import tiny
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.tasks.datasets import mapped_datasets
 from matformer_lab.evaluation.tasks.entry import TaskEntry
+from matformer_lab.evaluation.tasks.hub_reach import SECONDS, hub_answers
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
+from tests.support.command import run_offline
 
 
 def load(
@@ -56,9 +62,29 @@ def test_a_task_whose_file_says_zero_shots_stays_at_zero() -> None:
     assert load("tiny_hellaswag", num_fewshot=2).num_fewshot == 2
 
 
-def test_too_many_shots_are_refused() -> None:
-    with pytest.raises(InputError, match=r"tiny_mmlu: .*fewshot samples"):
-        load("tiny_mmlu", num_fewshot=100_000)
+def test_shots_that_a_tasks_file_overrides_are_told() -> None:
+    with pytest.warns(UserWarning, match=r"tiny_boolq: num_fewshot is 3 .* its file says 0"):
+        task = load("tiny_boolq", num_fewshot=3)
+    assert (task.num_fewshot, task.num_fewshot_asked) == (0, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load("tiny_boolq", num_fewshot=0).num_fewshot_asked is None
+        assert load("tiny_hellaswag", num_fewshot=2).num_fewshot_asked is None
+
+
+@pytest.mark.parametrize("shots", [1_000, 100_000])
+@pytest.mark.parametrize("name", ["tiny_mmlu", "tiny_hellaswag"])
+def test_more_shots_than_there_are_examples_are_refused(name: str, shots: int) -> None:
+    says = rf"{name}: num_fewshot is {shots}, more than the \d+ examples.* to draw from"
+    with pytest.raises(InputError, match=says):
+        load(name, num_fewshot=shots)
+
+
+def test_as_many_shots_as_there_are_examples_are_fine(tmp_path: Path) -> None:
+    data = write_boolq(tmp_path, [0, 1, 1, 0])
+    assert load("boolq", num_fewshot=3, data=data).num_fewshot == 3  # one may be the item itself
+    with pytest.raises(InputError, match="4, more than the 3 examples"):
+        load("boolq", num_fewshot=4, data=data)
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
@@ -66,6 +92,30 @@ def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
         InputError, match=r"tiny_hellaswag has no metric 'f1'; it has acc, acc_norm"
     ):
         load("tiny_hellaswag", metric="f1")
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "known"),
+    [
+        ("tiny_hellaswag", "acc,bogus", "acc,none"),
+        ("tiny_hellaswag", "acc,", "acc,none"),
+        ("tiny_hellaswag", "acc, none", "acc,none"),
+        ("tiny_hellaswag", "acc,none,none", "acc,none"),
+        ("tiny_mmlu", "acc,strict-match", "acc,none"),
+    ],
+)
+def test_an_unknown_filter_is_refused_with_the_known_ones(
+    name: str, metric: str, known: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        load(name, metric=metric)
+    assert f"{name} has no metric {metric!r}" in str(caught.value)
+    assert known in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tiny_hellaswag", "tiny_mmlu"])
+def test_lm_evals_own_filter_may_be_named(name: str) -> None:
+    assert load(name, metric="acc,none").metric == "acc"
 
 
 def test_prompts_hash_alike_only_when_they_are_alike() -> None:
@@ -121,6 +171,36 @@ def write_boolq(root: Path, labels: list[int]) -> Path:
     return root
 
 
+@pytest.mark.parametrize("column", ["passage", "question", "label"])
+@pytest.mark.parametrize("splits", ["train", "validation", "train validation"])
+def test_a_dataset_that_lacks_a_column_is_refused_before_scoring(
+    column: str, splits: str, tmp_path: Path
+) -> None:
+    """lm-eval takes a missing column's name for a text: without labels, all answers are wrong."""
+    import pyarrow.parquet as pq
+
+    data = write_boolq(tmp_path, [0, 1, 1, 0])
+    for path in (data / "aps/super_glue/boolq").iterdir():
+        if path.name.partition("-")[0] in splits:
+            pq.write_table(pq.read_table(path).drop_columns([column]), path)
+    with pytest.raises(InputError, match=rf"{column}") as caught:
+        load("boolq", num_fewshot=1, data=data)
+    assert "boolq" in str(caught.value) or str(data) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_answers_that_no_item_has_are_refused(tmp_path: Path) -> None:
+    """The labels of a test split are hidden: -1 for every item, and the score would be 0."""
+    with pytest.raises(InputError, match=r"none of its 3 items .* has a right answer"):
+        load("boolq", data=write_boolq(tmp_path, [-1, -1, -1, -1]))
+    assert load("boolq", data=write_boolq(tmp_path / "b", [-1, 1, 0, 1])).items == 3
+
+
+def test_data_without_items_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="super_glue"):
+        load("boolq", data=write_boolq(tmp_path, []))
+
+
 def test_lm_evals_own_tasks_read_the_mapped_folder(tmp_path: Path) -> None:
     task = load("boolq", data=write_boolq(tmp_path, [0, 1, 1, 0]))
     assert (task.items, task.version, task.datasets) == (3, "2.0", ("aps/super_glue",))
@@ -140,8 +220,6 @@ def test_the_gold_answers_and_where_the_data_lies(tmp_path: Path) -> None:
 
 
 def test_mapped_data_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
     tried = []
 
     def connect(_: socket.socket, address: object) -> None:
@@ -164,6 +242,55 @@ def test_a_missing_dataset_is_named_at_once(tmp_path: Path) -> None:
     assert str(tmp_path / "aps" / "super_glue") in message
 
 
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """It has a full queue of connections and accepts none: packets to it are dropped."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(server.getsockname())
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        for each in waiting:
+            each.close()
+
+
+@contextmanager
+def closed_port() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("endpoint", [closed_port, silent_server])
+def test_with_no_network_a_missing_dataset_is_one_line_within_seconds(
+    endpoint: Callable[[], AbstractContextManager[str]], tmp_path: Path
+) -> None:
+    """And no lines of retries: huggingface_hub would try for 37 s."""
+    (tmp_path / "recipe.yaml").write_text("parent: tiny\ntasks: [boolq]\n")
+    with endpoint() as url:
+        env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf")}
+        done = run_offline("-m", "matformer_lab", "sweep", "recipe.yaml", cwd=tmp_path, env=env)
+    assert done.code == 2, done.err
+    assert done.err.count("\n") == 1, done.err
+    assert f"{url} does not answer" in done.err and "--datasets" in done.err
+
+
+def test_asking_the_hub_takes_seconds_at_most() -> None:
+    for endpoint in (silent_server, closed_port):
+        with endpoint() as url:
+            began = time.monotonic()
+            assert not hub_answers(url)
+            assert time.monotonic() - began < SECONDS + 2
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        assert hub_answers(f"http://127.0.0.1:{server.getsockname()[1]}")
+
+
 def test_a_datasets_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         load("boolq", data=tmp_path / "nowhere")
@@ -182,6 +309,37 @@ def test_the_mapping_ends_with_its_block(tmp_path: Path) -> None:
     assert datasets.load_dataset is before
     own = tiny.datasets_dir() / "matformer_lab" / "tiny_boolq"
     assert len(kept(str(own))["validation"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("helaswag", "hellaswag"), ("tiny_bolq", "tiny_boolq"), ("mlmu", "mmlu")]
+)
+def test_a_misspelt_task_is_refused_within_seconds(name: str, near: str, tmp_path: Path) -> None:
+    """A process of its own: without lm-eval's index of 14,000 files, and without torch."""
+    (tmp_path / "recipe.yaml").write_text(f"parent: tiny\ntasks: [tiny_mmlu, {name}]\n")
+    script = (
+        "import sys\n"
+        "from matformer_lab.cli.main import main\n"
+        "try:\n"
+        "    main(['sweep', 'recipe.yaml'])\n"
+        "finally:\n"
+        "    assert not {'torch', 'lm_eval.tasks', 'datasets'} & sys.modules.keys()\n"
+    )
+    done = run_offline("-c", script, cwd=tmp_path)
+    assert done.code == 2, done.err
+    assert f"{name!r} is not a task" in done.err and near in done.err
+    assert done.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+@pytest.mark.slow
+def test_the_shipped_names_are_lm_evals() -> None:
+    """`python -m matformer_lab.evaluation.tasks.known_names` mends it."""
+    from matformer_lab.evaluation.tasks.known_names import known_names
+    from matformer_lab.evaluation.tasks.names import TINY_PREFIX, indexed
+
+    there = {name for name in indexed(None).all_tasks if not name.startswith(TINY_PREFIX)}
+    assert known_names() == there
 
 
 def test_a_task_file_is_refused_and_its_code_not_run(tmp_path: Path) -> None:

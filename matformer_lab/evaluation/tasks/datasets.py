@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.evaluation.tasks.hub_reach import offline_if_unreachable
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,36 @@ def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
         if local is None:  # a task module imported within keeps this function for good
             return original(path, *args, **kwargs)
         folder = local.folder(path)
-        if folder is not None and kwargs.get("cache_dir") is None:
+        if folder is None:
+            return _from_hub(original, path, *args, **kwargs)
+        if kwargs.get("cache_dir") is None:
             kwargs["cache_dir"] = str(local.cache(folder))
         try:
-            return original(str(folder or path), *args, **kwargs)
+            return original(str(folder), *args, **kwargs)
         except Exception as error:
-            where = f"cannot be read from {folder}" if folder else "cannot be loaded from the Hub"
-            hint = "" if folder else "; with no network, give a folder of datasets (`datasets`)"
-            raise InputError(f"dataset {path!r} {where}: {one_line(error)}{hint}") from error
+            raise InputError(
+                f"dataset {path!r} cannot be read from {folder}: {_reason(error)}"
+            ) from error
 
     return load_dataset
+
+
+def _from_hub(original: Callable[..., Any], path: str, *args: Any, **kwargs: Any) -> Any:
+    with offline_if_unreachable() as why_not:
+        try:
+            return original(path, *args, **kwargs)
+        except Exception as error:
+            reason = f"{why_not}, and the cache does not have it" if why_not else _reason(error)
+            raise InputError(
+                f"dataset {path!r} cannot be loaded from the Hub: {reason}; with no network, give "
+                "a folder of datasets (`datasets`)"
+            ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The error in one line, with what caused it: `datasets` says no more than that it failed."""
+    cause = f": {one_line(error.__cause__)[:300]}" if error.__cause__ else ""
+    return one_line(error) + cause
 
 
 def _content_hash(folder: Path) -> str:

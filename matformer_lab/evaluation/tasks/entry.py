@@ -34,7 +34,7 @@ class TaskEntry(BaseModel):
 
     name: Annotated[str, Field(min_length=1, description="An lm-eval task or group name.")]
     num_fewshot: Annotated[
-        Annotated[StrictInt, Field(ge=0)] | None,
+        Annotated[StrictInt, Field(ge=0, lt=2**31)] | None,
         Field(description="Examples in the prompt. Left out: the usual count, else the task's."),
     ] = None
     metric: Annotated[

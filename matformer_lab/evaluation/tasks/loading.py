@@ -6,6 +6,7 @@ that every slice is scored on the same bytes and a stored score can say which by
 """
 
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import Any
 from matformer_lab import tiny
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.evaluation.quiet import quiet_lm_eval, templates_compiled_once
+from matformer_lab.evaluation.tasks.data_check import check_data, column_of, missing_column
 from matformer_lab.evaluation.tasks.datasets import mapped_datasets
 from matformer_lab.evaluation.tasks.entry import TaskEntry
+from matformer_lab.evaluation.tasks.fewshot import check_fewshot, override_note, set_num_fewshot
+from matformer_lab.evaluation.tasks.metric import plotted_metric
 from matformer_lab.evaluation.tasks.names import (
     check_loaded,
     check_name,
-    refuse_files,
+    check_names,
     task_manager,
 )
 from matformer_lab.evaluation.tasks.prompt_hash import hash_of_prompts
@@ -34,6 +38,8 @@ class LoadedTask:
     """The metric to plot, one of those the task reports."""
     num_fewshot: int | None
     """As used; None where the tasks of a group differ."""
+    num_fewshot_asked: int | None
+    """As the recipe asks, where the file of a task overrides that; None elsewhere."""
     limit: float | None
     version: str
     """lm-eval's version of the task (of the group, for a group)."""
@@ -70,15 +76,21 @@ def load_tasks(
     if datasets is not None and not datasets.is_dir():
         raise InputError(f"datasets: no such folder: {datasets}")
     names = [entry.name for entry in entries]
-    for name in names:
-        refuse_files(name)
+    check_names(names)
     manager = task_manager(names)
     own_data = tiny.datasets_dir()
     with quiet_lm_eval(), templates_compiled_once(), mapped_datasets(datasets, own_data):
-        return tuple(_load(manager, entry, limit=limit, seed=seed) for entry in entries)
+        loaded = [_load(manager, entry, limit=limit, seed=seed) for entry in entries]
+    for _, note in loaded:
+        if note:
+            warnings.warn(note, stacklevel=1)
+    return tuple(task for task, _ in loaded)
 
 
-def _load(manager: Any, entry: TaskEntry, *, limit: float | None, seed: int) -> LoadedTask:
+def _load(
+    manager: Any, entry: TaskEntry, *, limit: float | None, seed: int
+) -> tuple[LoadedTask, str | None]:
+    """A task, and what its user should be told."""
     from lm_eval.evaluator_utils import get_sample_size
 
     check_name(entry.name, manager)
@@ -88,24 +100,28 @@ def _load(manager: Any, entry: TaskEntry, *, limit: float | None, seed: int) -> 
     except InputError:
         raise
     except Exception as error:  # a task may import anything and fail in any way
-        raise InputError(
-            f"tasks: {entry.name} cannot be loaded ({type(error).__name__}: {one_line(error)})"
-        ) from error
+        raise _explained(entry.name, None, "loaded", error) from error
     check_loaded(loaded["tasks"])
-    for task in loaded["tasks"].values():
-        _set_num_fewshot(task, entry.num_fewshot)
+    tasks, groups = loaded["tasks"], loaded.get("groups") or {}
+    metric = plotted_metric(entry, tasks, groups)
+    overriding = {}
+    for name, task in tasks.items():
+        if set_num_fewshot(task, entry.num_fewshot):
+            overriding[name] = task
+        check_fewshot(entry.name, task)
         task.set_fewshot_seed(seed=seed)
         try:
             task.build_all_requests(limit=get_sample_size(task, limit))
-        except (AssertionError, ValueError) as error:  # too few examples for so many shots
-            raise InputError(f"tasks: {entry.name}: {one_line(error)}") from None
-    tasks, groups = loaded["tasks"], loaded.get("groups") or {}
+        except Exception as error:
+            raise _explained(entry.name, task, "asked", error) from error
+        check_data(entry.name, task)
     shots = {task.get_config("num_fewshot") for task in tasks.values()}
     requests = [request for task in tasks.values() for request in task.instances]
-    return LoadedTask(
+    task = LoadedTask(
         name=entry.name,
-        metric=_plotted_metric(entry, tasks, groups),
+        metric=metric,
         num_fewshot=shots.pop() if len(shots) == 1 else None,
+        num_fewshot_asked=entry.num_fewshot if overriding else None,
         limit=limit,
         version=str(groups[entry.name].version if groups else tasks[entry.name].VERSION),
         prompt_hash=hash_of_prompts(tasks),
@@ -114,6 +130,15 @@ def _load(manager: Any, entry: TaskEntry, *, limit: float | None, seed: int) -> 
         prompt_chars=sum(len(str(part)) for request in requests for part in request.args),
         task_dict=loaded,
     )
+    return task, override_note(entry.name, entry.num_fewshot, overriding)
+
+
+def _explained(name: str, task: Any, what: str, error: Exception) -> InputError:
+    """An error of lm-eval's, or of a task's own code, in one line."""
+    column = column_of(error)
+    if column is not None:
+        return missing_column(name, task, column)
+    return InputError(f"tasks: {name} cannot be {what} ({type(error).__name__}: {one_line(error)})")
 
 
 def seed_everything(seed: int) -> None:
@@ -124,38 +149,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-# --- names -------------------------------------------------------------------------------------
-
-
-def _plotted_metric(entry: TaskEntry, tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> str:
-    if entry.name in groups:
-        metrics = [metric.metric for metric in groups[entry.name].aggregate_metric_list]
-    else:
-        metrics = list(tasks[entry.name].higher_is_better())
-    if entry.metric is None:
-        return str(metrics[0])
-    if entry.metric.partition(",")[0] not in metrics:  # `exact_match,strict-match` names a filter
-        raise InputError(
-            f"tasks: {entry.name} has no metric {entry.metric!r}; it has {', '.join(metrics)}"
-        )
-    return entry.metric
-
-
-def _set_num_fewshot(task: Any, wanted: int | None) -> None:
-    """lm-eval's own rule: a task whose file says 0 stays at 0; no value anywhere means 0."""
-    own = task.get_config("num_fewshot")
-    if wanted is not None and own != 0:
-        task.set_config(key="num_fewshot", value=wanted)
-    elif own is None:
-        task.set_config(key="num_fewshot", value=0)
-
-
-# --- datasets ----------------------------------------------------------------------------------
-
-
-# --- hashing -----------------------------------------------------------------------------------
-
-
-# --- speed and quiet ---------------------------------------------------------------------------

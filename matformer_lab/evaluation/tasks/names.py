@@ -1,7 +1,7 @@
 """Names of lm-eval's tasks: which there are, and which can be scored."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +9,7 @@ from typing import Any, Final
 from matformer_lab import tiny
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.quiet import quiet_lm_eval
+from matformer_lab.evaluation.tasks.known_names import keep_names, known_names
 
 # Where lm-eval keeps the three usual tasks. Its index of all 14,000 task files takes 7 to 24 s to
 # build; these folders alone take 0.03 s and hold the same three (tests compare the two).
@@ -36,9 +37,25 @@ def indexed(usual: tuple[str, ...] | None) -> Any:
     root = Path(lm_eval.tasks.__file__).parent
     folders = [] if usual is None else [root / USUAL_FOLDERS[name] for name in usual]
     with quiet_lm_eval():
-        return lm_eval.tasks.TaskManager(
+        manager = lm_eval.tasks.TaskManager(
             include_path=[*folders, tiny.tasks_dir()], include_defaults=usual is None
         )
+    if usual is None:
+        keep_names(manager.all_tasks)
+    return manager
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse what is certainly no task's name, before anything else is done.
+
+    Raises:
+        InputError: For a file, or a name that lm-eval does not have.
+    """
+    for name in names:
+        refuse_files(name)
+        known = known_names()
+        if known is not None and name not in known and not name.startswith(TINY_PREFIX):
+            raise InputError(_unknown(name, known))
 
 
 def refuse_files(name: str) -> None:
@@ -50,11 +67,17 @@ def refuse_files(name: str) -> None:
         )
 
 
+def _unknown(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    return f"tasks: {name!r} is not a task or group of lm-eval{hint}"
+
+
 def check_name(name: str, manager: Any) -> None:
     if name not in manager.all_tasks:
-        near = difflib.get_close_matches(name, indexed(None).all_tasks, n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise InputError(f"tasks: {name!r} is not a task or group of lm-eval{hint}")
+        own = [task for task in manager.all_tasks if task.startswith(TINY_PREFIX)]
+        known = known_names() or indexed(None).all_tasks
+        raise InputError(_unknown(name, {*known, *own}))
     entry = manager.task_index[name]
     if name in manager.all_tags:
         raise InputError(
