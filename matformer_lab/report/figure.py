@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from matformer_lab.common.atomic import write_atomic
+from matformer_lab.common.own_files import write_own
 from matformer_lab.report.figure_labels import (
     LEAST,
     LabelledPoint,
@@ -24,7 +24,7 @@ from matformer_lab.report.figure_labels import (
     without_maths,
 )
 from matformer_lab.report.style import INK, MEASURED, MUTED, PUBLISHED, SOFT, STYLE
-from matformer_lab.results.files import FRONTIER_PNG, FRONTIER_SVG
+from matformer_lab.results.files import FRONTIER_PNG, FRONTIER_SVG, REPORT_KIND
 from matformer_lab.results.sweep_results import TITLES, PublishedPoint, SweepResults
 from matformer_lab.statistics.panel import Panel
 from matformer_lab.statistics.ranking import Ranking, rank
@@ -66,7 +66,7 @@ def save_figure(sweep: SweepResults, folder: Path) -> FigureFiles:
         for path, metadata in ((png, {"Software": None}), (svg, {"Date": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=path.suffix[1:], dpi=200, metadata=metadata)
-            write_atomic(path, buffer.getvalue())
+            write_own(path, buffer.getvalue(), REPORT_KIND)
     return FigureFiles(png, svg)
 
 

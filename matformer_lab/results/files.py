@@ -18,6 +18,8 @@ FRONTIER_PNG: Final = "frontier.png"
 FRONTIER_SVG: Final = "frontier.svg"
 REPORT_FILES: Final = (REPORT_HTML, FRONTIER_PNG, FRONTIER_SVG)
 """Made from the tables, and stale as soon as those change."""
+REPORT_KIND: Final = "report"
+"""What their seals say they are (`common.own_files`)."""
 
 
 def samples_file(slug: str, task: str) -> Path:

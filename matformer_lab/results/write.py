@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matformer_lab.common.atomic import write_atomic
+from matformer_lab.common.own_files import check_replaceable
 from matformer_lab.results.description import Description
 from matformer_lab.results.files import (
     RECIPE_YAML,
     REPORT_FILES,
+    REPORT_KIND,
     RESULTS_CSV,
     RESULTS_PARQUET,
     SAMPLES,
@@ -45,9 +47,14 @@ def write_tables(
         description: Of the parent and the slices.
         recipe: The recipe as it ran, in YAML.
         samples: Per-item outcomes.
+
+    Raises:
+        InputError: When a picture or page in the folder is not ours to remove.
     """
     import pandas as pd
 
+    for name in REPORT_FILES:
+        check_replaceable(folder / name, REPORT_KIND)
     for name in (RESULTS_PARQUET, RESULTS_CSV, *REPORT_FILES):
         (folder / name).unlink(missing_ok=True)
     described = description.model_dump_json(indent=1, by_alias=True) + "\n"

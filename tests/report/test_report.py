@@ -18,16 +18,18 @@ import yaml
 
 import matformer_lab.report.page as page_module
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.own_files import seal
 from matformer_lab.report.layer_picture import describe_layers, layer_picture
 from matformer_lab.report.page import render
 from matformer_lab.report.page_rows import short_number
 from matformer_lab.report.write import write_report
+from matformer_lab.results.files import REPORT_KIND
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
 from matformer_lab.statistics.ranking import rank
 from matformer_lab.statistics.sample_size import items_needed
 from tests.support.chromium import Page, browser, needs_chromium, open_page
-from tests.support.synthetic import LAYERS, SLICES, Made, write_sweep
+from tests.support.synthetic import LAYERS, SLICES, Made, write_results, write_sweep
 
 VENDOR = Path(page_module.__file__).parent / "assets" / "vendor"
 
@@ -67,7 +69,8 @@ def test_the_folder_gets_page_and_pictures(folder: Path, text: str) -> None:
 
 
 def test_the_same_sweep_gives_the_same_page(folder: Path, text: str) -> None:
-    assert render(read_sweep(folder)) == text
+    page = f"{render(read_sweep(folder))}\n"
+    assert seal(page.encode(), REPORT_KIND).decode() == text
 
 
 def test_nothing_in_the_page_points_outside(text: str) -> None:
@@ -173,7 +176,8 @@ def test_notes_name_what_limits_the_numbers(tmp_path: Path) -> None:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     results = pd.read_parquet(folder / "results.parquet")
     gone = (results["slice"] == "e2b") & (results["task"] == "boolq")
-    results[~gone].to_parquet(folder / "results.parquet")
+    write_results(folder, results[~gone])
+    (folder / "samples" / "e2b" / "boolq.parquet").unlink()
     page = render(read_sweep(folder))
     assert "Scored with limit 20" in page
     assert "boolq is not scored yet for e2b" in page
