@@ -1,1 +1,1 @@
-"""Benchmarks, each a script of its own: `python benchmarks/extract.py`."""
+"""Benchmarks, each run as a script: `python benchmarks/extract.py`."""

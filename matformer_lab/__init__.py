@@ -14,6 +14,13 @@ stays light. It makes `matformer` known to lm-eval, and plans and sweeps known t
 
 import sys as _sys
 
+from matformer_lab.cli.starting import is_command as _is_command
+
+if _is_command():
+    from matformer_lab.cli.starting import started as _started
+
+    _started()  # before the imports below, which take a while and may be interrupted
+
 import lazy_loader as _lazy
 
 from matformer_lab.common.version import __version__ as __version__

@@ -1,5 +1,5 @@
 """`python -m matformer_lab`."""
 
-from matformer_lab.cli.main import main
+from matformer_lab.cli import main
 
 main()

@@ -7,6 +7,7 @@ import yaml
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.markdown import escape_markdown, markdown_table
+from matformer_lab.common.strict_yaml import parse_yaml
 from matformer_lab.common.untrusted import read_small
 from matformer_lab.common.version import __version__
 from matformer_lab.parent.folder import path_inside
@@ -87,7 +88,8 @@ matformer-lab verify DIR --parent PARENT
 
 
 def parent_card_metadata(folder: Path | None) -> dict[str, Any]:
-    """The metadata in the parent's own card, as far as it is strings or lists of strings.
+    """The metadata in the parent's own card, as far as it is strings or lists of strings, on one
+    line each and without characters that cannot be seen.
 
     Args:
         folder: The parent's folder; None if it is not local.
@@ -100,17 +102,26 @@ def parent_card_metadata(folder: Path | None) -> dict[str, Any]:
     try:
         text = read_small(path_inside(folder, CARD_FILE, str(folder)), _MAX_CARD_BYTES).decode()
         front = text.split("---\n", 2)[1] if text.startswith("---\n") else ""
-        metadata = yaml.safe_load(front)
-    except (InputError, ValueError, IndexError, RecursionError, yaml.YAMLError):
+        metadata = parse_yaml(front.encode(), CARD_FILE)
+    except (InputError, ValueError, IndexError):
         return {}
     if not isinstance(metadata, dict):
         return {}
-    return {key: value for key, value in metadata.items() if _is_text(value)}
+    return {
+        key: [*map(_visible, value)] if isinstance(value, list) else _visible(value)
+        for key, value in metadata.items()
+        if isinstance(key, str) and _is_text(value)
+    }
 
 
 def _is_text(value: object) -> bool:
     items = value if isinstance(value, list) else [value]
     return all(isinstance(item, str) for item in items)
+
+
+def _visible(text: str) -> str:
+    """What a stranger wrote, as it goes into our card: on one line, without what cannot be seen."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
 def _loading(plan: Plan) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matformer_lab.checkpoint.contents import read_side_files, write_other_files
+from matformer_lab.checkpoint.disk.intact import is_intact
 from matformer_lab.checkpoint.disk.shard_writer import THREADS, Digests, write_shards
 from matformer_lab.checkpoint.disk.shards import Shard
 from matformer_lab.checkpoint.disk.staging import (
@@ -209,7 +210,13 @@ def _add(
     if _has_member(family, member):
         return False
     side_files = read_side_files(member.plan)
-    held = held_pieces(family, parent)
+    known = held_pieces(family, parent)
+    # A file that was damaged since it was written must not get into another member.
+    held = {
+        piece.file: there
+        for piece in member.pieces
+        if (there := known.get(piece.file)) and is_intact(there.path, piece, there.digests)
+    }
     missing = [piece for piece in member.pieces if piece.file not in held]
     check_space(out, _bytes_of(missing))
     with staging(out, parent.local, order) as stage:

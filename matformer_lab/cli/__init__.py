@@ -1,5 +1,14 @@
 """The command line."""
 
-from matformer_lab.cli.main import main
+from collections.abc import Sequence
+from typing import NoReturn
 
-__all__ = ["main"]
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit (`main.main`, whose imports start here)."""
+    from matformer_lab.cli.starting import started
+
+    started()
+    from matformer_lab.cli.main import main as run
+
+    run(arguments)

@@ -1,13 +1,13 @@
 """Commands that describe, write and verify slices: slices, plan, slice, verify."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
-from matformer_lab.cli.output import print_json, print_table
+from matformer_lab.cli.exit_codes import DONE, NO
+from matformer_lab.cli.output import print_json, print_table, say
 from matformer_lab.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def slice_command(
         max_shard_size=max_shard_size,
         base_model=base_model,
     )
-    click.echo(str(written))
+    say(str(written))
 
 
 @click.command(short_help="Check that a checkpoint is exactly the slice it claims to be.")
@@ -160,7 +160,7 @@ def slice_command(
 @_json_option
 def verify(
     folder: Path, parent: str | None, slice_ref: str | None, against: str | None, as_json: bool
-) -> None:
+) -> int:
     """Check that DIR is exactly the slice it claims to be (exit code 1 if not).
 
     DIR is a checkpoint or a family. Without --parent and --against it is checked against the
@@ -176,20 +176,21 @@ def verify(
         result = compare_checkpoints(folder, against)
     else:
         result = verify_checkpoint(folder, parent, slice_ref)
-    _print_verification(folder, result, as_json)
+    return _print_verification(folder, result, as_json)
 
 
-def _print_verification(folder: Path, result: "Verification", as_json: bool) -> NoReturn:
+def _print_verification(folder: Path, result: "Verification", as_json: bool) -> int:
+    """Print what was found; the exit code."""
     if as_json:
         problems = list(result.problems)
         print_json({"ok": result.ok, "tensors": result.tensors, "problems": problems})
     elif result.ok:
-        click.echo(f"ok: {folder}, {result.tensors} tensors compared")
+        say(f"ok: {folder}, {result.tensors} tensors compared")
     else:
         shown = result.problems[:20]
         for problem in shown:
-            click.echo(problem)
+            say(problem)
         more = len(result.problems) - len(shown)
         count = f"{len(result.problems)} problem" + "s" * (len(result.problems) > 1)
-        click.echo(f"not ok: {count}" + f", {more} not shown" * bool(more))
-    sys.exit(0 if result.ok else 1)
+        say(f"not ok: {count}" + f", {more} not shown" * bool(more))
+    return DONE if result.ok else NO

@@ -1,19 +1,25 @@
 """`matformer-lab`: every command parses its arguments, calls the library and prints the result.
 
-Exit codes: 0 success, 1 a check failed, 2 bad input, 130 interrupted.
+Exit codes: 0 success, 1 a check failed, 2 bad input, 70 a fault of ours, 130 interrupted.
 """
 
+import logging
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
 
+from matformer_lab.cli import interrupts
 from matformer_lab.cli.checkpoints import plan, slice_command, slices, verify
-from matformer_lab.cli.output import warn
+from matformer_lab.cli.exit_codes import BAD_INPUT, DONE, INTERRUPTED, UNFORESEEN
+from matformer_lab.cli.output import PrintableRecord, WarningLog, complain, flush, note, warn
+from matformer_lab.cli.starting import started
 from matformer_lab.cli.sweeps import gate, report, sweep
+from matformer_lab.cli.unforeseen import out_of_memory, unforeseen
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.version import __version__
 
@@ -21,12 +27,31 @@ _PARAMETER = re.compile(r"`(\w+)(=True)?`")
 """How the library's messages write parameters: `` `max_drop` `` or `` `update=True` ``."""
 
 
+class _Held(Exception):  # noqa: N818 (no error of its own)
+    """Carries an exception (its cause) past click, which would end the process for it: exit code 1
+    for a closed pipe, an empty line for Ctrl-C."""
+
+
+@contextmanager
+def _held() -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, EOFError, OSError) as error:
+        raise _Held from error
+
+
 class _Group(click.Group):
     """Turns parameter names in the library's errors and warnings into option names."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """As click does."""
+        with _held():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that the arguments name."""
         try:
-            with warnings.catch_warnings():
+            with _held(), warnings.catch_warnings():
                 # Only our own warnings are meant for the user.
                 warnings.filterwarnings("always", module="matformer_lab")
                 warnings.showwarning = lambda message, *_: warn(_as_options(str(message), ctx))
@@ -69,29 +94,54 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: The command and its arguments; None: those of the process.
     """
+    started()
     try:
+        interrupts.raise_once()
+        logging.setLogRecordFactory(PrintableRecord)
+        logging.getLogger("matformer_lab").addHandler(WarningLog())
+        code = _run(arguments)
+    except KeyboardInterrupt:
+        code = _interrupted()
+    if code != INTERRUPTED:
+        interrupts.leave_at_once()
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """The exit code of a command, whatever happens in it."""
+    try:
+        # The result of a check, or of --help; other commands return nothing.
         code = cli.main(arguments, prog_name="matformer-lab", standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(code if isinstance(code, int) else 0)
-    except InputError as error:
-        _fail(str(error))
-    except click.UsageError as error:
+        flush()
+        return code if isinstance(code, int) else DONE
+    except BaseException as caught:
+        error = caught.__cause__ or caught if isinstance(caught, _Held) else caught
+        return _interrupted() if interrupts.happened(error) else _failed(error)
+
+
+def _interrupted() -> int:
+    note(interrupts.MESSAGE)
+    return INTERRUPTED
+
+
+def _failed(error: BaseException) -> int:
+    """Say what went wrong; the exit code."""
+    if isinstance(error, InputError):
+        complain(str(error))
+    elif isinstance(error, click.UsageError):
         hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        _fail(error.format_message() + hint)
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; run the same command again to continue", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader (head, less) has exited and wants no more output.
-        sys.stderr.close()
-        sys.exit(0)
-    except OSError as error:
+        complain(error.format_message() + hint)
+    elif isinstance(error, click.ClickException):
+        complain(error.format_message())
+    elif isinstance(error, BrokenPipeError):
+        flush()  # the reader of --help (head, less) has seen enough
+        return DONE
+    elif lacking := out_of_memory(error):
+        complain(lacking)
+    elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}")
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo("error: " + " ".join(message.split()), err=True)
-    sys.exit(2)
+        complain(f"{where}{error.strerror or error}")
+    else:
+        complain(unforeseen(error))
+        return UNFORESEEN
+    return BAD_INPUT

@@ -1,6 +1,5 @@
 """Commands that score slices and evaluate the scores: sweep, report, gate."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matformer_lab.cli.output import print_table, warn
+from matformer_lab.cli.exit_codes import DONE, NO
+from matformer_lab.cli.output import print_table, say, warn
 from matformer_lab.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def sweep(
         raise InputError("`check` scores on this machine; leave it out with `executor` ray")
     with _executor(executor, cpus_per_worker) as chosen:
         if dry_run:
-            click.echo(str(run.dry_run(loaded, folder, executor=chosen)))
+            for line in run.dry_run(loaded, folder, executor=chosen).lines:
+                say(line)
             return
         run.run_sweep(loaded, folder, executor=chosen)
     head, *rows = score_rows(folder)
@@ -96,8 +97,9 @@ def sweep(
         from matformer_lab.sweep.score_check import check_scores
 
         for checked in check_scores(loaded, folder, check):
-            click.echo(str(checked))
-    click.echo(f"frontier: {folder / FRONTIER_PNG}\npage:     {folder / REPORT_HTML}")
+            say(str(checked))
+    say(f"frontier: {folder / FRONTIER_PNG}")
+    say(f"page:     {folder / REPORT_HTML}")
 
 
 @contextmanager
@@ -131,7 +133,7 @@ def report(folders: tuple[Path, ...], separate: tuple[str, str] | None) -> None:
     from matformer_lab.results.read import read_sweep
 
     for folder in folders:
-        click.echo(str(write_report(folder)))
+        say(str(write_report(folder)))
         if separate:
             table = read_sweep(folder).comparison(*separate).round(2)
             cells = table.astype("object").where(table.notna(), "").values.tolist()
@@ -177,7 +179,7 @@ def gate(
     allow_new: bool,
     allow_missing: bool,
     allow_parent: bool,
-) -> None:
+) -> int:
     """Fail (exit code 1) if a slice got worse than in the baseline, beyond noise.
 
     DIR is the folder of a finished sweep. A slice or task that only one side has fails too, unless
@@ -196,5 +198,5 @@ def gate(
         allow_missing=allow_missing,
         allow_parent=allow_parent,
     )
-    click.echo(result.summary)
-    sys.exit(0 if result.ok else 1)
+    say(result.summary)
+    return DONE if result.ok else NO

@@ -17,9 +17,11 @@ import os
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import numpy as np
+
+from matformer_lab.common.units import ALIGNMENT
 
 
 class DirectFile:
@@ -101,9 +103,3 @@ class DirectFile:
 
 
 _NO_DIRECT = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
-
-
-ALIGNMENT: Final = 4096
-"""Bytes: direct writes need file offsets and addresses that are multiples of this, a disk block.
-
-The tensor data of every file that we write starts at a multiple of it."""

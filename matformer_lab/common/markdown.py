@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from matformer_lab.common.printable import printable
+
 Align = Literal["left", "right", "center"]
 
 _RULES: Final[dict[Align, str]] = {"left": "---", "right": "---:", "center": ":---:"}
@@ -15,14 +17,14 @@ _ACTIVE: Final = re.compile(r"[&<>\\`*_\[\]#~|$@]|:(?=//)|(?<=www)\.", re.IGNORE
 def escape_markdown(text: str) -> str:
     r"""The text in one line of Markdown (CommonMark or GitHub's) that renders as itself.
 
-    Runs of white space become one space; nothing in the text acts as markup, HTML, a link or the
-    border of a table cell.
+    Runs of white space become one space, and what cannot be seen an escape (`printable`). Nothing
+    in the text acts as markup, HTML, a link or the border of a table cell.
 
     Examples:
         >>> print(escape_markdown("mmlu_pro | <b>"))
         mmlu\_pro \| &lt;b&gt;
     """
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return _ACTIVE.sub(lambda found: _HTML.get(found[0], f"\\{found[0]}"), line)
 
 

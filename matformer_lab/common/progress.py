@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
+from matformer_lab.common.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -58,7 +60,6 @@ def bytes_bar(title: str, total: int, progress: Progress = True) -> Iterator[Adv
     if callable(progress):
         yield progress
         return
-    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -69,7 +70,7 @@ def bytes_bar(title: str, total: int, progress: Progress = True) -> Iterator[Adv
 
     console, visible = bar_console()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -79,5 +80,5 @@ def bytes_bar(title: str, total: int, progress: Progress = True) -> Iterator[Adv
 
     shown = progress and visible
     with bars.Progress(*columns, console=console, disable=not shown) as bar:
-        task = bar.add_task(escape(title), total=total)
+        task = bar.add_task(printable(title), total=total)
         yield lambda done: bar.advance(task, done)

@@ -1,16 +1,22 @@
-"""JSON from elsewhere, parsed strictly: no duplicate keys, no NaN, no lone surrogates."""
+"""JSON from elsewhere, parsed strictly: no duplicate keys, no NaN, no lone surrogates, no endless
+numbers or nesting."""
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.nesting import check_nesting
+
+MAX_DIGITS: Final = 1000
+"""Digits of a whole number; Python itself refuses to read or print more than 4300."""
 
 
 def strict_json(data: bytes, where: str) -> dict[str, Any]:
     """Parse a JSON object, strictly.
 
     Python's `json` keeps the last of duplicate keys, reads NaN and Infinity, and accepts `\\ud800`,
-    which cannot be encoded as UTF-8 again. All of these are refused here.
+    which cannot be encoded as UTF-8 again. All of these are refused here, and so are numbers and
+    nesting beyond what other code can handle.
 
     Args:
         data: UTF-8 text.
@@ -31,8 +37,19 @@ def strict_json(data: bytes, where: str) -> dict[str, Any]:
     def no_constant(name: str) -> Any:
         raise ValueError(f"{name} is not allowed in JSON")
 
+    def integer(digits: str) -> int:
+        if len(digits) > MAX_DIGITS:
+            raise ValueError(f"a number of {len(digits):,} digits")
+        return int(digits)
+
     try:
-        value = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=no_constant)
+        value = json.loads(
+            data.decode(),
+            object_pairs_hook=unique,
+            parse_constant=no_constant,
+            parse_int=integer,
+        )
+        check_nesting([value])
         if b"\\u" in data:
             json.dumps(value, ensure_ascii=False).encode()  # fails on a lone surrogate
     except (ValueError, RecursionError) as error:

@@ -5,6 +5,11 @@ from typing import Final
 
 from matformer_lab.common.errors import InputError
 
+ALIGNMENT: Final = 4096
+"""Bytes: direct writes need file offsets and addresses that are multiples of this, a disk block.
+
+The tensor data of every file that we write starts at a multiple of it."""
+
 _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
                  "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
 

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from matformer_lab.common.errors import InputError
+from matformer_lab.common.errors import InputError, one_line
 
 MAX_SMALL_BYTES: Final = 100_000_000
 """Larger than any real config, index or tokenizer; such files are read into memory."""
@@ -25,8 +25,12 @@ def open_regular(path: Path) -> BinaryIO:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             file.close()
             raise InputError(f"{path}: is not a regular file")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # a NUL in the name, or what no file system can encode
+        raise InputError(f"{path}: is no file name ({one_line(error)})") from None
     return file
 
 

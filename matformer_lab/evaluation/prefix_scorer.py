@@ -34,6 +34,12 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         answers: Known answers by (context, continuation), as `score_slices` gave them for several
             slices at once. Only requests that are not among them run the model.
         progress: Called with (requests done, requests in all).
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> elastic = ml.ElasticParent.load("tiny")
+        >>> lm = ml.PrefixScorer(elastic.live("e2b"), ml.load_tokenizer(elastic.parent))
+        >>> lm_eval.simple_evaluate(model=lm, tasks=["boolq"])  # doctest: +SKIP
     """
 
     def __init__(

@@ -10,7 +10,20 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(parent: Parent) -> "PreTrainedTokenizerBase":
-    """The parent's tokenizer, from its folder or (small files only) from the Hub."""
+    """The parent's tokenizer, from its folder or (small files only) from the Hub.
+
+    Args:
+        parent: From `open_parent`.
+
+    Raises:
+        InputError: When it cannot be loaded.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> tokenizer = ml.load_tokenizer(ml.open_parent("tiny"))
+        >>> tokenizer("a b").input_ids[0] == tokenizer.bos_token_id
+        True
+    """
     from transformers import AutoTokenizer
 
     try:

@@ -18,9 +18,11 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.printable import shown
 from matformer_lab.notebook.html import plan_html
 from matformer_lab.parent.opening import TINY, open_parent
 from matformer_lab.parent.parent import Parent
+from matformer_lab.results.files import FRONTIER_PNG
 from matformer_lab.slicing.layer_runs import runs_of, written
 from matformer_lab.slicing.notation.catalog import published_specs, resolve_slice
 from matformer_lab.slicing.notation.spec import SliceSpec
@@ -270,9 +272,9 @@ class SliceEditor:
                 self.scores.clear_output()
                 try:
                     display(self.score())  # type: ignore[no-untyped-call]
-                    display(Image(str(self.out / "frontier.png")))  # type: ignore[no-untyped-call]
+                    display(Image(str(self.out / FRONTIER_PNG)))  # type: ignore[no-untyped-call]
                 except InputError as error:
-                    print(f"error: {error}")
+                    print(f"error: {shown(str(error))}")
         finally:
             self.run.disabled = False
 

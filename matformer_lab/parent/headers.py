@@ -27,9 +27,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
-from matformer_lab.common.direct_file import ALIGNMENT
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.strict_json import strict_json
+from matformer_lab.common.units import ALIGNMENT
 from matformer_lab.common.untrusted import open_regular, read_exactly
 
 MAX_HEADER_BYTES: Final = 100_000_000

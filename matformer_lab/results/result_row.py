@@ -15,6 +15,7 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.untrusted import read_small
 from matformer_lab.common.validation import explain
 from matformer_lab.results.parquet import read_parquet
+from matformer_lab.results.spreadsheet import as_text
 
 _CLOSE: Final = 1e-9
 """How closely a number in text must match the number itself."""
@@ -127,7 +128,6 @@ def check_csv(path: Path, rows: Sequence[ResultRow]) -> None:
         raise InputError(
             f"{path}: has {len(written)} scores, results.parquet {len(rows)}; {remedy}"
         )
-    # Rows are compared in order: names may be written so that a spreadsheet takes them for text.
     for cells, row in zip(written, rows, strict=True):
         for name, value in (("value", row.value), ("stderr", row.stderr), ("n", row.n)):
             if not _says(cells.get(name), value):
@@ -136,7 +136,7 @@ def check_csv(path: Path, rows: Sequence[ResultRow]) -> None:
                     f"but {value} in results.parquet; {remedy}"
                 )
         for name, text_ in (("slice", row.slice), ("task", row.task), ("metric", row.metric)):
-            if not str(cells.get(name)).endswith(text_.lstrip()):
+            if cells.get(name) not in (text_, as_text(text_)):
                 raise InputError(
                     f"{path}: has a score of {cells.get(name)} where results.parquet has "
                     f"{row.key}; {remedy}"

@@ -17,6 +17,7 @@ from matformer_lab.results.files import (
     SAMPLES,
     SLICES_JSON,
 )
+from matformer_lab.results.spreadsheet import spreadsheet_csv
 
 
 class SamplesTable(NamedTuple):
@@ -72,7 +73,7 @@ def write_tables(
     write_atomic(folder / SLICES_JSON, described.encode())
     write_atomic(folder / RECIPE_YAML, recipe.encode())
     frame = pd.DataFrame(rows)
-    write_atomic(folder / RESULTS_CSV, frame.to_csv(index=False).encode())
+    write_atomic(folder / RESULTS_CSV, spreadsheet_csv(frame).encode())
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     write_atomic(folder / RESULTS_PARQUET, buffer.getvalue())

@@ -69,7 +69,7 @@ def runtime_verdicts(plan: Plan) -> tuple[RuntimeVerdict, ...]:
 
 def _needs_full_form(plan: Plan, runtime: str, version: str) -> RuntimeVerdict:
     if plan.text_only:
-        why = "needs the full gemma3n form: do not use --text-only"
+        why = "needs the full gemma3n form, with its towers"
         if not plan.parent.multimodal:
             why = "needs the full gemma3n form, the parent is text-only"
         return RuntimeVerdict(runtime, version, "refuses", why)

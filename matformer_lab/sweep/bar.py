@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
+from matformer_lab.common.printable import printable
 from matformer_lab.common.progress import bar_console
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class SweepBar:
             progress.TimeElapsedColumn(),
             progress.TextColumn("left"),
             progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),
             console=console,
             transient=True,
             disable=not (show and visible),
@@ -50,7 +51,8 @@ class SweepBar:
         if not share:
             slices = ", ".join(job.name for job in group[:2])
             more = f" +{len(group) - 2}" if len(group) > 2 else ""
-            self._bar.update(self._task_id, description=f"{group[0].task.name} · {slices}{more}")
+            doing = printable(f"{group[0].task.name} · {slices}{more}")
+            self._bar.update(self._task_id, description=doing)
         self._shares |= {job.key: share for job in group}
         self._show()
 

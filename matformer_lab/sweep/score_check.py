@@ -87,12 +87,14 @@ def check_scores(recipe: Recipe, out: Path, items: int) -> tuple[ScoreCheck, ...
 
 def _answers(job: Job, store: Store) -> dict[_RequestId, Answer]:
     """The stored answers of a job."""
+    from matformer_lab.scoring.slice_scoring import Answer
+
     if store.get(job.key) is None:
         raise InputError(
             f"{store.folder.parent}: does not hold every score of the recipe; run the sweep first"
         )
     return {
-        _RequestId(item["subtask"], item["doc_id"], number): answer
+        _RequestId(item["subtask"], item["doc_id"], number): Answer(*answer)
         for item in store.items(job.key).to_pylist()
         if item.get("is_greedy")
         for number, answer in enumerate(zip(item["logprobs"], item["is_greedy"], strict=True))

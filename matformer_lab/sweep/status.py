@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from matformer_lab.common.printable import printable
 from matformer_lab.sweep.jobs import Job
 from matformer_lab.sweep.store import Store
 
@@ -60,7 +61,9 @@ class DryRun:
         known = [seconds for seconds in estimates if seconds is not None]
         return sum(known) if len(known) == len(estimates) else None
 
-    def __str__(self) -> str:
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """A line for each score, and one for all of them."""
         lines = [
             f"{status.state:5}  {status.job.name}  {status.job.task.name}"
             + (f"  ~ {_duration(status.seconds)}" if status.seconds else "")
@@ -70,9 +73,13 @@ class DryRun:
         total = (
             "unknown until something has run" if self.seconds is None else _duration(self.seconds)
         )
-        return "\n".join(
-            [*lines, f"{len(self.pending)} of {len(self.jobs)} scores to compute; time: {total}"]
+        return (
+            *lines,
+            f"{len(self.pending)} of {len(self.jobs)} scores to compute; time: {total}",
         )
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable, self.lines))
 
 
 def statuses_of(jobs: Sequence[Job], store: Store) -> DryRun:

@@ -161,6 +161,47 @@ def test_what_a_family_does_not_take(miniature: Path, pico: Path, tmp_path: Path
     assert {path.name for path in out.iterdir()} == {"e2b", "uniform-1-4", "notes.txt"}
 
 
+@pytest.mark.parametrize("how", ["one byte", "cut short"])
+def test_a_damaged_piece_is_written_anew_and_not_linked(
+    miniature: Path, tmp_path: Path, cli: Cli, how: str
+) -> None:
+    out = write_family(plans_of(miniature, "e2b", "e4b"), tmp_path / "family")
+    shared = [
+        path for path in sorted((out / "e2b").glob("*.safetensors")) if path.stat().st_nlink > 1
+    ]
+    victim, stat = shared[3], shared[3].stat()
+    victim.chmod(0o644)
+    if how == "one byte":
+        with victim.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\x5a")
+    else:
+        os.truncate(victim, stat.st_size - 1)
+    os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    if how == "cut short":  # the member it is in is no checkpoint any more
+        with pytest.raises(InputError, match="truncated"):
+            add_to_family(plans_of(miniature, "e1.96b-layer"), out)
+        return
+    (added,) = add_to_family(plans_of(miniature, "e1.96b-layer"), out)
+    assert verify_checkpoint(out / added, open_parent(miniature)).ok
+    assert not verify_checkpoint(out / "e2b", open_parent(miniature)).ok
+
+
+def test_another_parents_bytes_are_noticed(tmp_path: Path, miniature: Path) -> None:
+    """A byte changed under the old size and time: the family is another parent's."""
+    parent = tmp_path / "parent"
+    shutil.copytree(miniature, parent)
+    out = write_family(plans_of(parent, "e2b", "1/2"), tmp_path / "family")
+    (weights,) = parent.glob("*.safetensors")
+    stat = weights.stat()
+    with weights.open("r+b") as file:
+        file.seek(stat.st_size // 2 + 4097)
+        file.write(b"\x5a\x5a")
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(InputError, match="another parent"):
+        add_to_family(plans_of(parent, "1/4"), out)
+
+
 def test_verify_names_the_member_and_the_tensor(miniature: Path, tmp_path: Path, cli: Cli) -> None:
     out = write_family(plans_of(miniature, *SOME), tmp_path / "family")
     shard = out / "e2b" / "model-00003-of-00063.safetensors"

@@ -40,7 +40,7 @@ def assert_refused(done: CommandResult, words: str, folder: Path, *, leaves: set
         ("{name: s, widths: full, skip: [4, 9, 14, 19, 24, 29, 34]}", "no full_attention layer"),
         ("{name: s, width: full}", "unknown key 'width'; did you mean 'widths'?"),
         ("{name: s, widths: !!python/object/apply:os.getcwd []}", "not valid YAML"),
-        ("just words", "a slice is a mapping"),
+        ("just words", "a slice must be a mapping"),
     ],
 )
 def test_every_bad_slice_file_is_refused(

@@ -9,7 +9,7 @@ from markdown_it.token import Token
 from matformer_lab.common.markdown import escape_markdown, markdown_table
 
 RENDERER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+TEXTS = st.text(st.characters())
 WICKED = st.lists(
     st.sampled_from(
         [
@@ -40,7 +40,9 @@ def text_of(token: Token) -> str:
 
 
 def shown(text: str) -> str:
-    return " ".join(text.split())
+    """What a reader shall see: one line, invisible characters as escapes."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 @given(st.lists(st.lists(TEXTS | WICKED, min_size=3, max_size=3), max_size=3))

@@ -149,6 +149,14 @@ def test_what_a_kill_at_the_very_last_step_leaves_is_tidied(
     assert [path.name for path in tmp_path.iterdir()] == ["child"]
 
 
+def flip_a_byte_under_the_old_time(path: Path) -> None:
+    stat = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
 def test_a_half_written_shard_is_not_believed(pico_full: Path, tmp_path: Path) -> None:
     """Finished shards whose file was touched, cut short or replaced since are written again."""
     plan = half(pico_full)
@@ -157,6 +165,7 @@ def test_a_half_written_shard_is_not_believed(pico_full: Path, tmp_path: Path) -
     for harm in (
         lambda path: path.write_bytes(bytes(path.stat().st_size)),
         lambda path: os.truncate(path, path.stat().st_size - 1),
+        flip_a_byte_under_the_old_time,
         lambda path: path.unlink(),
     ):
         with pytest.raises(InputError), parent_breaks(pico_full, plan):

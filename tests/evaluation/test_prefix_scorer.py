@@ -22,6 +22,7 @@ from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
+from matformer_lab.scoring.slice_scoring import Answer
 from matformer_lab.slicing.notation.catalog import resolve_slice
 
 CLOSE = 2e-4
@@ -169,7 +170,7 @@ def test_the_check_finds_a_wrong_answer() -> None:
     assert same.largest <= CLOSE
     assert difference_from_lm_eval(hflm(), requests, answers, items=99).items == 10
 
-    wrong = [(logprob - 0.25, not greedy) for logprob, greedy in answers]
+    wrong = [Answer(logprob - 0.25, not greedy) for logprob, greedy in answers]
     found = difference_from_lm_eval(hflm(), requests, wrong, items=4)
     assert found.largest == pytest.approx(0.25, abs=CLOSE)
     assert found.greedy_flips == 4
@@ -179,7 +180,7 @@ def test_the_check_finds_a_wrong_answer() -> None:
 def test_the_check_finds_what_is_no_number(lost: float) -> None:
     requests = instances([("The cat", f" sat {n}") for n in range(4)])
     answers = prefix_scorer().loglikelihood(requests)
-    answers[2] = lost, answers[2][1]
+    answers[2] = Answer(lost, answers[2].is_greedy)
     assert difference_from_lm_eval(hflm(), requests, answers, items=4).largest == float("inf")
 
 

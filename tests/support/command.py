@@ -37,16 +37,12 @@ def run_offline(
 
 def run_here(*arguments: object) -> CommandResult:
     """`matformer-lab ARGUMENTS...` in this process, which spares it the seconds of a start."""
-    from matformer_lab.cli.main import main
+    from matformer_lab.cli.main import _run
 
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as left:
-            assert isinstance(left.code, int)
-            return CommandResult(left.code, out.getvalue(), err.getvalue())
-    raise AssertionError("main returns")
+        code = _run([str(argument) for argument in arguments])
+    return CommandResult(code, out.getvalue(), err.getvalue())
 
 
 def interrupted(

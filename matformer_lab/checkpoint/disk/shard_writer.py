@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final
 
+from matformer_lab.checkpoint.disk.intact import is_intact
 from matformer_lab.checkpoint.disk.shards import Shard
 from matformer_lab.checkpoint.disk.tensor_bytes import child_bytes, thread_scratch
 from matformer_lab.checkpoint.manifest import tensor_digest
@@ -161,8 +162,8 @@ def _finished(folder: Path, work: Path, shard: Shard) -> Digests | None:
         return None
     try:
         known = json.loads(digests_path.read_bytes())
-        digests: Digests = known.pop("tensors")
+        digests: Digests = dict(known.pop("tensors"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     unchanged = known == _file_state(path) and known["size"] == shard.nbytes
-    return digests if unchanged and digests.keys() == {t.name for t in shard.tensors} else None
+    return digests if unchanged and is_intact(path, shard, digests) else None

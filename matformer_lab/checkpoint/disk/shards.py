@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from matformer_lab.common.direct_file import ALIGNMENT
+from matformer_lab.common.units import ALIGNMENT
 from matformer_lab.parent.headers import ITEM_SIZE, encode_header
 from matformer_lab.parent.parent import SINGLE_FILE
 from matformer_lab.slicing.plan import TensorPlan

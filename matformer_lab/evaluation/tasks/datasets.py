@@ -12,7 +12,9 @@ from matformer_lab.common.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
-class _Mapping:
+class _LocalDatasets:
+    """Which folders answer for dataset ids: the user's, and the package's own."""
+
     user: Path | None
     own: Path | None
     caches: dict[Path, Path] = field(default_factory=dict)
@@ -25,7 +27,7 @@ class _Mapping:
         if self.user is not None:
             raise InputError(
                 f"dataset {dataset_id!r} is not under {self.user}: put a copy of the dataset "
-                f"repository at {self.user / dataset_id}, or leave --datasets out to use the Hub"
+                f"repository at {self.user / dataset_id}, or leave `datasets` out to use the Hub"
             )
         return None
 
@@ -41,7 +43,7 @@ class _Mapping:
         return self.caches[folder]
 
 
-_mapping: ContextVar[_Mapping | None] = ContextVar("dataset mapping", default=None)
+_local: ContextVar[_LocalDatasets | None] = ContextVar("local datasets", default=None)
 
 
 @contextlib.contextmanager
@@ -54,28 +56,28 @@ def mapped_datasets(user: Path | None, own: Path | None = None) -> Iterator[None
     import datasets
 
     original = datasets.load_dataset
-    token = _mapping.set(_Mapping(user, own))
+    token = _local.set(_LocalDatasets(user, own))
     datasets.load_dataset = _mapped(original)
     try:
         yield
     finally:
         datasets.load_dataset = original
-        _mapping.reset(token)
+        _local.reset(token)
 
 
 def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
     def load_dataset(path: str, *args: Any, **kwargs: Any) -> Any:
-        mapping = _mapping.get()
-        if mapping is None:  # a task module imported within keeps this function for good
+        local = _local.get()
+        if local is None:  # a task module imported within keeps this function for good
             return original(path, *args, **kwargs)
-        folder = mapping.folder(path)
+        folder = local.folder(path)
         if folder is not None and kwargs.get("cache_dir") is None:
-            kwargs["cache_dir"] = str(mapping.cache(folder))
+            kwargs["cache_dir"] = str(local.cache(folder))
         try:
             return original(str(folder or path), *args, **kwargs)
         except Exception as error:
-            where = f"cannot be read from {folder}" if folder else "cannot be had from the Hub"
-            hint = "" if folder else "; with no network, give a folder of datasets (--datasets)"
+            where = f"cannot be read from {folder}" if folder else "cannot be loaded from the Hub"
+            hint = "" if folder else "; with no network, give a folder of datasets (`datasets`)"
             raise InputError(f"dataset {path!r} {where}: {one_line(error)}{hint}") from error
 
     return load_dataset

@@ -146,6 +146,8 @@ def _specs_of_file(ref: str, base: Path) -> Sequence[SliceSpec | SamplerSpec]:
     if not name:
         return specs
     named = [spec for spec in specs if spec.name == name]
+    if any(spec != named[0] for spec in named):
+        raise InputError(f"{path}: several slices are named {name!r}; rename all but one")
     if not named:
         names = ", ".join(spec.name for spec in specs)
         raise InputError(f"{path}: no slice named {name!r}; it has {names:.300}")

@@ -10,7 +10,12 @@ import re
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
+
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.validation import explain
+from matformer_lab.slicing.notation.name import MAX_NAME
 from matformer_lab.slicing.notation.spec import SliceSpec
 from matformer_lab.slicing.notation.width import Width
 from matformer_lab.slicing.slice import Published
@@ -23,7 +28,8 @@ SKIPPED: Final = "Layers Skipped"
 
 _MAX_BYTES: Final = 1 << 20
 _NUMBER = r"[0-9](?:_?[0-9]){0,11}"
-_PRODUCT = re.compile(rf"{_NUMBER}(?:\s*\*\s*{_NUMBER}){{0,3}}")
+_SPACE: Final = " \t\r\n"
+_PRODUCT = re.compile(rf"{_NUMBER}(?:[{_SPACE}]*\*[{_SPACE}]*{_NUMBER}){{0,3}}")
 
 
 def load_csv(path: Path) -> tuple[SliceSpec, ...]:
@@ -33,20 +39,16 @@ def load_csv(path: Path) -> tuple[SliceSpec, ...]:
         InputError: The file cannot be read, lacks a column or has a bad cell. The message names the
             line of the row.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"{path}: over the limit of 1 MiB; no real slices file is so large")
+    data = read_small(path, _MAX_BYTES)
     try:
         rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        missing = {NAME, DIMS} - set(rows.fieldnames or ())
-        if missing:
-            raise InputError(f"{path}: no column {sorted(missing)[0]!r} in the first line")
+        columns = list(rows.fieldnames or ())
+        for column in (DIMS, NAME):
+            if column not in columns:
+                raise InputError(f"{path}: no column {column!r} in the first line")
+        for column in (NAME, LABEL, MMLU, DIMS, SKIPPED):
+            if columns.count(column) > 1:
+                raise InputError(f"{path}: column {column!r} appears twice in the first line")
         return tuple(_row(row, f"{path}, line {rows.line_num}") for row in rows)
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a CSV file ({error})") from None
@@ -54,14 +56,21 @@ def load_csv(path: Path) -> tuple[SliceSpec, ...]:
 
 def _row(row: dict[str, str | None], where: str) -> SliceSpec:
     name = (row.get(NAME) or "").strip()
-    if not name or len(name) > 100 or not name.isprintable():
-        raise InputError(f"{where}: the row needs a printable name of at most 100 characters")
-    return SliceSpec(
-        name=name,
-        widths=tuple(Width.parse(n) for n in integers(row.get(DIMS) or "", f"{where}: {DIMS}")),
-        skip=tuple(integers(row.get(SKIPPED) or "[]", f"{where}: {SKIPPED}")),
-        published=_published(name, row),
-    )
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise InputError(
+            f"{where}: the row needs a printable name of at most {MAX_NAME} characters"
+        )
+    widths = integers(row.get(DIMS) or "", f"{where}: {DIMS}")
+    skip = integers(row.get(SKIPPED) or "[]", f"{where}: {SKIPPED}")
+    try:
+        return SliceSpec(
+            name=name,
+            widths=tuple(Width.parse(n) for n in widths),
+            skip=tuple(skip),
+            published=_published(name, row),
+        )
+    except ValidationError as error:
+        raise InputError(f"{where}: {explain(error, SliceSpec)}") from None
 
 
 def _published(name: str, row: dict[str, str | None]) -> Published | None:
@@ -88,10 +97,10 @@ def integers(cell: str, where: str) -> list[int]:
         >>> integers("[2_048 * 4, 8192]", "line 2")
         [8192, 8192]
     """
-    text = cell.strip()
+    text = cell.strip(_SPACE)
     if not (text.startswith("[") and text.endswith("]")):
         raise InputError(f"{where}: expected a list like [2_048 * 4, 8192], found {cell!r:.60}")
-    items = [item.strip() for item in text[1:-1].split(",")]
+    items = [item.strip(_SPACE) for item in text[1:-1].split(",")]
     if items and not items[-1]:
         items.pop()  # an empty list, or a trailing comma
     for position, item in enumerate(items):
@@ -100,4 +109,4 @@ def integers(cell: str, where: str) -> list[int]:
                 f"{where}: item {position} is {item!r:.60}; only integers and products of "
                 "integers are allowed"
             )
-    return [math.prod(int(factor) for factor in item.split("*")) for item in items]
+    return [math.prod(int(factor.strip(_SPACE)) for factor in item.split("*")) for item in items]

@@ -19,6 +19,7 @@ from pydantic import (
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.gemma3n import MAX_LAYERS, TextConfig
+from matformer_lab.slicing.notation.name import MAX_NAME, VISIBLE
 from matformer_lab.slicing.notation.width import WIDTH_SCHEMA, OneWidth, Width
 from matformer_lab.slicing.skips import check_skip
 from matformer_lab.slicing.slice import Published, Slice
@@ -43,7 +44,7 @@ def parse_run(written: Any) -> range:
         return range(written, written + 1)
     match = _RUN.fullmatch(written.strip()) if isinstance(written, str) else None
     if not match:
-        raise ValueError(f"{written!r} is not a layer (4) or a run of layers (20-24)")
+        raise ValueError(f"{written!r:.60} is not a layer (4) or a run of layers (20-24)")
     first, last = int(match[1]), int(match[2] or match[1])
     if last < first or last >= MAX_LAYERS:
         raise ValueError(f"{written!r} is not a run of layers")
@@ -65,9 +66,15 @@ def _parse_widths(written: Any) -> Any:
 
 
 def _parse_skip(written: Any) -> Any:
-    if isinstance(written, list | tuple):
-        return tuple(layer for item in written for layer in parse_run(item))
-    return tuple(parse_run(written)) if written is not None else ()
+    if written is None:
+        return ()
+    layers: dict[int, None] = {}  # in the order written
+    for item in written if isinstance(written, list | tuple) else [written]:
+        for layer in parse_run(item):
+            if layer in layers:
+                raise ValueError(f"skipped layer {layer} is listed twice")
+            layers[layer] = None
+    return tuple(layers)
 
 
 _RUN_SCHEMA: Final = {
@@ -103,7 +110,9 @@ class SliceSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    name: Annotated[
+        str, Field(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+$"), VISIBLE
+    ]
     description: str | None = None
     published: Published | None = None
     widths: AnyWidths | None = None

@@ -59,7 +59,7 @@ class Width:
                 f"width {written} is not an integer; write hidden units (8192) or a fraction (1/2)"
             )
         raise ValueError(
-            f"width {written!r} is neither hidden units (8192), a fraction of the parent's FFN "
+            f"width {written!r:.60} is neither hidden units (8192), a fraction of the parent's FFN "
             "(1/2, full) nor a multiple of hidden_size (4x)"
         )
 
