@@ -6,10 +6,16 @@ log-likelihoods come about is the scorer's affair: lm-eval's own `HFLM`, or `pre
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.finite import (
+    NotFiniteError,
+    NotFiniteScoresError,
+    check_score,
+    finite_logits,
+)
 from matformer_lab.evaluation.lm import make_lm
 from matformer_lab.evaluation.lm_eval_results import item_records, metric_rows
 from matformer_lab.evaluation.quiet import quiet_lm_eval
@@ -41,6 +47,10 @@ def score_together(
     `prefix` takes all of them through the requests in one pass, the layers they share once, and
     then has all scores; `lm-eval` takes one slice after the other. `progress` is called with the
     share of the work done, 0 to 1.
+
+    Raises:
+        NotFiniteScoresError: After the other scores, for the models that gave log-probabilities
+            which are no numbers.
     """
     known: Mapping[str, Sequence[Answer]] = {}
     requests = [each for each in task.requests if each.request_type == "loglikelihood"]
@@ -55,15 +65,23 @@ def score_together(
             progress=lambda done, count: progress(done / count),
         )
     shared = (time.perf_counter() - began) / len(models)
+    not_finite: dict[str, NotFiniteError] = {}
     for number, (name, model) in enumerate(models.items(), 1):
         began = time.perf_counter()
         arguments = (request.args for request in requests)
         answers = dict(zip(arguments, known[name], strict=True)) if known else None
         lm = make_lm(model, tokenizer, scorer=scorer, batch_size=batch_size, answers=answers)
-        result = score(lm, task)
-        if not known:
-            progress(number / len(models))
+        try:
+            result = score(lm, task)
+        except NotFiniteError as error:
+            not_finite[name] = error
+            continue
+        finally:
+            if not known:
+                progress(number / len(models))
         yield name, result, shared + time.perf_counter() - began
+    if not_finite:
+        raise NotFiniteScoresError(not_finite)
 
 
 _latest_encoded: "dict[Any, list[Request]]" = {}
@@ -86,14 +104,22 @@ def _encoded_once(task: LoadedTask, requests: Sequence[Any], lm: Any) -> "list[R
 
 
 def score(lm: Any, task: LoadedTask) -> Score:
-    """Score `lm` on every request of `task`."""
+    """Score `lm` on every request of `task`.
+
+    Raises:
+        NotFiniteError: When a log-probability, or a metric, is no number.
+    """
     from lm_eval.evaluator import evaluate
 
-    with quiet_lm_eval(), _requests_built(task):
+    with quiet_lm_eval(), _requests_built(task), ExitStack() as stack:
+        if any(request.request_type == "generate_until" for request in task.requests):
+            stack.enter_context(finite_logits(lm.model, task.name))
         results = evaluate(lm=lm, task_dict=task.task_dict, limit=task.limit)
-    return Score(
+    found = Score(
         metrics=tuple(metric_rows(task, results)), items=tuple(item_records(task, results))
     )
+    check_score(found, dtype=lm.model.dtype)
+    return found
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.models.huggingface import HFLM
 
+from matformer_lab.evaluation.finite import check_finite
 from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import Answer, score_slices
 from matformer_lab.scoring.token_budget import TokenBudget
@@ -85,6 +86,10 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         answers = self._known | dict(
             zip((request.args for request in new), self._score(self.encode(new)), strict=True)
         )
+        for request in requests:
+            logprob, _ = answers[request.args]
+            task, item = request.task_name, request.doc_id
+            check_finite(logprob, task=task, item=item, dtype=self.model.dtype)
         return [answers[request.args] for request in requests]
 
     def _loglikelihood_tokens(

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from matformer_lab.common.atomic import write_atomic
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.own_files import real_path, write_own
 from matformer_lab.common.paths import StrPath
 from matformer_lab.gate.baseline import dump_baseline, load_baseline, make_baseline
 from matformer_lab.gate.compare import Allowed, compare
 from matformer_lab.gate.junit import to_junit
 from matformer_lab.gate.markdown import to_markdown
 from matformer_lab.gate.result import Check, GateResult
+from matformer_lab.gate.sealed import real_path, write_sealed
 from matformer_lab.gate.targets import JUNIT, SUMMARY, check_targets
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
@@ -74,9 +74,9 @@ def run_gate(
         allowed = Allowed(new=allow_new, missing=allow_missing, parent=allow_parent)
         result = compare(sweep, load_baseline(baseline), max_drop, allowed)
     if markdown_file:
-        write_own(markdown_file, to_markdown(result).encode(), SUMMARY)
+        write_sealed(markdown_file, to_markdown(result).encode(), SUMMARY)
     if junit_file:
-        write_own(junit_file, to_junit(result), JUNIT)
+        write_sealed(junit_file, to_junit(result), JUNIT)
     return result
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.own_files import check_replaceable, content_to_replace, real_path
 from matformer_lab.gate.baseline import is_baseline
+from matformer_lab.gate.sealed import check_replaceable, content_to_replace, real_path
 from matformer_lab.results.files import (
     RECIPE_YAML,
     REPORT_FILES,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from matformer_lab.common.own_files import write_own
+from matformer_lab.common.atomic import write_atomic
 from matformer_lab.report.figure_labels import (
     LEAST,
     LabelledPoint,
@@ -24,7 +24,7 @@ from matformer_lab.report.figure_labels import (
     without_maths,
 )
 from matformer_lab.report.style import INK, MEASURED, MUTED, PUBLISHED, SOFT, STYLE
-from matformer_lab.results.files import FRONTIER_PNG, FRONTIER_SVG, REPORT_KIND
+from matformer_lab.results.files import FRONTIER_PNG, FRONTIER_SVG
 from matformer_lab.results.sweep_results import TITLES, PublishedPoint, SweepResults
 from matformer_lab.statistics.panel import Panel
 from matformer_lab.statistics.ranking import Ranking, rank
@@ -58,16 +58,23 @@ class _Label(NamedTuple):
 
 def save_figure(sweep: SweepResults, folder: Path) -> FigureFiles:
     """Write `frontier.png` (200 dpi) and `frontier.svg` into `folder`."""
+    for name, content in figure_files(sweep).items():
+        write_atomic(folder / name, content)
+    return FigureFiles(folder / FRONTIER_PNG, folder / FRONTIER_SVG)
+
+
+def figure_files(sweep: SweepResults) -> dict[str, bytes]:
+    """The content of `frontier.png` (200 dpi) and of `frontier.svg`."""
     import matplotlib as mpl
 
-    png, svg = folder / FRONTIER_PNG, folder / FRONTIER_SVG
+    files = {}
     with mpl.rc_context(STYLE):
         figure = draw(sweep)
-        for path, metadata in ((png, {"Software": None}), (svg, {"Date": None})):
+        for name, metadata in ((FRONTIER_PNG, {"Software": None}), (FRONTIER_SVG, {"Date": None})):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=path.suffix[1:], dpi=200, metadata=metadata)
-            write_own(path, buffer.getvalue(), REPORT_KIND)
-    return FigureFiles(png, svg)
+            figure.savefig(buffer, format=name.rpartition(".")[2], dpi=200, metadata=metadata)
+            files[name] = buffer.getvalue()
+    return files
 
 
 def draw(sweep: SweepResults) -> Figure:

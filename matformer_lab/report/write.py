@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matformer_lab.common.own_files import check_replaceable, write_own
 from matformer_lab.common.paths import StrPath
-from matformer_lab.report.figure import save_figure
+from matformer_lab.report.figure import figure_files
 from matformer_lab.report.page import render
-from matformer_lab.results.files import REPORT_FILES, REPORT_HTML, REPORT_KIND
+from matformer_lab.results.files import REPORT_FILES, REPORT_HTML
+from matformer_lab.results.own_files import disk_errors, own_files
 from matformer_lab.results.read import read_sweep
 
 
@@ -23,7 +23,7 @@ def write_report(folder: StrPath) -> Path:
 
     Raises:
         InputError: When it is not the folder of a finished sweep, or its files contradict each
-            other, or one of the three files is not ours to replace.
+            other; or when the report would replace a file that is not the tool's, or was edited.
 
     Examples:
         >>> import matformer_lab as ml
@@ -31,9 +31,12 @@ def write_report(folder: StrPath) -> Path:
         'report.html'
     """
     sweep = read_sweep(folder)
+    own = own_files(sweep.folder, is_sweep=True)
     for name in REPORT_FILES:
-        check_replaceable(sweep.folder / name, REPORT_KIND)
-    save_figure(sweep, sweep.folder)
-    page = sweep.folder / REPORT_HTML
-    write_own(page, f"{render(sweep)}\n".encode(), REPORT_KIND)
-    return page
+        own.check_place(name)
+    with disk_errors(sweep.folder), own.new_files() as new:
+        for name, content in figure_files(sweep).items():
+            new.add(name, content)
+        new.add(REPORT_HTML, render(sweep).encode())
+        new.publish()
+    return sweep.folder / REPORT_HTML

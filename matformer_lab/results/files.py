@@ -1,5 +1,6 @@
 """The names of the files in a sweep folder, all in one place."""
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +19,13 @@ FRONTIER_PNG: Final = "frontier.png"
 FRONTIER_SVG: Final = "frontier.svg"
 REPORT_FILES: Final = (REPORT_HTML, FRONTIER_PNG, FRONTIER_SVG)
 """Made from the tables, and stale as soon as those change."""
-REPORT_KIND: Final = "report"
-"""What their seals say they are (`common.own_files`)."""
+
+MARKER: Final = ".matformer_lab_sweep.json"
+"""By this file a folder is known as a sweep's (`results.own_files`)."""
+STORE_METADATA: Final = b"matformer_lab"
+"""The key of the parquet metadata that every stored score carries."""
+STORE_NAME: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{24}(-[0-9]+)?\.parquet")
+"""The names of stored scores."""
 
 
 def samples_file(slug: str, task: str) -> Path:

@@ -13,12 +13,16 @@ _STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "�
 
 
 def spreadsheet_csv(frame: pd.DataFrame) -> str:
-    """A table as CSV, whose texts are quoted and do not start like a formula.
+    """A table as CSV, none of whose texts starts like a formula.
 
-    An apostrophe goes before those that do, as the spreadsheets themselves mark text. The quotes
-    keep `a;=1` one cell where the list separator is a semicolon.
+    An apostrophe goes before those that would, as the spreadsheets themselves mark text. Where a
+    text has a semicolon, texts are quoted: `a;=1` stays one cell where that is the list separator.
     """
-    return frame.map(as_text).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+    split = frame.map(lambda cell: isinstance(cell, str) and ";" in cell).to_numpy().any()
+    safe = frame.map(as_text)
+    if split:
+        return safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+    return safe.to_csv(index=False)
 
 
 def as_text(cell: Any) -> Any:

@@ -16,11 +16,10 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.results.files import STORE
+from matformer_lab.results.files import STORE, STORE_METADATA
 from matformer_lab.results.recipe_as_run import RecipeAsRun
 from matformer_lab.results.result_row import ResultRow, RowKey
 
-_METADATA: Final = b"matformer_lab"
 _CLOSE: Final = 1e-12
 _VERSIONS: Final = ("lm_eval", "torch", "transformers")
 
@@ -39,7 +38,7 @@ class _StoredMetric(BaseModel):
 class _Content(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    format: Literal[1]
+    format: Literal[1, 2]
     key: dict[str, Any]
     rows: tuple[_StoredMetric, ...]
 
@@ -105,8 +104,8 @@ def _content(path: Path) -> _Content | None:
     try:
         if not path.is_file():
             return None
-        metadata = pq.read_schema(path).metadata or {}
-        return _Content.model_validate(json.loads(metadata[_METADATA]))
+        metadata = pq.read_metadata(path).metadata or {}
+        return _Content.model_validate(json.loads(metadata[STORE_METADATA]))
     except (pa.ArrowException, OSError, KeyError, ValueError, RecursionError, ValidationError):
         return None
 

@@ -5,18 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matformer_lab.common.atomic import write_atomic
-from matformer_lab.common.own_files import check_replaceable
 from matformer_lab.results.description import Description
 from matformer_lab.results.files import (
     RECIPE_YAML,
     REPORT_FILES,
-    REPORT_KIND,
     RESULTS_CSV,
     RESULTS_PARQUET,
-    SAMPLES,
     SLICES_JSON,
 )
+from matformer_lab.results.own_files import OwnFiles, disk_errors
 from matformer_lab.results.spreadsheet import spreadsheet_csv
 
 
@@ -30,7 +27,7 @@ class SamplesTable(NamedTuple):
 
 
 def write_tables(
-    folder: Path,
+    own: OwnFiles,
     *,
     rows: Sequence[Mapping[str, Any]],
     description: Description,
@@ -39,44 +36,33 @@ def write_tables(
 ) -> None:
     """Write every table of a finished sweep; results.parquet comes last and means "complete".
 
-    What an earlier sweep left in the folder goes first, so that its scores never stand beside the
-    new recipe.
+    The tables of an earlier sweep stay as they are until the new ones are whole. Then they and
+    their report go, so that no old score stands beside the new recipe.
 
     Args:
-        folder: The sweep folder.
+        own: The tool's own files in the sweep folder.
         rows: Of results.csv and results.parquet.
         description: Of the parent and the slices.
         recipe: The recipe as it ran, in YAML.
         samples: Per-item outcomes.
 
     Raises:
-        InputError: When a picture or page in the folder is not ours to remove.
+        InputError: When a file that is not the tool's is in the way, or the disk refuses.
     """
     import pandas as pd
 
-    for name in REPORT_FILES:
-        check_replaceable(folder / name, REPORT_KIND)
-    for name in (RESULTS_PARQUET, RESULTS_CSV, *REPORT_FILES):
-        (folder / name).unlink(missing_ok=True)
-    described = description.model_dump_json(indent=1, by_alias=True) + "\n"
-    written = set()
-    for place, table in samples:
-        path = folder / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, _parquet_bytes(table))
-        written.add(path)
-    for path in sorted((folder / SAMPLES).glob("*/*.parquet")):
-        if path not in written:
-            path.unlink()
-            if not any(path.parent.iterdir()):
-                path.parent.rmdir()
-    write_atomic(folder / SLICES_JSON, described.encode())
-    write_atomic(folder / RECIPE_YAML, recipe.encode())
     frame = pd.DataFrame(rows)
-    write_atomic(folder / RESULTS_CSV, spreadsheet_csv(frame).encode())
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
-    write_atomic(folder / RESULTS_PARQUET, buffer.getvalue())
+    described = description.model_dump_json(indent=1, by_alias=True) + "\n"
+    with disk_errors(own.folder), own.new_files() as new:
+        for place, table in samples:
+            new.add(place, _parquet_bytes(table))
+        new.add(SLICES_JSON, described.encode())
+        new.add(RECIPE_YAML, recipe.encode())
+        new.add(RESULTS_CSV, spreadsheet_csv(frame).encode())
+        new.add(RESULTS_PARQUET, buffer.getvalue())
+        new.publish(gone=(RESULTS_PARQUET, RESULTS_CSV, *REPORT_FILES, *own.samples()))
 
 
 def _parquet_bytes(table: Any) -> bytes:

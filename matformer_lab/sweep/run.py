@@ -7,16 +7,17 @@ write   -> tables and report, from the store alone                  (results, re
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.locks import LOCK_FILE, locked
+from matformer_lab.common.locks import locked
 from matformer_lab.common.paths import StrPath
 from matformer_lab.results.description import describe
-from matformer_lab.results.files import RESULTS_PARQUET, STORE, samples_file
+from matformer_lab.results.files import STORE, samples_file
+from matformer_lab.results.own_files import OwnFiles, disk_errors, own_files, remove_leftovers
 from matformer_lab.results.rows import result_rows
 from matformer_lab.results.write import SamplesTable, write_tables
 from matformer_lab.sweep.bar import SweepBar
@@ -53,6 +54,7 @@ def dry_run(recipe: Recipe | StrPath, out: StrPath, *, executor: Executor | None
         1 of 1 scores to compute; time: unknown until something has run
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    own_files(Path(out)).check()
     device = (executor or LocalExecutor()).device(recipe)
     return statuses_of(prepare(recipe, device=device).jobs, Store(Path(out) / STORE))
 
@@ -93,18 +95,22 @@ def run_sweep(
         'example'
     """
     out = Path(out)
-    _check_out(out)
+    _usable(out)
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     executor = executor or LocalExecutor()
     prepared = prepare(recipe, device=executor.device(recipe))
+    places = [samples_file(job.slice.slug, job.task.name) for job in prepared.jobs]
+    _usable(out, places)
     store = Store(out / STORE)
     if any(store.get(job.key) is None for job in prepared.jobs):
         prepared = executor.fetched(prepared)
     with _locked(out):
-        for leftover in out.rglob(".*.tmp"):  # from an earlier sweep that was killed
-            leftover.unlink()
+        own = _usable(out, places)  # another sweep may just have finished here
+        with disk_errors(out):
+            own.save()
+            remove_leftovers(out)
         _compute(prepared, store, executor, progress)
-        _write(prepared, store, out)
+        _write(prepared, store, own)
         if report:
             from matformer_lab.report.write import write_report
 
@@ -119,11 +125,12 @@ def _compute(prepared: Prepared, store: Store, executor: Executor, progress: boo
         return
     with SweepBar(pending, show=progress) as bar:
         for scored in executor.scores(prepared, pending, bar.advance):
-            store.put(scored.key, scored.score, scored.run)
+            with disk_errors(store.folder.parent):
+                store.put(scored.key, scored.score, scored.run)
             bar.stored(scored.key)
 
 
-def _write(prepared: Prepared, store: Store, out: Path) -> None:
+def _write(prepared: Prepared, store: Store, own: OwnFiles) -> None:
     """Write the tables of a sweep whose scores are all in the store."""
     rows: list[dict[str, Any]] = []
     settings = {
@@ -137,12 +144,16 @@ def _write(prepared: Prepared, store: Store, out: Path) -> None:
     device_names: set[str] = set()
     for job in prepared.jobs:
         entry = store.get(job.key)
-        assert entry is not None, "computed or found before"
+        if entry is None:
+            raise InputError(
+                f"{store.folder}: the score of {job.name} on {job.task.name} was removed or "
+                "damaged meanwhile; run again"
+            )
         device_names.add(entry.run.device_name)
         rows += result_rows(job.sized, entry.metrics, job.task.metric, settings)
     rows.sort(key=lambda row: order[row["slice"]])  # stable: tasks keep the recipe's order
     write_tables(
-        out,
+        own,
         rows=rows,
         description=describe(prepared.parent, prepared.sized),
         recipe=as_run_yaml(
@@ -171,14 +182,21 @@ def _samples(job: Job, store: Store) -> Any:
     return table
 
 
-def _check_out(out: Path) -> None:
-    """An existing folder must be empty or a sweep's own."""
+def _usable(out: Path, places: Iterable[Path] = ()) -> OwnFiles:
+    """The tool's own files in `out`, where it is new, empty or a sweep's and nothing is in the way.
+
+    Args:
+        out: The sweep's folder.
+        places: Where the sweep writes besides its tables and report.
+
+    Raises:
+        InputError: When a sweep cannot be written there.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: exists and is not a folder")
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    if not any((out / name).exists() for name in (STORE, LOCK_FILE, RESULTS_PARQUET)):
-        raise InputError(f"{out}: is not empty and holds no sweep; give a new or an empty folder")
+    own = own_files(out)
+    own.check(places)
+    return own
 
 
 @contextmanager

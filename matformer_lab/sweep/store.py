@@ -7,20 +7,32 @@ same file.
 """
 
 import io
+import itertools
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from matformer_lab.common.atomic import write_atomic
+from blake3 import blake3
+
+from matformer_lab.common.atomic import fsync_folder, write_atomic
+from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.untrusted import read_small
 from matformer_lab.evaluation.score import Metric, Score
+from matformer_lab.results.files import STORE_METADATA
 from matformer_lab.sweep.key import Key
 
-_FORMAT: Final = 1
-_METADATA: Final = b"matformer_lab"
+_FORMAT: Final = 2
+_WITHOUT_DIGEST: Final = 1
+"""The format of version 0.1.0; its pages have checksums."""
+_DIGEST: Final = b"matformer_lab_digest"
+_NO_DIGEST: Final = b"0" * 64
+"""What stands in place of the digest while it is taken."""
+_MAX_BYTES: Final = 1 << 32
 _log = logging.getLogger(__name__)
 
 
@@ -61,28 +73,39 @@ class Entry:
 
 
 class Store:
-    """The folder `store/` of a sweep."""
+    """The folder `store/` of a sweep.
+
+    A file that is no whole score counts as absent and is named once, in the log.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._named: set[Path] = set()
 
     def get(self, key: Key) -> Entry | None:
         """The score stored under exactly this key, if there is one."""
-        entry = _read_entry(self._path(key))
-        return entry if entry is not None and not key.differences(entry.key) else None
+        found = self._find(key)
+        return found and found.entry
 
     def stale(self, key: Key) -> tuple[str, ...]:
         """How the nearest stored score of the same slice and task differs; empty without one."""
         others = [
-            key.differences(entry.key)
-            for path in sorted(self._path(key).parent.glob(f"{key.slice[:16]}-*.parquet"))
-            if (entry := _read_entry(path)) is not None
+            key.differences(stored.entry.key)
+            for path in sorted(self._folder_of(key).glob(f"{key.slice[:16]}-*.parquet"))
+            if (stored := self._read(path)) is not None
         ]
         return min(others, key=len, default=())
 
     def put(self, key: Key, score: Score, run: Run) -> None:
-        """Write a finished score; after that it survives a kill and a power failure."""
-        path = self._path(key)
+        """Write a finished score; after that it survives a kill and a power failure.
+
+        A damaged file is replaced if it carries this very key. A file that does not is left alone:
+        it is not the tool's, or nothing shows that it is.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        path = next(path for path in self._names(key) if _is_free(path, key))
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "format": _FORMAT,
@@ -91,65 +114,122 @@ class Store:
             "run": asdict(run),
         }
         write_atomic(path, _to_parquet(score.items, content))
+        fsync_folder(self.folder)
 
     def items(self, key: Key) -> Any:
         """The per-item outcomes of a stored score, as a pyarrow Table (`Score.items`).
 
         Raises:
-            OSError: When the file is missing or damaged.
+            InputError: When the score is not there, or was damaged meanwhile.
         """
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(self._path(key), page_checksum_verification=True)
-        return table.replace_schema_metadata(None)
+        found = self._find(key)
+        if found is None:
+            raise InputError(
+                f"{self.folder}: a score of {key.task} was removed or damaged meanwhile; run again"
+            )
+        return found.items
 
     def entries(self) -> Iterator[Entry]:
-        """Every readable score."""
+        """Every whole score."""
         for path in sorted(self.folder.glob("*/*.parquet")):
-            if (entry := _read_entry(path)) is not None:
-                yield entry
+            if (stored := self._read(path)) is not None:
+                yield stored.entry
 
-    def _path(self, key: Key) -> Path:
-        task = re.sub(r"[^A-Za-z0-9_-]+", "-", key.task)
-        return self.folder / task / f"{key.slice[:16]}-{key.digest[:24]}.parquet"
+    def _find(self, key: Key) -> "_Stored | None":
+        for path in itertools.takewhile(os.path.lexists, self._names(key)):
+            stored = self._read(path)
+            if stored is not None and not key.differences(stored.entry.key):
+                return stored
+        return None
+
+    def _folder_of(self, key: Key) -> Path:
+        return self.folder / re.sub(r"[^A-Za-z0-9_-]+", "-", key.task)
+
+    def _names(self, key: Key) -> Iterator[Path]:
+        """Where the score may lie: further names are for when a file is in the way."""
+        name = f"{key.slice[:16]}-{key.digest[:24]}"
+        for number in itertools.count(1):
+            further = f"-{number}" if number > 1 else ""
+            yield self._folder_of(key) / f"{name}{further}.parquet"
+
+    def _read(self, path: Path) -> "_Stored | None":
+        """The score in a file, checked to the last bit; None where there is no whole one."""
+        try:
+            return _parse(path, read_small(path, _MAX_BYTES))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            # Renames keep our own writes whole, so this is a damaged disk or a foreign file.
+            # Scoring again is right; trusting or deleting it is not.
+            if path.exists() and path not in self._named:
+                self._named.add(path)
+                _log.warning("%s is no whole score and is left out: %s", path, one_line(error))
+            return None
+
+
+class _Stored(NamedTuple):
+    """A stored score with its per-item outcomes, a pyarrow Table."""
+
+    entry: Entry
+    items: Any
 
 
 def _to_parquet(items: Sequence[Mapping[str, Any]], content: Mapping[str, Any]) -> bytes:
+    """A score as a parquet file that carries a digest of itself."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = list(dict.fromkeys(name for item in items for name in item))
     table = pa.table({name: _column([item.get(name) for item in items]) for name in names})
-    table = table.replace_schema_metadata({_METADATA: json.dumps(content).encode()})
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, write_page_checksum=True)
-    return buffer.getvalue()
+    with pq.ParquetWriter(buffer, table.schema, write_page_checksum=True) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({STORE_METADATA: json.dumps(content), _DIGEST: _NO_DIGEST})
+    data = buffer.getvalue()
+    if data.count(_NO_DIGEST) != 1:
+        raise AssertionError("the place of the digest is not unique")
+    return data.replace(_NO_DIGEST, blake3(data).hexdigest().encode())
 
 
 def _column(values: list[Any]) -> list[Any]:
-    """The values in one type: answers may be numbers in one document and text in the next."""
+    """One type in a column: answers may be numbers in one document and text in the next."""
     if len({type(value) for value in values if value is not None}) > 1:
         return [None if value is None else str(value) for value in values]
     return values
 
 
-def _read_entry(path: Path) -> Entry | None:
+def _parse(path: Path, data: bytes) -> _Stored:
+    """The score in the bytes of a file. Raises several kinds of error for anything else."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    metadata = file.metadata.metadata or {}
+    digest = metadata.get(_DIGEST)
+    content = json.loads(metadata[STORE_METADATA])
+    if content["format"] not in (_FORMAT, _WITHOUT_DIGEST):
+        raise ValueError(f"format {content['format']} is not {_FORMAT}")
+    if digest is not None or content["format"] != _WITHOUT_DIGEST:
+        blank = data.replace(digest, _NO_DIGEST) if digest else data
+        if blake3(blank).hexdigest().encode() != digest:
+            raise ValueError("its content does not have the digest that it carries")
+    entry = Entry(
+        path=path,
+        key=content["key"],
+        metrics=tuple(Metric(**row) for row in content["rows"]),
+        run=Run(**content["run"]),
+    )
+    return _Stored(entry, file.read().replace_schema_metadata(None))
+
+
+def _is_free(path: Path, key: Key) -> bool:
+    """Whether a score may be written here: over nothing, or over a damaged one of the same key."""
+    import pyarrow.parquet as pq
+
+    if not os.path.lexists(path):
+        return True
+    if path.is_symlink():
+        return False
     try:
-        content = json.loads(pq.read_schema(path).metadata[_METADATA])
-        if content["format"] != _FORMAT:
-            return None
-        return Entry(
-            path=path,
-            key=content["key"],
-            metrics=tuple(Metric(**metric) for metric in content["rows"]),
-            run=Run(**content["run"]),
-        )
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        # Renames keep our own writes whole, so the disk is damaged or the file is somebody else's:
-        # score again, and neither trust the file nor delete it.
-        _log.warning("%s cannot be read as a score and is ignored: %s", path, error)
-        return None
+        metadata = pq.read_metadata(io.BytesIO(read_small(path, _MAX_BYTES))).metadata or {}
+        return not key.differences(json.loads(metadata[STORE_METADATA])["key"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False

@@ -214,7 +214,7 @@ SINGLE: dict[str, tuple[Break, str]] = {
         rewrite("config.json", lambda b: b.replace(b"{", b'{"x": NaN,', 1)),
         "NaN",
     ),
-    "config of a terabyte": (huge_hole("config.json"), "no real checkpoint"),
+    "config of a terabyte": (huge_hole("config.json"), "no real file of this kind"),
     "config is a pipe": (pipe("config.json"), "not a regular file"),
     "config links out": (link_out("config.json"), "leads out"),
     "config of another model": (config(model_type="llama"), "only Gemma 3n"),

@@ -134,7 +134,7 @@ def test_a_report_leaves_a_strangers_page_and_pictures_alone(
     (sweep / name).write_bytes(b"\x89PNG\r\n\x1a\nmine" if name.endswith("png") else b"mine")
     before = state(tmp_path)
     done = run_here("report", sweep)
-    assert done.code == 2 and f"{name}: is no report of this tool" in done.err, done
+    assert done.code == 2 and f"{name}: is not the sweep's" in done.err, done
     assert state(tmp_path) == before
     (sweep / name).unlink()
     assert run_here("report", sweep).code == 0

@@ -1,5 +1,6 @@
 """Tables of a sweep folder, without a model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from matformer_lab.evaluation.score import Metric
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.results.description import describe
 from matformer_lab.results.load import load_results, load_samples
+from matformer_lab.results.own_files import own_files
 from matformer_lab.results.rows import result_rows
-from matformer_lab.results.write import write_tables
+from matformer_lab.results.write import SamplesTable, write_tables
 from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import SizedPlan, sizes_of
+from tests.support.kill_loop import contents
 
 
 def row(metric: str, task: str = "mmlu", group: str | None = None) -> Metric:
@@ -70,20 +73,37 @@ def tables(sized: SizedPlan, names: list[str]) -> dict[str, Any]:
 
 
 def test_new_tables_leave_nothing_of_the_old_ones(tmp_path: Path, sized: SizedPlan) -> None:
-    write_tables(tmp_path, **tables(sized, ["one/mmlu.parquet", "two/mmlu.parquet"]))
-    for name in ("report.html", "frontier.png", "frontier.svg"):
-        (tmp_path / name).touch()
+    write_tables(own_files(tmp_path), **tables(sized, ["one/mmlu.parquet", "two/mmlu.parquet"]))
+    own = own_files(tmp_path)
+    with own.new_files() as new:
+        for name in ("report.html", "frontier.png", "frontier.svg"):
+            new.add(name, b"of the old tables")
+        new.publish()
     (tmp_path / "notes.txt").touch()
-    write_tables(tmp_path, **tables(sized, ["one/boolq.parquet"]))
+    write_tables(own, **tables(sized, ["one/boolq.parquet"]))
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
-        *("notes.txt", "recipe.yaml", "results.csv", "results.parquet"),
-        *("samples/one/boolq.parquet", "slices.json"),
+        *(".matformer_lab_sweep.json", "notes.txt", "recipe.yaml"),
+        *("results.csv", "results.parquet", "samples/one/boolq.parquet", "slices.json"),
     ]
     assert not (tmp_path / "samples" / "two").exists()
 
 
+def test_old_tables_stay_until_the_new_ones_are_whole(tmp_path: Path, sized: SizedPlan) -> None:
+    write_tables(own_files(tmp_path), **tables(sized, ["one/mmlu.parquet"]))
+    before = contents(tmp_path)
+
+    def breaking() -> Iterator[SamplesTable]:
+        yield from tables(sized, ["two/mmlu.parquet", "one/mmlu.parquet"])["samples"]
+        raise InputError("a score was damaged meanwhile")
+
+    with pytest.raises(InputError, match="damaged meanwhile"):
+        write_tables(own_files(tmp_path), **{**tables(sized, []), "samples": breaking()})
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "samples" / "two").exists()
+
+
 def test_results_and_samples_come_back_as_frames(tmp_path: Path, sized: SizedPlan) -> None:
-    write_tables(tmp_path, **tables(sized, ["one/mmlu.parquet"]))
+    write_tables(own_files(tmp_path), **tables(sized, ["one/mmlu.parquet"]))
     assert load_results(tmp_path)["value"].tolist() == [0.5]
     assert load_samples(str(tmp_path), "mmlu")["acc"].tolist() == [1.0]
     with pytest.raises(InputError, match="no samples of task 'boolq'"):

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.score import Score
 from matformer_lab.results.files import STORE
+from matformer_lab.sweep.key import Key
 from matformer_lab.sweep.recipe import parse_recipe
 from matformer_lab.sweep.run import run_sweep
 from matformer_lab.sweep.score_check import check_scores
@@ -41,12 +43,11 @@ def test_a_right_store_differs_by_rounding_and_a_wrong_one_is_caught(
 
     # The scores of the other slice under this one's key: what a mixed-up store would look like.
     store = Store(out / STORE)
-    first, second = sorted((out / STORE / "tiny_boolq").glob("*.parquet"))
-    import pyarrow.parquet as pq
-
-    tables = [pq.read_table(path) for path in (first, second)]
-    for path, own, other in ((first, *tables), (second, *tables[::-1])):
-        pq.write_table(other.replace_schema_metadata(own.schema.metadata), path)
+    first, second = [entry for entry in store.entries() if entry.key["task"] == "tiny_boolq"]
+    items = [store.items(Key(**entry.key)).to_pylist() for entry in (first, second)]
+    for entry, others in ((first, items[1]), (second, items[0])):
+        entry.path.unlink()
+        store.put(Key(**entry.key), Score(entry.metrics, tuple(others)), entry.run)
     assert len(list(store.entries())) == 4
     wrong = check_scores(recipe, out, 3)[0]
     assert wrong.difference.largest > 1e-2

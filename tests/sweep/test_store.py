@@ -1,14 +1,21 @@
 """The store: exact keys, staleness with its reason, whole files only."""
 
 import dataclasses
+import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.score import Metric, Score
 from matformer_lab.sweep.key import Key
 from matformer_lab.sweep.store import Run, Store
@@ -119,19 +126,92 @@ def test_a_file_under_a_foreign_name_is_not_taken_for_another_key(tmp_path: Path
     store.put(KEY, scored(), RUN)
     (path,) = tmp_path.glob("*/*.parquet")
     changed = dataclasses.replace(KEY, seed=1)
-    path.rename(store._path(changed))
+    path.rename(next(store._names(changed)))
     assert store.get(changed) is None
 
 
-def test_flipped_bits_in_the_items_are_noticed(tmp_path: Path) -> None:
+@settings(max_examples=60)
+@given(data=st.data())
+def test_one_flipped_bit_anywhere_makes_it_absent_and_named(data: st.DataObject) -> None:
+    """In the outcomes, the metrics, the key, the schema, the digest, the footer."""
+    with TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        store.put(KEY, scored(items=50), RUN)
+        (path,) = Path(folder).glob("*/*.parquet")
+        content = bytearray(path.read_bytes())
+        place = data.draw(st.integers(0, 8 * len(content) - 1))
+        content[place // 8] ^= 1 << place % 8
+        path.write_bytes(bytes(content))
+        with caught(logging.getLogger("matformer_lab.sweep.store")) as lines:
+            assert store.get(KEY) is None and store.get(KEY) is None
+            assert not list(store.entries()) and not store.stale(KEY)
+        assert len(lines) == 1 and str(path) in lines[0]
+        with pytest.raises(InputError, match="removed or damaged"):
+            store.items(KEY)
+        store.put(KEY, scored(), RUN)
+        assert store.get(KEY) is not None
+
+
+@contextmanager
+def caught(logger: logging.Logger) -> Iterator[list[str]]:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_scores_of_an_earlier_version_count_and_their_damage_is_seen(tmp_path: Path) -> None:
+    """0.1.0 wrote page checksums and no digest."""
+    import pyarrow.parquet as pq
+
     store = Store(tmp_path)
     store.put(KEY, scored(items=50), RUN)
     (path,) = tmp_path.glob("*/*.parquet")
-    data = bytearray(path.read_bytes())
-    data[60] ^= 0xFF
-    path.write_bytes(bytes(data))
-    with pytest.raises(OSError):
-        store.items(KEY)
+    old = pq.read_table(path)
+    key = b"matformer_lab"
+    content = json.loads(pq.read_metadata(path).metadata[key])
+    metadata = {key: json.dumps({**content, "format": 1})}
+    pq.write_table(old.replace_schema_metadata(metadata), path, write_page_checksum=True)
+    assert store.items(KEY).to_pylist() == [dict(item) for item in scored(items=50).items]
+    damaged = bytearray(path.read_bytes())
+    damaged[60] ^= 1
+    path.write_bytes(bytes(damaged))
+    assert store.get(KEY) is None
+    store.put(KEY, scored(), RUN)
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("kind", ["text", "parquet", "folder", "link", "dangling link"])
+def test_a_strangers_file_under_a_scores_name_stays(tmp_path: Path, kind: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    store = Store(tmp_path / "store")
+    path = next(store._names(KEY))
+    path.parent.mkdir(parents=True)
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    if kind == "text":
+        path.write_text("mine")
+    elif kind == "parquet":
+        pq.write_table(pa.table({"mine": [1]}), path)
+    elif kind == "folder":
+        path.mkdir()
+        (path / "mine").write_text("mine")
+    else:
+        path.symlink_to(mine if kind == "link" else tmp_path / "nowhere")
+    before = path.lstat()
+    for value in (0.25, 0.75):
+        store.put(KEY, scored(value), RUN)
+        entry = Store(tmp_path / "store").get(KEY)
+        assert entry is not None and entry.metrics[0].value == value
+        assert len(store.items(KEY)) == 2
+    assert path.lstat() == before and mine.read_text() == "mine"
+    assert len(list(path.parent.iterdir())) == 2
 
 
 def _put_often(folder: Path, rounds: int) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.evaluate import score_together
+from matformer_lab.evaluation.finite import NotFiniteScoresError
 from matformer_lab.gemma3n import TextConfig
 from matformer_lab.sweep.executors.base import Scored, ShowShare
 from matformer_lab.sweep.jobs import Job, Prepared
@@ -53,7 +54,8 @@ def score_pass(
         A score for each job.
 
     Raises:
-        InputError: When there is too little memory, or the task cannot be scored.
+        InputError: When there is too little memory, or the task cannot be scored; after the other
+            scores, when a slice gives log-probabilities that are no numbers.
     """
     recipe = prepared.recipe
     by_slice = {job.key.slice: job for job in group}
@@ -68,17 +70,24 @@ def score_pass(
             batch_size=recipe.batch_size,
             progress=lambda share: show_share(group, share),
         )
-        for digest, score, seconds in scored:
-            job = by_slice[digest]
-            run = Run(
-                seconds=seconds,
-                prompt_chars=job.task.prompt_chars,
-                effective_params=job.sizes.effective,
-                batch_size=recipe.batch_size,
-                device_name=device_name(prepared.device),
-                finished=now(),
-            )
-            yield Scored(job.key, score, run)
+        try:
+            for digest, score, seconds in scored:
+                job = by_slice[digest]
+                run = Run(
+                    seconds=seconds,
+                    prompt_chars=job.task.prompt_chars,
+                    effective_params=job.sizes.effective,
+                    batch_size=recipe.batch_size,
+                    device_name=device_name(prepared.device),
+                    finished=now(),
+                )
+                yield Scored(job.key, score, run)
+        except NotFiniteScoresError as error:
+            (digest, first), *more = error.by_model.items()
+            others = ", ".join(by_slice[digest].name for digest, _ in more)
+            raise InputError(
+                f"slice {by_slice[digest].name}: {first}" + (f" (and {others})" if others else "")
+            ) from None
 
 
 @contextmanager

@@ -1,42 +1,37 @@
-"""Files of ours that lie among a user's own, and are replaced only while they are what we wrote.
+"""The gate's summaries: replaced only while they are what the gate wrote.
 
-Such a file ends in a seal: a comment with a digest of all that stands before it. Another file under
-its name, or the same file with somebody's changes, does not fit its seal and is left alone.
+They lie among a user's own files. Each ends in a seal, a comment with a digest of all that stands
+before it. Another file under its name, or the same file with somebody's changes, does not fit its
+seal and is left alone.
 """
 
 import hashlib
 import os
 import stat
-import struct
-import zlib
 from pathlib import Path
-from typing import Final
 
 from matformer_lab.common.atomic import write_atomic
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.untrusted import read_small
 
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
-_PNG_END: Final = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
-
-def write_own(path: Path, data: bytes, kind: str) -> None:
-    """Write a file of ours with its seal.
+def write_sealed(path: Path, data: bytes, kind: str) -> None:
+    """Write a summary with its seal.
 
     Args:
         path: The file; a link is followed.
-        data: Markdown, HTML, XML or PNG, without the seal.
+        data: Markdown or XML, without the seal.
         kind: What the file is, in a word or two; one kind never replaces another.
 
     Raises:
-        InputError: The file that is there is not ours, or the path cannot be written.
+        InputError: The file that is there is not the gate's, or the path cannot be written.
     """
     check_replaceable(path, kind)
     write_atomic(real_path(path), seal(data, kind))
 
 
 def check_replaceable(path: Path, kind: str) -> None:
-    """Check that `write_own` may write `path`: nothing is there, nothing is in it, or it is ours.
+    """Check that `path` may be written: it is not there, empty, or the gate's own.
 
     Raises:
         InputError: Otherwise.
@@ -81,23 +76,18 @@ def real_path(path: Path) -> Path:
 
 
 def seal(data: bytes, kind: str) -> bytes:
-    """`data` with its seal, a comment in the file's own format.
+    """`data` with its seal, a comment.
 
     Args:
-        data: Markdown, HTML, XML or PNG.
+        data: Markdown or XML.
         kind: What the file is.
     """
     digest = hashlib.sha256(kind.encode() + b"\n" + data).hexdigest()
-    text = f"matformer-lab {kind}, sha256 {digest}".encode()
-    if not data.startswith(_PNG):
-        return data + b"<!-- " + text + b": replaced by the next one while unchanged -->\n"
-    chunk = b"tEXtComment\x00" + text
-    sealed = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return data.removesuffix(_PNG_END) + sealed + _PNG_END
+    text = f"<!-- matformer-lab {kind}, sha256 {digest}: replaced by the next while unchanged -->\n"
+    return data + text.encode()
 
 
 def is_sealed(data: bytes, kind: str) -> bool:
     """Whether `data` is to the byte what `seal` made of something."""
-    end = _PNG_END if data.startswith(_PNG) else b""
-    size = len(seal(_PNG + end if end else b"", kind)) - (len(_PNG + end) if end else 0)
-    return seal(data[: len(data) - len(end) - size] + end, kind) == data
+    size = len(seal(b"", kind))
+    return seal(data[: max(0, len(data) - size)], kind) == data
