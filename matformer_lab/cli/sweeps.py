@@ -166,6 +166,9 @@ def report(folders: tuple[Path, ...], separate: tuple[str, str] | None) -> None:
 @click.option(
     "--junit", metavar="FILE", type=click.Path(path_type=Path), help="JUnit XML to write."
 )
+@click.option("--allow-new", is_flag=True, help="Pass slices and tasks without a baseline.")
+@click.option("--allow-missing", is_flag=True, help="Pass slices and tasks missing from DIR.")
+@click.option("--allow-parent", is_flag=True, help="Compare with another parent's baseline.")
 def gate(
     folder: Path,
     baseline: Path,
@@ -173,13 +176,27 @@ def gate(
     update: bool,
     markdown: Path | None,
     junit: Path | None,
+    allow_new: bool,
+    allow_missing: bool,
+    allow_parent: bool,
 ) -> int:
     """Fail (exit code 1) if a slice got worse than in the baseline, beyond noise.
 
-    DIR is the folder of a finished sweep.
+    DIR is the folder of a finished sweep. A slice or task that only one side has fails too, unless
+    a flag allows it.
     """
     from matformer_lab.gate.run import run_gate
 
-    result = run_gate(folder, baseline, max_drop, update, markdown, junit)
+    result = run_gate(
+        folder,
+        baseline,
+        max_drop,
+        update,
+        markdown,
+        junit,
+        allow_new=allow_new,
+        allow_missing=allow_missing,
+        allow_parent=allow_parent,
+    )
     say(result.summary)
     return DONE if result.ok else NO

@@ -16,25 +16,25 @@ def to_junit(result: GateResult) -> bytes:
     root = ET.Element("testsuites", name="matformer-lab gate")
     for task in dict.fromkeys(check.task for check in result.checks):
         checks = [check for check in result.checks if check.task == task]
-        bad = 0 if result.updated else sum(check in result.failed for check in checks)
-        skipped = sum(check.status == "new" for check in checks)
+        failed = [check for check in checks if check in result.failed]
+        skipped = [check for check in checks if check not in (*failed, *result.compared)]
         suite = ET.SubElement(
             root,
             "testsuite",
             name=_xml(task),
             tests=str(len(checks)),
-            failures=str(bad),
+            failures=str(len(failed)),
             errors="0",
-            skipped=str(skipped),
+            skipped=str(len(skipped)),
         )
         for check in checks:
             case = ET.SubElement(
                 suite, "testcase", classname=_xml(f"gate.{task}"), name=_xml(check.slice), time="0"
             )
             sentence = _sentence(check, result.max_drop)
-            if check.status in ("fail", "missing"):
+            if check in failed:
                 ET.SubElement(case, "failure", message=sentence, type=check.status).text = sentence
-            elif check.status == "new":
+            elif check in skipped:
                 ET.SubElement(case, "skipped", message=sentence)
             else:
                 ET.SubElement(case, "system-out").text = sentence
@@ -47,7 +47,7 @@ def _sentence(check: Check, max_drop: float) -> str:
     if check.status == "missing":
         return "in the baseline but not in the sweep"
     if check.drop is None or check.low is None or check.high is None:
-        return "no baseline"
+        return "in the sweep but not in the baseline"
     assert check.baseline is not None and check.now is not None
     return (
         f"{100 * check.baseline:.2f} -> {100 * check.now:.2f}, a change of {points(-check.drop)} "

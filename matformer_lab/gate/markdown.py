@@ -13,9 +13,13 @@ from matformer_lab.statistics.paired import LEVEL
 _SIGNS: Mapping[Status, str] = {
     "fail": "❌ worse",
     "missing": "❌ missing",
+    "new": "❌ not in the baseline",
     "undecided": "⚠️ lower, within noise",
     "pass": "✅",
-    "new": "🆕 no baseline",
+}
+_ALLOWED: Mapping[Status, str] = {
+    "missing": "➖ missing, allowed",
+    "new": "🆕 not compared",
 }
 _HEAD: Final = ("slice", "task", "baseline", "now", "change", "interval", "")
 _ALIGN: Final[tuple[Align, ...]] = ("left", "left", "right", "right", "right", "center", "left")
@@ -30,13 +34,15 @@ def to_markdown(result: GateResult) -> str:
     lines = [f"## {title}", "", f"{escape_markdown(result.summary)}.", ""]
     if result.notes:
         lines += [*(f"> {escape_markdown(note)}" for note in result.notes), ""]
-    loud = [check for check in result.checks if check.status in ("fail", "missing", "undecided")]
-    rest = [check for check in result.checks if check.status in ("pass", "new")]
+    loud = [
+        check for check in result.checks if check in result.failed or check.status == "undecided"
+    ]
+    rest = [check for check in result.checks if check not in loud]
     if loud:
-        lines += [_table(loud), ""]
+        lines += [_table(loud, result), ""]
     if rest:
         summary = f"<details><summary>{len(rest)} more</summary>"
-        lines += [summary, "", _table(rest), "", "</details>", ""]
+        lines += [summary, "", _table(rest, result), "", "</details>", ""]
     if not result.updated:
         lines += [
             "Change and interval in points, now minus baseline, paired over the same items; all "
@@ -48,11 +54,12 @@ def to_markdown(result: GateResult) -> str:
     return "\n".join(lines)
 
 
-def _table(checks: Sequence[Check]) -> str:
-    return markdown_table(_HEAD, [_cells(check) for check in checks], _ALIGN)
+def _table(checks: Sequence[Check], result: GateResult) -> str:
+    return markdown_table(_HEAD, [_cells(check, result) for check in checks], _ALIGN)
 
 
-def _cells(check: Check) -> tuple[str, ...]:
+def _cells(check: Check, result: GateResult) -> tuple[str, ...]:
+    signs = _SIGNS if check in result.failed else {**_SIGNS, **_ALLOWED}
     interval = ""
     if check.low is not None and check.high is not None:
         interval = f"{points(-check.high)} to {points(-check.low)}"
@@ -63,5 +70,5 @@ def _cells(check: Check) -> tuple[str, ...]:
         "" if check.now is None else f"{100 * check.now:.2f}",
         "" if check.drop is None else points(-check.drop),
         interval,
-        _SIGNS[check.status],
+        signs[check.status],
     )

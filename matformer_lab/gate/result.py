@@ -16,8 +16,9 @@ class Check:
     Attributes:
         slice: Its name.
         task: Its name, or `study.AVERAGE`.
-        status: "fail" and "missing" fail the gate; "undecided" is a drop beyond the allowance that
-            noise could explain; "new" is not in the baseline.
+        status: "fail" fails the gate, and so do "missing" (from the sweep) and "new" (not in the
+            baseline) unless they are allowed; "undecided" is a drop beyond the allowance that noise
+            could explain.
         baseline: Score then, as a fraction; this and what follows is None where it is unknown.
         now: Score now, as a fraction.
         drop: baseline - now.
@@ -46,6 +47,7 @@ class GateResult:
         notes: Sentences about what limits the comparison.
         max_drop: Points of score that a slice was allowed to lose.
         updated: Whether the baseline was rewritten instead of compared with.
+        allowed: What does not fail the gate though it was not compared: "new", "missing".
 
     Examples:
         >>> import matformer_lab as ml
@@ -58,35 +60,59 @@ class GateResult:
     notes: tuple[str, ...]
     max_drop: float
     updated: bool
+    allowed: frozenset[Status] = frozenset()
+
+    @property
+    def compared(self) -> tuple[Check, ...]:
+        """The checks that have a score on both sides."""
+        return tuple(check for check in self.checks if check.status not in ("new", "missing"))
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """The checks of slices that got worse or went missing."""
-        return tuple(check for check in self.checks if check.status in ("fail", "missing"))
+        """The checks of slices that got worse, or that are on one side only without leave."""
+        failing = {"fail", "missing", "new"} - self.allowed
+        if self.updated:
+            return ()
+        return tuple(check for check in self.checks if check.status in failing)
 
     @property
     def ok(self) -> bool:
         """Whether no check failed, or the baseline was updated."""
-        return self.updated or not self.failed
+        return not self.failed
 
     @property
     def summary(self) -> str:
         """One line for a terminal."""
         if self.updated:
             return f"baseline updated ({len(self.checks)} scores)"
-        if not self.failed:
-            lower = sum(check.status == "undecided" for check in self.checks)
-            aside = f"; {lower} lower, within noise" if lower else ""
-            checks = f"gate passed: {len(self.checks)} checks"
-            return f"{checks}, none dropped more than {self._allowed}{aside}"
-        dropped = [check for check in self.failed if check.status == "fail"]
-        missing = [check for check in self.failed if check.status == "missing"]
-        parts = []
-        if dropped:
-            parts.append(f"{_some(dropped)} dropped more than {self._allowed}")
-        if missing:
-            parts.append(f"{_some(missing)} missing")
-        return f"gate failed: {'; '.join(parts)}"
+        by_status = {
+            status: [check for check in self.checks if check.status == status]
+            for status in ("fail", "missing", "new", "undecided")
+        }
+        if self.failed:
+            said = {
+                "fail": f"dropped more than {self._allowed}",
+                "missing": "missing from the sweep",
+                "new": "not in the baseline",
+            }
+            parts = [
+                f"{_some(by_status[status])} {words}"
+                for status, words in said.items()
+                if by_status[status] and status not in self.allowed
+            ]
+            return f"gate failed: {'; '.join(parts)}"
+        said = {
+            "undecided": "lower, within noise",
+            "new": "new, not compared",
+            "missing": "missing, not compared",
+        }
+        asides = [
+            f"; {len(by_status[status])} {words}"
+            for status, words in said.items()
+            if by_status[status]
+        ]
+        checks = f"gate passed: {len(self.compared)} checks"
+        return f"{checks}, none dropped more than {self._allowed}{''.join(asides)}"
 
     @property
     def _allowed(self) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from matformer_lab.common.atomic import write_atomic
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.gate.baseline import dump_baseline, load_baseline, make_baseline
-from matformer_lab.gate.compare import compare
+from matformer_lab.gate.compare import Allowed, compare
 from matformer_lab.gate.junit import to_junit
 from matformer_lab.gate.markdown import to_markdown
 from matformer_lab.gate.result import Check, GateResult
+from matformer_lab.gate.sealed import real_path, write_sealed
+from matformer_lab.gate.targets import JUNIT, SUMMARY, check_targets
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
 
@@ -21,11 +25,16 @@ def run_gate(
     update: bool = False,
     markdown: StrPath | None = None,
     junit: StrPath | None = None,
+    *,
+    allow_new: bool = False,
+    allow_missing: bool = False,
+    allow_parent: bool = False,
 ) -> GateResult:
     """Compare a finished sweep with a baseline, or make it the baseline.
 
     A check fails where even the lower end of the paired interval of the slice's drop is above
-    `max_drop` points. The intervals of all checks hold together (docs/statistics.md).
+    `max_drop` points. The intervals of all checks hold together (docs/statistics.md). A slice or a
+    task that only one side has fails too, unless that is allowed.
 
     Args:
         folder: A finished sweep's folder.
@@ -34,11 +43,15 @@ def run_gate(
         update: Write the sweep into `baseline` instead of comparing.
         markdown: A file to write a summary to, for a CI job's page.
         junit: A file to write JUnit XML to.
+        allow_new: Let slices and tasks pass that the baseline does not have.
+        allow_missing: Let slices and tasks pass that the sweep does not have.
+        allow_parent: Compare slices of another parent than the baseline's.
 
     Raises:
-        InputError: When the folder is not a finished sweep or a file cannot be written; when there
-            is no baseline, or it has other items, another few-shot count or another metric, or a
-            slice of the same name with other widths.
+        InputError: When the folder is not a finished sweep, a file cannot be written or is not the
+            gate's to replace, there is no baseline or its parts disagree, the two were not asked
+            the same (parent, dtype, limit, seed, items, prompts, few-shot count, metric, task
+            version, a slice's widths), or nothing is on both sides.
 
     Examples:
         >>> import matformer_lab as ml
@@ -48,21 +61,21 @@ def run_gate(
     folder, baseline = to_path(folder), to_path(baseline)
     markdown_file = to_path(markdown) if markdown else None
     junit_file = to_path(junit) if junit else None
-    if not max_drop >= 0:
+    if not (max_drop >= 0 and math.isfinite(max_drop)):
         raise InputError(f"`max_drop` is {max_drop}; give points of score, 0 or more")
-    for target in filter(None, (baseline if update else None, markdown_file, junit_file)):
-        if target.is_dir() or not target.parent.is_dir():
-            raise InputError(f"{target}: cannot be written; give a file in an existing folder")
+    check_targets(folder, baseline, update=update, markdown=markdown_file, junit=junit_file)
     sweep = read_sweep(folder)
     if update:
-        write_atomic(baseline, dump_baseline(make_baseline(sweep)).encode())
+        written = dump_baseline(make_baseline(sweep))
+        write_atomic(real_path(baseline), written.encode())
         result = GateResult(_self_checks(sweep), (), max_drop, updated=True)
     else:
-        result = compare(sweep, load_baseline(baseline), max_drop)
+        allowed = Allowed(new=allow_new, missing=allow_missing, parent=allow_parent)
+        result = compare(sweep, load_baseline(baseline), max_drop, allowed)
     if markdown_file:
-        write_atomic(markdown_file, to_markdown(result).encode())
+        write_sealed(markdown_file, to_markdown(result).encode(), SUMMARY)
     if junit_file:
-        write_atomic(junit_file, to_junit(result))
+        write_sealed(junit_file, to_junit(result), JUNIT)
     return result
 
 

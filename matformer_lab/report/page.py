@@ -44,7 +44,7 @@ def render(sweep: SweepResults) -> str:
     ]
     study = sweep.study
     published = sweep.published_tasks
-    recipe = (sweep.folder / RECIPE_YAML).read_text(encoding="utf-8")
+    recipe = (sweep.folder / RECIPE_YAML).read_text(encoding="utf-8", errors="replace")
     items = sum(task.n for task in sweep.tasks)
     return environment.get_template("report.html.j2").render(
         title=f"{sweep.parent.name}: size/quality frontier",

@@ -1,18 +1,28 @@
 """slices.json: the parent and every scored slice, enough to draw them without a model."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from matformer_lab.common.errors import InputError
+from matformer_lab.common.strict_json import strict_json
+from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.validation import explain
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.sizes import SizedPlan
 from matformer_lab.slicing.slice import Slice
 
+# Counts of parameters and bytes, far above any real one: what is drawn must be finite.
+_MAX_COUNT: Final = 10**18
+_Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+_Layers = Annotated[int, Field(ge=1, le=10_000)]
+
 
 class _Model(BaseModel):
     # Folders written by later versions may hold more keys; they stay readable.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 
 class ParentInfo(_Model):
@@ -22,11 +32,11 @@ class ParentInfo(_Model):
     name: str
     revision: str | None = None
     fingerprint: str = ""
-    num_hidden_layers: int
-    hidden_size: int
-    intermediate_size: tuple[int, ...]
+    num_hidden_layers: _Layers
+    hidden_size: _Count
+    intermediate_size: tuple[_Count, ...]
     layer_types: tuple[str, ...]
-    num_kv_shared_layers: int = 0
+    num_kv_shared_layers: Annotated[int, Field(ge=0)] = 0
     activation_sparsity_pattern: tuple[float, ...] = ()
 
     @property
@@ -38,9 +48,9 @@ class ParentInfo(_Model):
 class Params(_Model):
     """Parameter counts, defined in `slicing.sizes.Sizes`."""
 
-    total: int
-    text: int
-    effective: int
+    total: _Count
+    text: _Count
+    effective: _Count
 
 
 class ScoredSlice(_Model):
@@ -49,12 +59,12 @@ class ScoredSlice(_Model):
     name: str
     slug: str = ""
     digest: str = ""
-    widths: tuple[int, ...]
+    widths: tuple[_Count, ...]
     skipped: tuple[int, ...]
-    num_hidden_layers: int
+    num_hidden_layers: _Layers
     layer_types: tuple[str, ...] = ()
     params: Params
-    nbytes: int = Field(alias="bytes")
+    nbytes: _Count = Field(alias="bytes")
     published: dict[str, Any] | None = None
     """`row` (in Google's CSV), `effective_params_b`, and the published score in percent by task."""
 
@@ -84,6 +94,69 @@ class Description(_Model):
 
     parent: ParentInfo
     slices: tuple[ScoredSlice, ...]
+
+
+def read_description(path: Path) -> Description:
+    """The content of a slices.json file.
+
+    Raises:
+        InputError: When there is none, or what it says cannot be; names the file and the key.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: not found; {path.parent} is not a finished sweep")
+    data = read_small(path)
+    strict_json(data, str(path))
+    remedy = "run the sweep again to rewrite it"
+    try:
+        description = Description.model_validate_json(data)
+    except ValidationError as error:
+        raise InputError(f"{path}: {explain(error, Description)}; {remedy}") from None
+    for problem in _problems(description):
+        raise InputError(f"{path}: {problem}; {remedy}")
+    return description
+
+
+def _problems(description: Description) -> Iterator[str]:
+    """What cannot be, though every key by itself is of the right type."""
+    parent = description.parent
+    full, count = parent.intermediate_size, parent.num_hidden_layers
+    for name, length in (
+        ("intermediate_size", len(full)),
+        ("layer_types", len(parent.layer_types)),
+        ("activation_sparsity_pattern", len(parent.activation_sparsity_pattern) or count),
+    ):
+        if length != count:
+            yield f"parent.{name} has {length} entries for {count} layers"
+    if parent.num_kv_shared_layers > count:
+        yield f"parent.num_kv_shared_layers is {parent.num_kv_shared_layers} of {count} layers"
+    names = [one.name for one in description.slices]
+    if len(set(names)) < len(names):
+        yield "a slice is described twice"
+    for one in description.slices:
+        yield from (f"slice {one.name}: {problem}" for problem in _problems_of_slice(one, full))
+
+
+def _problems_of_slice(one: ScoredSlice, full: Sequence[int]) -> Iterator[str]:
+    kept, skipped, params = len(one.widths), one.skipped, one.params
+    if list(skipped) != sorted(set(skipped) & set(range(len(full)))):
+        yield "skipped is no ascending list of the parent's layers"
+    elif kept + len(skipped) != len(full) or kept != one.num_hidden_layers:
+        yield (
+            f"{kept} widths for {one.num_hidden_layers} kept and {len(skipped)} skipped layers "
+            f"of a parent with {len(full)}"
+        )
+    else:
+        for layer, width in one.slice.by_layer(len(full)).items():
+            if width > full[layer]:
+                yield f"width {width:,} of layer {layer} is above the parent's {full[layer]:,}"
+    if one.digest and one.digest != one.slice.digest:
+        yield "digest is not that of its widths and skipped layers"
+    if not params.effective <= params.text <= params.total:
+        yield "params: effective is at most text, and text at most total"
+    for key, value in (one.published or {}).items():
+        number = isinstance(value, int | float) and abs(value) < _MAX_COUNT
+        if not number and (key == "effective_params_b" or not isinstance(value, str | None)):
+            yield f"published.{key} is not a number"
 
 
 def describe(parent: Parent, sized: Sequence[SizedPlan]) -> Description:

@@ -20,7 +20,6 @@ FRONTIER_SVG: Final = "frontier.svg"
 REPORT_FILES: Final = (REPORT_HTML, FRONTIER_PNG, FRONTIER_SVG)
 """Made from the tables, and stale as soon as those change."""
 
-
 MARKER: Final = ".matformer_lab_sweep.json"
 """By this file a folder is known as a sweep's (`results.own_files`)."""
 STORE_METADATA: Final = b"matformer_lab"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
 from matformer_lab.results.files import RESULTS_PARQUET, SAMPLES
+from matformer_lab.results.parquet import read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,9 +29,8 @@ def load_results(folder: StrPath) -> "pd.DataFrame":
         >>> results = ml.load_results("runs/demo")  # doctest: +SKIP
         >>> results[results["primary"]][["slice", "task", "value"]]  # doctest: +SKIP
     """
-    import pandas as pd
-
-    return pd.read_parquet(_complete(Path(folder)) / RESULTS_PARQUET)
+    frame: pd.DataFrame = read_parquet(_complete(Path(folder)) / RESULTS_PARQUET).to_pandas()
+    return frame
 
 
 def load_samples(folder: StrPath, task: str | None = None) -> "pd.DataFrame":
@@ -56,7 +56,9 @@ def load_samples(folder: StrPath, task: str | None = None) -> "pd.DataFrame":
     paths = sorted((_complete(Path(folder)) / SAMPLES).glob(f"*/{task or '*'}.parquet"))
     if not paths:
         raise InputError(f"{folder}: no samples of task {task!r} in this sweep")
-    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    frames = [read_parquet(path).to_pandas() for path in paths]
+    both: pd.DataFrame = pd.concat(frames, ignore_index=True)
+    return both
 
 
 def _complete(folder: Path) -> Path:

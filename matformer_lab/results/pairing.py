@@ -25,14 +25,18 @@ class Asked:
     Attributes:
         metric: The one that is compared.
         num_fewshot: Examples in each prompt; None: the task's own number.
+        version: The task's; None: unknown.
         n: Items.
         items: sha256 (hex) over the items' ids, in order.
+        prompt_hash: sha256 (hex) over questions and prompts; None: unknown.
     """
 
     metric: str
     num_fewshot: int | None
+    version: str | None
     n: int
     items: str
+    prompt_hash: str | None
 
 
 class Sides(NamedTuple):

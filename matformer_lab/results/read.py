@@ -1,30 +1,37 @@
-"""The one reader of a sweep folder: its tables, checked, as `SweepResults`."""
+"""The one reader of a sweep folder: its files, checked against each other, as `SweepResults`.
+
+Samples and store are what was measured; tables say it again. Nothing is returned that they
+contradict.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 
-from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.strict_yaml import parse_yaml
-from matformer_lab.common.untrusted import read_small
-from matformer_lab.common.validation import explain
-from matformer_lab.results.description import Description, ScoredSlice
-from matformer_lab.results.files import RECIPE_YAML, RESULTS_PARQUET, SLICES_JSON, samples_file
+from matformer_lab.results.description import Description, ScoredSlice, read_description
+from matformer_lab.results.files import (
+    RECIPE_YAML,
+    RESULTS_CSV,
+    RESULTS_PARQUET,
+    SLICES_JSON,
+    samples_file,
+)
+from matformer_lab.results.recipe_as_run import RecipeAsRun, TaskAsked, TaskAsRun, read_recipe
+from matformer_lab.results.result_row import ResultRow, RowKey, check_csv, read_rows
+from matformer_lab.results.samples import Item, read_samples
+from matformer_lab.results.stored import StoredScore, stored_scores, witness
 from matformer_lab.results.sweep_results import SweepResults, TaskScores
 from matformer_lab.statistics.outcomes import Floats, Outcomes, make_outcomes
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-_EXACT = 1e-6  # how closely the mean over items must match the reported score
+_EXACT: Final = 1e-6
+"""How closely the mean over items must match the reported score."""
 
 
 class _TaskMetric(NamedTuple):
@@ -38,196 +45,291 @@ class _ItemScores(NamedTuple):
     """What several slices scored on the items of one task.
 
     Attributes:
-        scores: [slices, items].
-        ids: Of the items, "subject/doc".
-        subjects: Of the items.
+        items: In the order of the columns of `scores`.
+        scores: [slices, items]; None where the metric has no score for each item.
     """
 
-    scores: Floats
-    ids: tuple[str, ...]
-    subjects: tuple[str, ...]
+    items: tuple[Item, ...]
+    scores: Floats | None
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """The files of a sweep's folder, each checked by itself."""
+
+    path: Path
+    description: Description
+    recipe: RecipeAsRun
+    rows: Mapping[RowKey, ResultRow]
+    stored: Sequence[StoredScore]
+
+    @property
+    def results(self) -> Path:
+        return self.path / RESULTS_PARQUET
+
+    def samples(self, slice_: ScoredSlice, task: str) -> Path:
+        return self.path / samples_file(slice_.slice.slug, task)
 
 
 def read_sweep(folder: StrPath) -> SweepResults:
     """Read a finished sweep back from its folder; needs no model and no weights.
+
+    Scores are computed again from samples/, and compared with store/ where it is there.
 
     Args:
         folder: What `run_sweep` wrote.
 
     Raises:
         InputError: When it is not the folder of a finished sweep, or its files contradict each
-            other.
+            other; names the files and what each says.
 
     Examples:
         >>> import matformer_lab as ml
         >>> ml.read_sweep("runs/demo").scores()  # doctest: +SKIP
     """
-    folder = Path(folder)
-    description = _read_description(folder / SLICES_JSON)
-    recipe = _read_recipe(folder / RECIPE_YAML)
-    results = _read_parquet(folder / RESULTS_PARQUET)
-    needed = {"slice", "task", "metric", "value", "stderr", "n"}
-    if absent := needed - set(results.columns):
-        raise InputError(f"{folder / RESULTS_PARQUET}: no column {', '.join(sorted(absent))}")
-    described = [entry.name for entry in description.slices]
-    if len(set(described)) < len(described):
-        raise InputError(f"{folder / SLICES_JSON}: a slice is described twice")
-    names = set(results["slice"])
-    if unknown := names - set(described):
-        raise InputError(f"{folder}: {SLICES_JSON} does not describe {', '.join(sorted(unknown))}")
-    scored_slices = tuple(
+    path = Path(folder)
+    description = read_description(path / SLICES_JSON)
+    recipe, written = read_recipe(path / RECIPE_YAML)
+    rows = read_rows(path / RESULTS_PARQUET)
+    read = _Folder(path, description, recipe, rows, stored_scores(path))
+    _check_slices(read)
+    _check_conditions(read)
+    check_csv(path / RESULTS_CSV, tuple(rows.values()))
+    names = {key.slice for key in rows}
+    scored = tuple(
         sorted(
             (entry for entry in description.slices if entry.name in names),
             key=lambda entry: (entry.effective, entry.total, entry.name),
         )
     )
-    if not scored_slices:
-        raise InputError(f"{folder}: no scores yet; let the sweep finish a task first")
-    tasks = tuple(
-        _task_scores(folder, results, shown, scored_slices)
-        for shown in _shown(recipe, results, folder / RECIPE_YAML)
-    )
-    return SweepResults(folder, description.parent, scored_slices, tasks, recipe)
+    tasks = tuple(_task_scores(read, shown, scored) for shown in _shown(read))
+    dtype = next(iter(rows.values())).dtype or recipe.dtype
+    return SweepResults(path, description.parent, scored, tasks, written, dtype)
 
 
-def _read_description(path: Path) -> Description:
-    written = strict_json(_read(path), str(path))
-    try:
-        return Description.model_validate(written)
-    except ValidationError as error:
+def _check_slices(read: _Folder) -> None:
+    """results.parquet and recipe.yaml must mean the slices that slices.json describes."""
+    described = {entry.name: entry for entry in read.description.slices}
+    if unknown := {key.slice for key in read.rows} - described.keys():
         raise InputError(
-            f"{path}: {explain(error, Description)}; run the sweep again to rewrite it"
-        ) from None
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    recipe = parse_yaml(_read(path), str(path))
-    if not isinstance(recipe, dict):
-        raise InputError(f"{path}: must hold a mapping")
-    return recipe
-
-
-def _read(path: Path) -> bytes:
-    if not path.exists():
-        raise InputError(f"{path}: not found; {path.parent} is not a finished sweep")
-    return read_small(path)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        return pd.read_parquet(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found; {path.parent} is not a finished sweep") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
-
-
-def _shown(recipe: Mapping[str, Any], results: pd.DataFrame, where: Path) -> list[_TaskMetric]:
-    """The recipe's tasks that have scores, each with its main metric."""
-    try:
-        asked = {
-            (entry if isinstance(entry, str) else entry["name"]): (
-                None if isinstance(entry, str) else entry.get("metric")
+            f"{read.path}: {SLICES_JSON} does not describe {', '.join(sorted(unknown))}"
+        )
+    for row in read.rows.values():
+        params = described[row.slice].params
+        for name, said, counted in (
+            ("effective_params", row.effective_params, params.effective),
+            ("total_params", row.total_params, params.total),
+        ):
+            if said is not None and said != counted:
+                raise InputError(
+                    f"{read.results}: {name} of {row.slice} is {said:,}, "
+                    f"but {counted:,} in {SLICES_JSON}"
+                )
+    for name, digest in read.recipe.as_run.slices.items():
+        if name in described and described[name].slice.digest != digest:
+            raise InputError(
+                f"{read.path / RECIPE_YAML}: as_run.slices.{name} is another slice than "
+                f"{SLICES_JSON} describes under this name"
             )
-            for entry in recipe.get("tasks") or []
-        }
-    except (KeyError, TypeError, AttributeError):
+
+
+def _check_conditions(read: _Folder) -> None:
+    """What recipe.yaml says of the run must be what the other files say of it."""
+    where, recipe = read.path / RECIPE_YAML, read.recipe
+    fingerprint, described = recipe.as_run.parent.fingerprint, read.description.parent.fingerprint
+    if fingerprint and described and fingerprint != described:
         raise InputError(
-            f"{where}: tasks: each entry is a name, or a mapping with a name"
-        ) from None
-    if not asked:
-        top = results[results["group"].isna()] if "group" in results else results
-        asked = dict.fromkeys(top["task"])
+            f"{where}: as_run.parent.fingerprint is {fingerprint}, but {described} in {SLICES_JSON}"
+        )
+    dtypes = dict.fromkeys(row.dtype for row in read.rows.values())
+    if len(dtypes) > 1:
+        raise InputError(
+            f"{read.results}: scores of different dtypes ({', '.join(map(str, dtypes))})"
+        )
+    for row in read.rows.values():
+        ran = recipe.as_run.tasks.get(row.task)
+        pairs = {
+            "dtype": (None if recipe.dtype == "auto" else recipe.dtype, row.dtype),
+            "seed": (recipe.seed, row.seed),
+            "limit": (recipe.limit, row.limit),
+            f"as_run.tasks.{row.task}.version": (ran.version if ran else None, row.task_version),
+        }
+        for name, (said, scored) in pairs.items():
+            if said is not None and scored is not None and said != scored:
+                raise InputError(
+                    f"{where}: {name} is {said}, but {scored} in {RESULTS_PARQUET} ({row.key})"
+                )
+
+
+def _shown(read: _Folder) -> list[_TaskMetric]:
+    """The recipe's tasks that have scores, each with its main metric."""
+    own = [row for row in read.rows.values() if row.group is None]
+    asked = read.recipe.asked or {row.task: TaskAsked(name=row.task) for row in own}
     shown = []
-    for name, metric in asked.items():
-        rows = results[results["task"] == name]
-        if metric is None and "primary" in rows:
-            rows = rows.sort_values("primary", ascending=False, kind="stable")
-        metrics = list(rows["metric"].unique())
-        if metrics:
-            chosen = metric if metric in metrics else metrics[0]
-            shown.append(_TaskMetric(str(name), str(chosen)))
+    for name, entry in asked.items():
+        rows = [row for row in own if row.task == name]
+        if not rows:
+            _check_not_scored(read, name)
+            continue
+        metrics = list(dict.fromkeys(row.metric for row in rows))
+        plotted = next((row.metric for row in rows if row.primary), metrics[0])
+        if entry.metric is None:
+            shown.append(_TaskMetric(name, plotted))
+            continue
+        # A task with several answer filters has metrics named `metric,filter`.
+        found = [one for one in metrics if f"{one},".startswith(f"{entry.metric},")]
+        if not found:
+            raise InputError(
+                f"{read.path / RECIPE_YAML}: {name} was asked for {entry.metric}, but "
+                f"{RESULTS_PARQUET} has {', '.join(metrics)}"
+            )
+        shown.append(_TaskMetric(name, plotted if plotted in found else found[0]))
     if not shown:
-        raise InputError(f"{where}: no scores of the recipe's tasks in {RESULTS_PARQUET}")
+        raise InputError(
+            f"{read.path / RECIPE_YAML}: no scores of the recipe's tasks in {RESULTS_PARQUET}"
+        )
     return shown
 
 
-def _task_scores(
-    folder: Path, results: pd.DataFrame, shown: _TaskMetric, scored_slices: Sequence[ScoredSlice]
-) -> TaskScores:
-    rows = results[(results["task"] == shown.task) & (results["metric"] == shown.metric)]
-    rows = rows.drop_duplicates("slice", keep="last").set_index("slice")
-    present = [scored for scored in scored_slices if scored.name in rows.index]
-    rows = rows.loc[[scored.name for scored in present]]
-    better = rows["higher_is_better"].iloc[0] if "higher_is_better" in rows else True
-    fewshot = rows["num_fewshot"].iloc[0] if "num_fewshot" in rows else None
-    values = tuple(float(value) for value in rows["value"])
-    items = _items(folder, shown, present)
+def _check_not_scored(read: _Folder, task: str, but: Sequence[str] = ()) -> None:
+    """A slice without a score of `task` must not have samples of it; `but`: those with a score."""
+    for entry in read.description.slices:
+        if entry.name not in but and (path := read.samples(entry, task)).exists():
+            raise InputError(
+                f"{read.results}: has no score of {entry.name} on {task}, but {path} has its "
+                "samples; run the sweep again to rewrite its tables"
+            )
+
+
+def _task_scores(read: _Folder, shown: _TaskMetric, scored: Sequence[ScoredSlice]) -> TaskScores:
+    present, rows = zip(
+        *(
+            (entry, row)
+            for entry in scored
+            if (row := read.rows.get(RowKey(entry.name, shown.task, None, shown.metric)))
+        ),
+        strict=True,
+    )
+    names = tuple(entry.name for entry in present)
+    _check_not_scored(read, shown.task, but=names)
+    first = rows[0]
+    for row in rows:
+        for name in ("n", "num_fewshot", "higher_is_better"):
+            if getattr(row, name) != getattr(first, name):
+                raise InputError(
+                    f"{read.results}: {name} of {first.key} is {getattr(first, name)}, "
+                    f"but {getattr(row, name)} of {row.key}"
+                )
+    witnesses = tuple(
+        witness(
+            read.stored,
+            read.rows,
+            read.recipe,
+            slice_=entry.name,
+            digest=entry.slice.digest,
+            task=shown.task,
+            where=read.results,
+        )
+        for entry in present
+    )
+    measured = _items(read, shown, present, witnesses)
+    better = first.higher_is_better is not False
     outcomes = None
-    if items is not None and better is not False:
-        outcomes = _outcomes(tuple(rows.index), items, values)
-    if outcomes is None:
-        items = None
+    if measured is not None and measured.scores is not None:
+        outcomes = _outcomes(read, rows, measured, proven=None not in witnesses)
+    ran = read.recipe.as_run.tasks.get(shown.task, TaskAsRun())
+    paired = measured if outcomes is not None and better else None
     return TaskScores(
         name=shown.task,
         metric=shown.metric,
-        num_fewshot=None if fewshot is None or math.isnan(fewshot) else int(fewshot),
-        n=int(rows["n"].iloc[0]),
-        higher_is_better=better is not False and bool(better),
-        slices=tuple(rows.index),
-        values=values,
-        stderrs=tuple(_number(value) for value in rows["stderr"]),
-        outcomes=outcomes,
-        item_ids=() if items is None else items.ids,
-        subjects=() if items is None else items.subjects,
+        num_fewshot=first.num_fewshot,
+        n=first.n,
+        higher_is_better=better,
+        slices=names,
+        values=tuple(row.value for row in rows),
+        stderrs=tuple(float("nan") if row.stderr is None else row.stderr for row in rows),
+        outcomes=outcomes if better else None,
+        item_ids=() if paired is None else tuple(item.id for item in paired.items),
+        subjects=() if paired is None else tuple(item.subject for item in paired.items),
+        version=first.task_version if ran.version is None else ran.version,
+        prompt_hash=ran.prompt_hash,
     )
 
 
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):  # lm-eval writes "N/A" where it has no standard error
-        return float("nan")
-
-
 def _items(
-    folder: Path, shown: _TaskMetric, scored_slices: Sequence[ScoredSlice]
+    read: _Folder,
+    shown: _TaskMetric,
+    scored: Sequence[ScoredSlice],
+    witnesses: Sequence[StoredScore | None],
 ) -> _ItemScores | None:
-    """What the slices scored item by item; None where a slice has no such outcomes."""
+    """What the slices scored item by item; None where a slice has no samples of the task."""
     task, metric = shown
+    paths = [read.samples(entry, task) for entry in scored]
+    if not all(path.exists() for path in paths):
+        return None
     tables = []
-    for scored in scored_slices:
-        path = folder / samples_file(scored.slice.slug, task)
-        if not path.exists():
-            return None
-        table = _read_parquet(path)
-        if metric not in table or table[metric].isna().any():
-            return None
-        table = table.assign(_subject=table.get("subtask", task)).astype({"_subject": str})
-        table["_id"] = table["_subject"] + "/" + table["doc_id"].astype(str)
-        tables.append(table.sort_values(["_subject", "doc_id"], kind="stable"))
+    for entry, path, stored in zip(scored, paths, witnesses, strict=True):
+        table = read_samples(path, task=task, metric=metric, slice_=entry.name)
+        if stored is not None:
+            original = read_samples(stored.path, task=task, metric=metric)
+            same = original.items == table.items and _equal(original.scores, table.scores)
+            if not same:
+                raise InputError(
+                    f"{path}: contradicts {stored.path}, from which it was made; "
+                    "run the sweep again to rewrite it"
+                )
+        tables.append(table)
     first = tables[0]
-    ids = first["_id"].to_numpy()
-    if len(set(ids)) != len(ids):
-        raise InputError(f"{folder}: samples of {task}: an item is listed twice")
-    for scored, table in zip(scored_slices, tables, strict=True):
-        if not np.array_equal(table["_id"].to_numpy(), ids):
+    for entry, table in zip(scored, tables, strict=True):
+        if table.items != first.items:
             raise InputError(
-                f"{folder}: samples of {task}: slices {scored_slices[0].name} and {scored.name} "
+                f"{read.path}: samples of {task}: slices {scored[0].name} and {entry.name} "
                 "were scored on different items; run the sweep again with one limit and one dataset"
             )
-    scores = np.stack([table[metric].to_numpy(dtype=np.float64) for table in tables])
-    return _ItemScores(scores, tuple(ids), tuple(first["_subject"]))
+    scores = [table.scores for table in tables if table.scores is not None]
+    return _ItemScores(first.items, np.stack(scores) if len(scores) == len(tables) else None)
+
+
+def _equal(a: Floats | None, b: Floats | None) -> bool:
+    return (a is None) == (b is None) and (a is None or b is None or np.array_equal(a, b))
 
 
 def _outcomes(
-    names: tuple[str, ...], items: _ItemScores, values: tuple[float, ...]
+    read: _Folder, rows: Sequence[ResultRow], measured: _ItemScores, *, proven: bool
 ) -> Outcomes | None:
-    """The outcomes, if their mean (over items, or over subjects) is the reported score."""
+    """The outcomes, if their mean (over items, or over subjects) is the reported score.
+
+    Args:
+        read: The folder.
+        rows: The reported scores, a row for each slice.
+        measured: What the slices scored item by item.
+        proven: Whether the store says what the rows say. Then a score that is no mean over items
+            (a corpus-level F1, say) is right all the same; else it is refused.
+    """
+    assert measured.scores is not None
+    names, values = tuple(row.slice for row in rows), np.array([row.value for row in rows])
+    subjects = [item.subject for item in measured.items]
+    best: Floats | None = None
     for macro in (False, True):
-        outcomes = make_outcomes(names, items.scores, items.subjects, macro=macro)
-        if np.allclose(outcomes.values, values, rtol=0, atol=_EXACT):
+        outcomes = make_outcomes(names, measured.scores, subjects, macro=macro)
+        if rows[0].n != outcomes.n:
+            raise InputError(
+                f"{read.results}: {rows[0].key} is of {rows[0].n} items, but there are samples of "
+                f"{outcomes.n}"
+            )
+        wrong = ~np.isclose(outcomes.values, values, rtol=0, atol=_EXACT)
+        if not wrong.any():
             return outcomes
-    return None  # the metric is not a mean over items (a corpus-level F1, say)
+        if best is None or wrong.sum() < (~np.isclose(best, values, rtol=0, atol=_EXACT)).sum():
+            best = outcomes.values
+    if proven:
+        return None
+    assert best is not None
+    # lm-eval's perplexity is the one other figure that it makes of one number an item.
+    if np.allclose(np.exp(-measured.scores.mean(axis=1)), values, rtol=_EXACT, atol=0):
+        return None
+    at = int(np.argmax(~np.isclose(best, values, rtol=0, atol=_EXACT)))
+    raise InputError(
+        f"{read.results}: {rows[at].key} is {values[at]:.6g}, but its samples say {best[at]:.6g}; "
+        "run the sweep again to rewrite its tables"
+    )

@@ -20,13 +20,14 @@ def spreadsheet_csv(frame: pd.DataFrame) -> str:
     separator.
     """
     split = frame.map(lambda cell: isinstance(cell, str) and (";" in cell or "\t" in cell))
-    safe = frame.map(_as_text)
+    safe = frame.map(as_text)
     if split.to_numpy().any():
         return safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
     return safe.to_csv(index=False)
 
 
-def _as_text(cell: Any) -> Any:
+def as_text(cell: Any) -> Any:
+    """A cell as `spreadsheet_csv` writes it."""
     if isinstance(cell, str) and cell.lstrip(" ").startswith(_STARTS):
         return f"'{cell}"
     return cell

@@ -59,6 +59,8 @@ class TaskScores:
             metric is not a mean over items.
         item_ids: "subject/doc", in the order of the outcomes' columns; empty without outcomes.
         subjects: Of the items, likewise.
+        version: The task's, as lm-eval has it; None where the sweep does not say.
+        prompt_hash: sha256 (hex) over questions and prompts; None where the sweep does not say.
     """
 
     name: str
@@ -72,12 +74,14 @@ class TaskScores:
     outcomes: Outcomes | None
     item_ids: tuple[str, ...]
     subjects: tuple[str, ...]
+    version: str | None = None
+    prompt_hash: str | None = None
 
     @property
     def asked(self) -> Asked:
         """What has to be the same for another scoring to be comparable."""
         items = hashlib.sha256("\n".join(self.item_ids).encode()).hexdigest()
-        return Asked(self.metric, self.num_fewshot, self.n, items)
+        return Asked(self.metric, self.num_fewshot, self.version, self.n, items, self.prompt_hash)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class SweepResults:
         scored: The slices that have scores, from small to large.
         tasks: Their scores, in the recipe's order.
         recipe: The recipe as it ran.
+        dtype: Of weights and activations while scoring; None where the sweep does not say.
 
     Examples:
         >>> import matformer_lab as ml
@@ -103,6 +108,7 @@ class SweepResults:
     scored: tuple[ScoredSlice, ...]
     tasks: tuple[TaskScores, ...]
     recipe: Mapping[str, Any]
+    dtype: str | None = None
 
     @property
     def provenance(self) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from matformer_lab.gate.markdown import to_markdown
 from matformer_lab.gate.result import GateResult
 from matformer_lab.gate.run import run_gate
 from tests.support.command import CommandResult
-from tests.support.synthetic import SLICES, Made, write_sweep
+from tests.support.synthetic import SLICES, Made, write_results, write_sweep
 
 SOME = tuple(made for made in SLICES if made.name in ("e4b", "e2b", "e2.98b-layer"))
 
@@ -95,12 +95,12 @@ def test_the_same_flips_fail_or_not_by_their_sum(
         results = pd.read_parquet(folder / "results.parquet")
         here = (results["slice"] == "e2b") & (results["task"] == "hellaswag")
         results.loc[here, "value"] = column.mean()
-        results.to_parquet(folder / "results.parquet")
+        write_results(folder, results)
         found = statuses(run_gate(folder, baseline))[("e2b", "hellaswag")]
         assert found == ("fail" if name == "lost" else "pass")
 
 
-def test_a_slice_that_went_missing_fails_and_a_new_one_does_not(
+def test_a_slice_on_one_side_only_fails_unless_it_is_allowed(
     baseline: Path, tmp_path: Path
 ) -> None:
     new = Made("brand-new", (1, 2, 3))
@@ -110,7 +110,20 @@ def test_a_slice_that_went_missing_fails_and_a_new_one_does_not(
     assert not result.ok
     assert found[(SOME[2].name, "mmlu")] == "missing"
     assert found[("brand-new", "mmlu")] == "new"
-    assert {check.slice for check in result.failed} == {SOME[2].name}
+    assert {check.slice for check in result.failed} == {SOME[2].name, "brand-new"}
+    assert "missing from the sweep" in result.summary and "not in the baseline" in result.summary
+    cases: list[tuple[bool, bool, set[str]]] = [
+        (True, False, {SOME[2].name}),
+        (False, True, {"brand-new"}),
+        (True, True, set()),
+    ]
+    for allow_new, allow_missing, failing in cases:
+        allowed = run_gate(other, baseline, allow_new=allow_new, allow_missing=allow_missing)
+        assert {check.slice for check in allowed.failed} == failing
+        assert allowed.ok == (not failing)
+    # What was not compared is not counted among what did not drop.
+    assert f"gate passed: {len(allowed.compared)} checks" in allowed.summary
+    assert "3 new, not compared; 3 missing, not compared" in allowed.summary
 
 
 def test_the_baseline_reviews_well(good: Path, baseline: Path, tmp_path: Path) -> None:
@@ -134,7 +147,7 @@ def test_the_baseline_reviews_well(good: Path, baseline: Path, tmp_path: Path) -
     results = pd.read_parquet(folder / "results.parquet")
     here = (results["slice"] == "e2b") & (results["task"] == "boolq")
     results.loc[here, "value"] = table["acc"].mean()
-    results.to_parquet(folder / "results.parquet")
+    write_results(folder, results)
     run_gate(folder, again, update=True)
     changed = set(again.read_text().splitlines()) ^ set(text.splitlines())
     assert len(changed) == 4  # the score's line and one line of answers, before and after
@@ -176,6 +189,8 @@ def test_other_conditions_are_no_comparison(good: Path, baseline: Path, tmp_path
         ("{", "not valid YAML"),
         ("[]", "baseline.yaml: "),
         ("format: 2", "is missing"),
+        ("format: 1", "is an earlier version's baseline"),
+        ("format: 3", "is a later version's baseline (format 3)"),
         ("!!python/object/apply:os.system [true]", "not valid YAML"),
     ],
 )
@@ -190,7 +205,7 @@ def test_a_broken_baseline_is_one_clear_line(
     assert wanted in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("lines", ["['zz']", "['ff']", "[]"])
+@pytest.mark.parametrize("lines", ["['zz']", "['ff']", "[]", "['ff ff']"])
 def test_broken_outcomes_are_named(good: Path, baseline: Path, tmp_path: Path, lines: str) -> None:
     document = yaml.safe_load(baseline.read_text())
     document["outcomes"]["e2b"]["boolq"] = yaml.safe_load(lines)
@@ -201,7 +216,7 @@ def test_broken_outcomes_are_named(good: Path, baseline: Path, tmp_path: Path, l
 
 
 def test_a_negative_or_missing_allowance_is_refused(good: Path, baseline: Path) -> None:
-    for wrong in (-1.0, float("nan")):
+    for wrong in (-1.0, float("nan"), float("inf"), 100.0, 1e300):
         with pytest.raises(InputError, match="max_drop"):
             run_gate(good, baseline, max_drop=wrong)
 
@@ -251,7 +266,7 @@ def test_graded_outcomes_are_compared_too(tmp_path: Path) -> None:
         table.to_parquet(path)
         here = (results["slice"] == path.parent.name) & (results["task"] == "boolq")
         results.loc[here, "value"] = table["acc"].mean()
-    results.to_parquet(folder / "results.parquet")
+    write_results(folder, results)
     path = tmp_path / "baseline.yaml"
     run_gate(folder, path, update=True)
     assert yaml.safe_load(path.read_text())["tasks"]["boolq"]["encoding"] == "numbers"
@@ -296,9 +311,18 @@ def test_encoding_is_lossless() -> None:
     rng = np.random.default_rng(0)
     for n in (1, 7, 8, 255, 256, 257, 1000):
         row = rng.integers(0, 2, n).astype(float)
-        task = TaskBaseline(metric="acc", num_fewshot=0, n=n, items="", encoding="bits")
+        task = TaskBaseline(
+            metric="acc",
+            num_fewshot=0,
+            version="1.0",
+            n=n,
+            items="f" * 64,
+            prompt_hash="f" * 64,
+            mean_over="items",
+            encoding="bits",
+        )
         np.testing.assert_array_equal(decode(encode(row, "bits"), task, "x"), row)
-        graded = rng.random(n).round(4)
+        graded = rng.random(n)
         numbers = task.model_copy(update={"encoding": "numbers"})
         np.testing.assert_array_equal(decode(encode(graded, "numbers"), numbers, "x"), graded)
 
@@ -317,7 +341,7 @@ def damage_upper_half(model: Path) -> None:
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
 
 
-def test_a_damaged_parent_fails_for_the_slices_it_damages_and_another_dtype_passes(
+def test_a_damaged_parent_fails_for_the_slices_it_damages_and_another_dtype_is_refused(
     cli: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     def sweep(out: str, **changes: str) -> None:
@@ -336,13 +360,19 @@ def test_a_damaged_parent_fails_for_the_slices_it_damages_and_another_dtype_pass
     sweep("good")
     assert cli("gate", "good", "--baseline", "baseline.yaml", "--update").code == 0
 
-    sweep("rounded", dtype="bfloat16")  # noise: rounding flips an answer here and there
-    passed = cli("gate", "rounded", "--baseline", "baseline.yaml")
+    passed = cli("gate", "good", "--baseline", "baseline.yaml")
     assert passed.code == 0 and passed.out.startswith("gate passed"), passed
+    sweep("rounded", dtype="bfloat16")
+    refused = cli("gate", "rounded", "--baseline", "baseline.yaml")
+    assert refused.code == 2, refused
+    assert "dtype is float32 in the baseline and bfloat16 in the sweep" in refused.err
 
     damage_upper_half(tmp_path / "model")
     sweep("damaged")
-    files = ("--markdown", "gate.md", "--junit", "gate.xml")
+    refused = cli("gate", "damaged", "--baseline", "baseline.yaml")
+    assert refused.code == 2 and "fingerprint is" in refused.err, refused
+    assert "`--allow-parent" not in refused.err and "--allow-parent" in refused.err
+    files = ("--allow-parent", "--markdown", "gate.md", "--junit", "gate.xml")
     failed = cli("gate", "damaged", "--baseline", "baseline.yaml", *files)
     assert failed.code == 1 and failed.out.startswith("gate failed: "), failed
     suite = ET.parse(tmp_path / "gate.xml").getroot()

@@ -28,7 +28,7 @@ from matformer_lab.results.sweep_results import SweepResults
 from matformer_lab.statistics.ranking import rank
 from matformer_lab.statistics.sample_size import items_needed
 from tests.support.chromium import Page, browser, needs_chromium, open_page
-from tests.support.synthetic import LAYERS, SLICES, Made, write_sweep
+from tests.support.synthetic import LAYERS, SLICES, Made, write_results, write_sweep
 
 VENDOR = Path(page_module.__file__).parent / "assets" / "vendor"
 
@@ -175,7 +175,8 @@ def test_notes_name_what_limits_the_numbers(tmp_path: Path) -> None:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     results = pd.read_parquet(folder / "results.parquet")
     gone = (results["slice"] == "e2b") & (results["task"] == "boolq")
-    results[~gone].to_parquet(folder / "results.parquet")
+    write_results(folder, results[~gone])
+    (folder / "samples" / "e2b" / "boolq.parquet").unlink()
     page = render(read_sweep(folder))
     assert "Scored with limit 20" in page
     assert "boolq is not scored yet for e2b" in page

@@ -1,9 +1,11 @@
 """Commands as a user runs them: processes of their own."""
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,16 @@ def run_offline(
         **kwargs,
     )
     return CommandResult(done.returncode, done.stdout, done.stderr)
+
+
+def run_here(*arguments: object) -> CommandResult:
+    """`matformer-lab ARGUMENTS...` in this process, which spares it the seconds of a start."""
+    from matformer_lab.cli.main import _run
+
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = _run([str(argument) for argument in arguments])
+    return CommandResult(code, out.getvalue(), err.getvalue())
 
 
 def interrupted(

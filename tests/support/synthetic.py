@@ -122,6 +122,12 @@ def _result(
     }
 
 
+def write_results(folder: Path, results: pd.DataFrame) -> None:
+    """Both files of a sweep's results, which say the same."""
+    results.to_csv(folder / "results.csv", index=False)
+    results.to_parquet(folder / "results.parquet")
+
+
 def write_sweep(
     folder: Path,
     *,
@@ -173,9 +179,7 @@ def write_sweep(
                     _result(made, task, subject, row[names == subject], task.name, shrink)
                     for subject in task.subjects
                 ]
-    frame = pd.DataFrame(rows)
-    frame.to_csv(folder / "results.csv", index=False)
-    frame.to_parquet(folder / "results.parquet")
+    write_results(folder, pd.DataFrame(rows))
     described = {
         "parent": {
             "ref": parent,
@@ -211,10 +215,12 @@ def write_sweep(
             {"name": t.name, "num_fewshot": t.num_fewshot, "metric": t.metric} for t in chosen
         ],
         "dtype": "bfloat16",
+        "limit": None,
         "seed": 1234,
         "as_run": {
             "finished": "2026-11-23T20:00:00+00:00",
             "parent": {"name": parent, "revision": None, "fingerprint": "5f" * 32},
+            "tasks": {t.name: {"version": "1.0", "prompt_hash": "a0" * 32} for t in chosen},
             "versions": {
                 "matformer_lab": "0.1.0",
                 "python": "3.11.2",
