@@ -1,4 +1,4 @@
-"""A slice in memory: a model whose weights are views into the loaded parent."""
+"""Live slices: models whose weights are views into the loaded parent."""
 
 import lazy_loader as _lazy
 

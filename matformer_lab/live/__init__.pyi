@@ -1,4 +1,4 @@
-"""A slice in memory: a model whose weights are views into the loaded parent."""
+"""Live slices: models whose weights are views into the loaded parent."""
 
 from .devices import resolve_device as resolve_device
 from .elastic import ElasticParent as ElasticParent

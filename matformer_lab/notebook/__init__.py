@@ -1,4 +1,4 @@
-"""For Jupyter: the slice editor, and how plans and sweeps are shown."""
+"""For Jupyter: the slice editor, and plans and sweeps as HTML tables."""
 
 import lazy_loader as _lazy
 

@@ -1,4 +1,4 @@
-"""For Jupyter: the slice editor, and how plans and sweeps are shown."""
+"""For Jupyter: the slice editor, and plans and sweeps as HTML tables."""
 
 from .editor import SliceEditor as SliceEditor
 from .html import plan_html as plan_html
