@@ -1,4 +1,4 @@
-"""Log-probabilities, fast: shared prefixes and shared layers computed once. Knows no lm-eval."""
+"""Fast log-probabilities: shared prefixes and layers computed once. Independent of lm-eval."""
 
 import lazy_loader as _lazy
 

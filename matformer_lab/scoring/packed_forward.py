@@ -1,14 +1,14 @@
-"""One packed batch through Gemma 3n, layer by layer, so that several slices can share layers.
+"""Runs one packed batch through Gemma 3n, layer by layer, so that several slices can share layers.
 
-The steps are those of `Gemma3nTextModel.forward` in transformers 5.6 and up, with two savings that
-are exact:
+The steps are those of `Gemma3nTextModel.forward` in transformers 5.6 and newer, with two exact
+savings:
 
 - From the first layer that reuses earlier K/V on, a token's activations no longer reach any other
-  token, so only the tokens whose prediction is scored go on.
+  token, so only the tokens whose prediction is scored are computed.
 - The LM head runs on scored tokens only, a bounded number of logits at a time.
 
-The projection of the embeddings to per-layer inputs runs layer by layer, not for all layers at
-once: which layers a slice skips then cannot change the rounding of the ones it keeps.
+The embeddings are projected to per-layer inputs layer by layer, not for all layers at once: which
+layers a slice skips then cannot change the rounding of the ones it keeps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -26,17 +26,17 @@ from torch.nn.functional import linear, log_softmax
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.live.devices import send
-from matformer_lab.scoring.packing import Batch
-from matformer_lab.scoring.per_layer_rows import Rows, source_layers
+from matformer_lab.scoring.memory import LOGITS_AT_ONCE
+from matformer_lab.scoring.per_layer_inputs import PerLayerInputs, source_layers
 from matformer_lab.scoring.piecewise_mlp import in_pieces
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
     from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextModel
 
+    from matformer_lab.scoring.packing import Batch
+
 LAYER_TYPES = ("full_attention", "sliding_attention")
-# Logits held at once: 2^24 are 64 MiB in fp32, 64 tokens of Gemma's vocabulary.
-LOGITS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,14 @@ class Tokens:
     """The tokens that a layer computes: all of a batch, or the scored ones.
 
     Attributes:
-        embeddings: [rows, tokens, hidden_size] what the per-layer inputs are projected from.
-        per_layer: [rows, all tokens, source layers, size] rows of `embed_tokens_per_layer`.
-        places: [rows, tokens] where these tokens are among all; None: they are all.
+        embeddings: [rows, tokens, hidden_size] token embeddings, which are projected to per-layer
+            inputs.
+        per_layer: [rows, all tokens, source layers, size] `PerLayerInputs.wait`.
+        places: [rows, tokens] indices of these tokens among all of the batch's; None where they are
+            all of them.
         rotary: (cos, sin), each [rows, tokens, head_dim], by layer type.
-        masks: [rows, 1, tokens, all tokens] who attends to whom, by layer type; None is causal.
+        masks: [rows, 1, tokens, all tokens] which token attends to which, by layer type; None for
+            causal attention.
     """
 
     embeddings: Tensor
@@ -60,33 +63,64 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Activations:
-    """A batch between two layers; `hidden` is [altup_num_inputs, rows, tokens, hidden_size]."""
+    """A batch between two layers.
+
+    Attributes:
+        hidden: [altup_num_inputs, rows, tokens, hidden_size] what the next layer reads.
+        shared_kv: Keys and values that later layers reuse, by layer type.
+        tokens: Which tokens `hidden` has.
+    """
 
     hidden: Tensor
     shared_kv: Mapping[str, tuple[Tensor, ...]]
     tokens: Tokens
 
 
+class TargetScores(NamedTuple):
+    """A model's predictions of a batch's targets, on the model's device."""
+
+    logprob: Tensor
+    """[reads] log-probability (natural logarithm), fp32 whatever the model's dtype."""
+    is_greedy: Tensor
+    """[reads] whether the target is the most likely token."""
+
+
+class _Predictions(NamedTuple):
+    logprob: Tensor
+    """[reads] of the wanted token."""
+    likeliest: Tensor
+    """[reads] token ids."""
+
+
 def check_transformers() -> None:
-    """Raise `InputError` where layers hand K/V on in another way than `PackedForward` does."""
+    """Check that transformers' layers pass K/V on the way `PackedForward` does.
+
+    Raises:
+        InputError: For transformers older than 5.6.
+    """
     import transformers
     from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextDecoderLayer
 
     if "shared_kv_states" not in inspect.signature(Gemma3nTextDecoderLayer.forward).parameters:
         raise InputError(
-            f"scorer prefix: needs transformers 5.6 or newer, not {transformers.__version__}; "
-            "upgrade it, or use scorer: lm-eval"
+            f"`scorer` prefix needs transformers 5.6 or newer, not {transformers.__version__}; "
+            "upgrade it, or set `scorer` to lm-eval"
         )
 
 
 class PackedForward:
-    """A batch on its way through `model` and the slices that share its embeddings."""
+    """A batch on its way through `model` and the slices that share its embeddings.
 
-    def __init__(self, model: Gemma3nForCausalLM, batch: Batch, rows: Rows) -> None:
-        """`rows`: the batch's, from `per_layer_rows.RowFetcher`."""
+    Args:
+        model: Any of the slices.
+        batch: From `packing.pack`.
+        inputs: The batch's, from `PerLayerInputFetcher`.
+    """
+
+    def __init__(self, model: Gemma3nForCausalLM, batch: Batch, inputs: PerLayerInputs) -> None:
         self._model = model.model
         self._batch = batch
-        self._rows = rows
+        self._inputs = inputs
         self._device = model.model.embed_tokens.weight.device
         self._depth = self._tensor(batch.depth)
         self._subtree_end = self._tensor(batch.subtree_end)
@@ -120,11 +154,8 @@ class PackedForward:
             )
         return replace(here, hidden=hidden, shared_kv=shared_kv)
 
-    def read(self, model: Gemma3nForCausalLM, here: Activations) -> tuple[Tensor, Tensor]:
-        """(log-probability, whether it is the most likely token) of each of the batch's targets.
-
-        Log-probabilities are fp32, whatever the model's dtype.
-        """
+    def read(self, model: Gemma3nForCausalLM, here: Activations) -> TargetScores:
+        """`model`'s predictions of the batch's targets, given the activations after its layers."""
         if here.tokens is self.all_tokens:
             here = self._only_scored(here)
         final = _final(model, here.hidden).flatten(0, 1)
@@ -134,13 +165,14 @@ class PackedForward:
         for first in range(0, len(final), step):
             begin, end = np.searchsorted(slot, [first, first + step])
             reads, wanted = self._tensor(slot[begin:end] - first), target[begin:end]
-            logprob, likeliest = _predictions(model, final[first : first + step], reads, wanted)
-            logprobs.append(logprob)
-            greedy.append(likeliest == wanted)
-        return torch.cat(logprobs), torch.cat(greedy)
+            found = _predictions(model, final[first : first + step], reads, wanted)
+            logprobs.append(found.logprob)
+            greedy.append(found.likeliest == wanted)
+        return TargetScores(torch.cat(logprobs), torch.cat(greedy))
 
     @cached_property
     def all_tokens(self) -> Tokens:
+        """All tokens of the batch, padding included."""
         text = self._model
         input_ids = self._tensor(self._batch.input_ids)
         embeddings = text.embed_tokens(input_ids)
@@ -150,7 +182,7 @@ class PackedForward:
         fits = is_causal and input_ids.shape[1] <= window
         return Tokens(
             embeddings,
-            self._rows.wait(),
+            self._inputs.wait(),
             None,
             {kind: text.rotary_emb(embeddings, self._depth, kind) for kind in LAYER_TYPES},
             {
@@ -177,7 +209,7 @@ class PackedForward:
         )
 
     def _drops_tokens(self, here: Activations) -> bool:
-        """Whether some tokens are still there that are not scored."""
+        """Whether `here` still has tokens that are not scored."""
         return here.tokens is self.all_tokens and self._scored.shape[1] < self._depth.shape[1]
 
     def _only_scored(self, here: Activations) -> Activations:
@@ -185,9 +217,9 @@ class PackedForward:
         return replace(here, hidden=hidden, tokens=self._scored_tokens)
 
     def _mask(self, queries: Tensor, window: int | None) -> Tensor:
-        """[rows, 1, queries, tokens] whether a token is an ancestor of a query, or the query.
+        """[rows, 1, queries, tokens] whether a token is the query itself or one of its ancestors.
 
-        With a window, only the last `window` of them, the query included.
+        With a window, only the last `window` of these, the query included.
         """
         query = queries[:, :, None]
         key = torch.arange(self._depth.shape[1], device=self._device)
@@ -202,18 +234,27 @@ class PackedForward:
 
 
 def per_layer_input(text: Gemma3nTextModel, source: int, tokens: Tokens) -> Tensor:
-    """`project_per_layer_inputs` for the one layer that is number `source` in the tables."""
+    """One layer's share of `Gemma3nTextModel.project_per_layer_inputs`.
+
+    Args:
+        text: The slice that has the layer.
+        source: The layer's index in the per-layer tables (`source_layers`).
+        tokens: The tokens to compute.
+
+    Returns:
+        [rows, tokens, hidden_size_per_layer_input].
+    """
     size = text.config.hidden_size_per_layer_input
     weight = text.per_layer_model_projection.weight[source * size : (source + 1) * size]
     scale = text.per_layer_projection_scale.to(tokens.embeddings.dtype)
     projected: Tensor = text.per_layer_projection_norm(linear(tokens.embeddings, weight) * scale)
-    rows = tokens.per_layer[:, :, source]
-    total = projected + (rows if tokens.places is None else take(rows, tokens.places))
+    embedded = tokens.per_layer[:, :, source]
+    total = projected + (embedded if tokens.places is None else take(embedded, tokens.places))
     return total * text.per_layer_input_scale.to(tokens.embeddings.dtype)
 
 
 def _final(model: Gemma3nForCausalLM, hidden: Tensor) -> Tensor:
-    """[rows, tokens, hidden_size] what the LM head reads."""
+    """[rows, tokens, hidden_size] the LM head's input."""
     text = model.model
     streams = [hidden[0]]
     magnitude = _magnitude(streams[0])
@@ -227,13 +268,13 @@ def _final(model: Gemma3nForCausalLM, hidden: Tensor) -> Tensor:
 
 def _predictions(
     model: Gemma3nForCausalLM, final: Tensor, reads: Tensor, wanted: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(log-probability of `wanted`, likeliest token), each [reads], at `final[reads]`."""
+) -> _Predictions:
+    """Of the tokens `wanted`, at `final[reads]`."""
     softcap = model.config.final_logit_softcapping
-    # In place, as these are the largest tensors of a forward.
+    # In place: these are the largest tensors of a forward.
     logits = model.lm_head(final).div_(softcap).tanh_().mul_(softcap)
     scores = log_softmax(logits, dim=-1, dtype=torch.float32)
-    return scores[reads, wanted], scores.argmax(dim=-1)[reads]
+    return _Predictions(scores[reads, wanted], scores.argmax(dim=-1)[reads])
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
@@ -246,6 +287,6 @@ def _magnitude(stream: Tensor) -> Tensor:
 
 
 def _rescale(stream: Tensor, magnitude: Tensor) -> Tensor:
-    """An AltUp stream brought to the magnitude of the first one."""
+    """An AltUp stream scaled to the magnitude of the first one."""
     own = torch.sqrt(torch.mean(stream**2, dim=-1, keepdim=True).clamp(min=1e-5))
     return stream * magnitude / own

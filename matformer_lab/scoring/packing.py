@@ -1,8 +1,9 @@
-"""Scoring requests packed by their common prefixes into batches of a bounded number of tokens.
+"""Packs scoring requests by their common prefixes into batches with a bounded number of tokens.
 
-A *row* is a piece of the prefix tree laid out depth first; a *batch* is a few rows padded to one
-length. Rows are chosen by dynamic programming: a longer row repeats fewer shared tokens, but each
-of its tokens meets every other one in attention, masked or not, which grows with its square.
+A *row* is a part of the prefix tree laid out depth first; a *batch* is a few rows padded to one
+length. Rows are chosen by dynamic programming: a longer row repeats fewer shared tokens, but in
+attention each of its tokens meets every other one, masked or not, and that work grows with the
+square of its length.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from matformer_lab.scoring.prefix_tree import FlatTree, Ints, PrefixTree
 
-# The shortest row of a batch has at least this part of the longest one's tokens; what is missing is
-# padding.
 FULLNESS = 0.8
+"""The shortest row of a batch has at least this fraction of the longest one's tokens; the rest is
+padding."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the model reads and the tokens it is asked for, in lm-eval's terms.
+    """A log-likelihood request in lm-eval's terms.
 
-    `targets[t]` is predicted from `inputs[: len(inputs) - len(targets) + t + 1]`.
+    Attributes:
+        inputs: Token ids the model reads.
+        targets: Token ids to score: `targets[t]` is predicted from
+            `inputs[: len(inputs) - len(targets) + t + 1]`.
     """
 
     inputs: tuple[int, ...]
@@ -32,10 +37,16 @@ class Request:
 
     @classmethod
     def of(cls, context: Sequence[int], continuation: Sequence[int], max_length: int) -> Request:
-        """The last token is only predicted, never read; a text too long loses its left end.
+        """The request for `continuation` after `context`, cropped as lm-eval crops it.
 
-        Raises ValueError where lm-eval has no answer either: an empty context, an empty
-        continuation, or a continuation of more than `max_length` tokens.
+        Args:
+            context: Token ids.
+            continuation: Token ids. The last one is only predicted, never read.
+            max_length: The most tokens the model reads; longer texts lose their left end.
+
+        Raises:
+            ValueError: Where lm-eval has no answer either: an empty context, an empty continuation,
+                or a continuation of more than `max_length` tokens.
         """
         if not context or not 0 < len(continuation) <= max_length:
             raise ValueError(
@@ -48,16 +59,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward reads, and what is read off it.
+    """What one forward reads, and which of its predictions are wanted.
 
     Attributes:
         input_ids: [rows, tokens], padded with 0.
         depth: [rows, tokens] distance of each token from its root: its position for the model.
         subtree_end: [rows, tokens] token j is an ancestor of token i, or i itself, if and only if
-            j <= i < subtree_end[j]. A token of padding is a root of its own.
+            j <= i < subtree_end[j]. A padding token is a root of its own.
         scored: [rows, slots] the tokens whose next-token distribution is read, padded with 0.
-        slot, target, request: [reads] the log-probability of token `target` at `scored.flat[slot]`
-            counts towards the request with that number. Sorted by slot.
+        slot: [reads] sorted. Each read is the log-probability of one `target` token, predicted at
+            `scored.flat[slot]`, and counts towards one `request`.
+        target: [reads] token ids.
+        request: [reads] indices into the requests that were packed.
         tokens: How many tokens are not padding.
         is_causal: Whether every row is a single path, so that causal attention is enough.
     """
@@ -73,6 +86,21 @@ class Batch:
     is_causal: bool
 
 
+class Row(NamedTuple):
+    """One row of a batch: the run `start:stop` of a prefix tree's sequences."""
+
+    start: int
+    stop: int
+
+
+class _Reads(NamedTuple):
+    """The tokens to score in one row; each field is [reads]."""
+
+    node: Ints
+    target: Ints
+    request: Ints
+
+
 def pack(
     requests: Sequence[Request],
     *,
@@ -80,22 +108,22 @@ def pack(
     row_tokens: int = sys.maxsize,
     attention_cost: float,
 ) -> Iterator[Batch]:
-    """The requests as batches, longest rows first; each request is read off exactly one of them.
+    """Yield the requests as batches, longest rows first; each request is in exactly one of them.
 
     Args:
-        requests: In any order. Equal ones and prefixes of others add nothing to the batches.
-        batch_tokens: A row has at most this many tokens beyond its first sequence; a batch of
-            several rows at most this many in all, padding included.
-        row_tokens: A row of several sequences has at most this many tokens in all.
-        attention_cost: Work of one pair of tokens in attention, as a fraction of the work on one
+        requests: In any order. Duplicates and prefixes of others add nothing to the batches.
+        batch_tokens: The most tokens a row may have beyond its first sequence, and the most tokens,
+            padding included, of a batch with several rows.
+        row_tokens: The most tokens of a row with several sequences.
+        attention_cost: Work on one pair of tokens in attention, as a fraction of the work on one
             token everywhere else.
     """
     tree, places = PrefixTree.of([request.inputs for request in requests])
-    members: list[list[int]] = [[] for _ in range(len(tree))]
+    numbers: list[list[int]] = [[] for _ in range(len(tree))]
     for number, place in enumerate(places):
-        members[place].append(number)
+        numbers[place].append(number)
 
-    rows = cut(tree, batch_tokens, row_tokens, attention_cost)
+    rows = choose_rows(tree, batch_tokens, row_tokens, attention_cost)
     rows.sort(key=lambda row: -tree.size(*row))
     sizes = [tree.size(*row) for row in rows]
     first = 0
@@ -104,18 +132,23 @@ def pack(
         last = first + 1
         while last < min(first + most, len(rows)) and sizes[last] >= FULLNESS * sizes[first]:
             last += 1
-        yield _batch(tree, rows[first:last], members, requests)
+        yield _batch(tree, rows[first:last], numbers, requests)
         first = last
 
 
-def cut(
+def choose_rows(
     tree: PrefixTree, batch_tokens: int, row_tokens: int, attention_cost: float
-) -> list[tuple[int, int]]:
-    """The runs `start:stop` of the tree's sequences that make the cheapest rows.
+) -> list[Row]:
+    """The cheapest rows that together hold all of the tree's sequences, in the tree's order.
 
-    A row of n tokens costs n + attention_cost * n^2. Minimal over all ways to cut the sorted
-    sequences into runs whose tokens number at most `row_tokens`, and beyond the first sequence at
-    most `batch_tokens`; a single sequence is always a run.
+    A row of n tokens costs n + attention_cost * n^2. The sum is minimal over all ways to divide the
+    sorted sequences into runs within the bounds; a single sequence is always allowed.
+
+    Args:
+        tree: The sequences of all requests.
+        batch_tokens: The most tokens a row may have beyond its first sequence.
+        row_tokens: The most tokens of a row with several sequences.
+        attention_cost: As for `pack`.
     """
     lengths = np.array([len(sequence) for sequence in tree.sequences], dtype=np.int64)
     added = np.concatenate([[0], np.cumsum(lengths - tree.shared)])
@@ -135,28 +168,29 @@ def cut(
     stop = len(tree)
     while stop > 0:
         start = int(start_of[stop])
-        rows.append((start, stop))
+        rows.append(Row(start, stop))
         stop = start
     return rows[::-1]
 
 
 def _batch(
     tree: PrefixTree,
-    rows: Sequence[tuple[int, int]],
-    members: Sequence[Sequence[int]],
+    rows: Sequence[Row],
+    numbers: Sequence[Sequence[int]],
     requests: Sequence[Request],
 ) -> Batch:
-    flats = [tree.flatten(start, stop) for start, stop in rows]
+    """`numbers`: for each of the tree's sequences, the indices of the requests that read it."""
+    flats = [tree.flatten(row.start, row.stop) for row in rows]
     reads = [
-        _reads(flat, members[start:stop], requests)
-        for flat, (start, stop) in zip(flats, rows, strict=True)
+        _reads(flat, numbers[row.start : row.stop], requests)
+        for flat, row in zip(flats, rows, strict=True)
     ]
-    scored = [np.unique(node) for node, _, _ in reads]
+    scored = [np.unique(each.node) for each in reads]
     slots = max(len(nodes) for nodes in scored)
     slot = np.concatenate(
         [
-            row * slots + np.searchsorted(nodes, node)
-            for row, (nodes, (node, _, _)) in enumerate(zip(scored, reads, strict=True))
+            row * slots + np.searchsorted(nodes, each.node)
+            for row, (nodes, each) in enumerate(zip(scored, reads, strict=True))
         ]
     )
     order = np.argsort(slot, kind="stable")
@@ -168,27 +202,24 @@ def _batch(
         subtree_end=np.stack([_pad(flat.subtree_end, np.arange(1, length + 1)) for flat in flats]),
         scored=np.stack([_pad(nodes, zeros[:slots]) for nodes in scored]),
         slot=slot[order],
-        target=np.concatenate([target for _, target, _ in reads])[order],
-        request=np.concatenate([request for _, _, request in reads])[order],
+        target=np.concatenate([each.target for each in reads])[order],
+        request=np.concatenate([each.request for each in reads])[order],
         tokens=sum(len(flat.tokens) for flat in flats),
         is_causal=all(flat.depth[-1] + 1 == len(flat.depth) for flat in flats),
     )
 
 
-def _reads(
-    flat: FlatTree, members: Sequence[Sequence[int]], requests: Sequence[Request]
-) -> tuple[Ints, Ints, Ints]:
-    """(node, target, request) of every token to score in one row."""
+def _reads(flat: FlatTree, numbers: Sequence[Sequence[int]], requests: Sequence[Request]) -> _Reads:
     nodes: list[Ints] = []
     targets: list[int] = []
     owners: list[int] = []
-    for path, numbers in zip(flat.paths, members, strict=True):
-        for number in numbers:
+    for path, of_path in zip(flat.paths, numbers, strict=True):
+        for number in of_path:
             wanted = requests[number].targets
             nodes.append(path[len(path) - len(wanted) :])
             targets += wanted
             owners += [number] * len(wanted)
-    return np.concatenate(nodes), np.array(targets), np.array(owners)
+    return _Reads(np.concatenate(nodes), np.array(targets), np.array(owners))
 
 
 def _pad(values: Ints, filler: Ints) -> Ints:

@@ -1,8 +1,8 @@
 """Gemma 3n's FFN, a bounded number of tokens at a time.
 
-At full width its activations are the largest of a layer by far: eight times `hidden_size` for each
-token, four of them alive at once. In pieces they no longer grow with the batch, so that a forward
-of thousands of tokens fits beside the weights.
+At full width its activations are by far the largest of a layer: tensors of eight times
+`hidden_size` per token, four of them alive at once. In pieces they no longer grow with the batch,
+so that a forward of thousands of tokens fits beside the weights.
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.nn.functional import relu
 
+from matformer_lab.scoring.memory import PIECE_BYTES
+
 if TYPE_CHECKING:
     from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextMLP
-
-PIECE_BYTES = 1 << 26
-"""Of a piece's activations: 512 tokens of E4B's full width in bf16, still enough of them for the
-full speed of a matrix product."""
 
 
 @contextmanager
 def in_pieces(mlp: Gemma3nTextMLP) -> Iterator[None]:
-    """Let `mlp` work with `PIECE_BYTES` of activations at a time; equal up to rounding."""
-    before = vars(mlp).get("forward")  # a hook's, of accelerate for instance
+    """Within it, `mlp` holds at most `PIECE_BYTES` of activations; results equal up to rounding."""
+    before = vars(mlp).get("forward")  # set by a hook, accelerate's for instance
     mlp.forward = partial(_forward, mlp)  # type: ignore[method-assign]
     try:
         yield
@@ -40,7 +38,7 @@ def in_pieces(mlp: Gemma3nTextMLP) -> Iterator[None]:
 
 
 def _forward(mlp: Gemma3nTextMLP, hidden_states: Tensor) -> Tensor:
-    """[..., hidden_size] -> [..., hidden_size]; activation sparsity is each token's own."""
+    """[..., hidden_size] -> [..., hidden_size]; activation sparsity depends on one token alone."""
     tokens = hidden_states.flatten(0, -2)
     of_a_token = 4 * mlp.intermediate_size * tokens.element_size()  # gate twice, up, product
     at_once = max(1, PIECE_BYTES // of_a_token)
@@ -68,7 +66,7 @@ def _ffn(mlp: Gemma3nTextMLP, tokens: Tensor) -> Tensor:
 def _deviations(sparsity: float, dtype: torch.dtype) -> float:
     """How many standard deviations above its mean a normal distribution has `sparsity` below it.
 
-    transformers computes it on the device for every forward, which makes an accelerator wait.
+    transformers computes it on the device in every forward, which stalls an accelerator.
     """
     quantile = Normal(0, 1).icdf(torch.tensor(sparsity, dtype=torch.float32))  # type: ignore[no-untyped-call]
     return float(quantile.to(dtype))

@@ -1,7 +1,7 @@
-"""A radix tree over token sequences, kept as a sorted list and what neighbours share.
+"""A radix tree over token sequences, stored as a sorted list and what neighbours share.
 
-Sorting puts sequences with a common prefix next to each other, so that every subtree is a run
-`start:stop` of the list, and cutting the tree into pieces (`scoring.packing`) cuts a list.
+Sorting puts sequences with a common prefix next to each other. Every subtree is then a run
+`start:stop` of the list, and dividing the tree (`scoring.packing`) means dividing a list.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,11 @@ Ints = NDArray[np.int64]
 class FlatTree:
     """The nodes of a tree, one per distinct prefix, depth first: ancestors before descendants.
 
-    `tokens`, `depth` and `subtree_end` have one entry a node. The descendants of node i, itself
-    included, are the nodes `i:subtree_end[i]`; token d of sequence k is node `paths[k][d]`.
+    Attributes:
+        tokens: [nodes] token ids.
+        depth: [nodes] distance from the root.
+        subtree_end: [nodes] the descendants of node i, itself included, are `i:subtree_end[i]`.
+        paths: Token d of sequence k is node `paths[k][d]`.
     """
 
     tokens: Ints
@@ -30,23 +34,37 @@ class FlatTree:
     paths: tuple[Ints, ...]
 
 
+class IndexedTree(NamedTuple):
+    """A tree, and where in it each of the sequences it was made from is."""
+
+    tree: PrefixTree
+    places: list[int]
+    """Sequence n of the input is `tree.sequences[places[n]]`."""
+
+
 @dataclass(frozen=True)
 class PrefixTree:
-    """Distinct sequences, sorted; the first `shared[k]` tokens of sequence k are k - 1's too."""
+    """Distinct token sequences in sorted order.
+
+    Attributes:
+        sequences: Each [tokens].
+        shared: [sequences] how many leading tokens each has in common with the one before it.
+    """
 
     sequences: tuple[Ints, ...]
     shared: Ints
 
     @classmethod
-    def of(cls, sequences: Iterable[Sequence[int]]) -> tuple[PrefixTree, list[int]]:
-        """The tree of non-empty `sequences` of token ids, and for each of them its index in it."""
+    def of(cls, sequences: Iterable[Sequence[int]]) -> IndexedTree:
+        """The tree of non-empty `sequences` of token ids, equal ones stored once."""
         # Big-endian bytes compare as the numbers do.
         keys = [np.asarray(sequence, dtype=">u4").tobytes() for sequence in sequences]
         distinct = sorted(set(keys))
         index = {key: k for k, key in enumerate(distinct)}
         arrays = tuple(np.frombuffer(key, dtype=">u4").astype(np.int64) for key in distinct)
         shared = [0, *(common_prefix(a, b) for a, b in pairwise(arrays))][: len(arrays)]
-        return cls(arrays, np.asarray(shared, dtype=np.int64)), [index[key] for key in keys]
+        tree = cls(arrays, np.asarray(shared, dtype=np.int64))
+        return IndexedTree(tree, [index[key] for key in keys])
 
     def __len__(self) -> int:
         return len(self.sequences)

@@ -1,30 +1,52 @@
-"""Requests scored on several slices of one parent, each piece of work done once.
+"""Scores requests on several slices of one parent, doing each piece of work once.
 
 Two kinds of sharing meet here: requests with common prefixes go through the model as one packed
 batch (`packing`), and slices with common first layers take a batch through those layers together
-(`slice_trie`). A slice's scores are the same bits, whichever slices are scored beside it.
+(`slice_trie`). A slice's scores are the same bits whichever slices are scored beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from matformer_lab.scoring.packed_forward import Activations, PackedForward, check_transformers
+from matformer_lab.scoring.packed_forward import (
+    Activations,
+    PackedForward,
+    TargetScores,
+    check_transformers,
+)
 from matformer_lab.scoring.packing import Batch, Request, pack
-from matformer_lab.scoring.per_layer_rows import RowFetcher, Rows, per_layer_table, source_layers
+from matformer_lab.scoring.per_layer_inputs import (
+    PerLayerInputFetcher,
+    PerLayerInputs,
+    per_layer_table,
+    source_layers,
+)
 from matformer_lab.scoring.slice_trie import TrieNode, build_trie, walk
 from matformer_lab.scoring.token_budget import FEWEST_TOKENS, TokenBudget, budget_for
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
-Answer = tuple[float, bool]
-"""Log-probability of the continuation, and whether greedy decoding would produce it."""
+
+class Answer(NamedTuple):
+    """A model's answer to a log-likelihood request; equal to lm-eval's plain tuple."""
+
+    logprob: float
+    """Log-probability of the continuation (natural logarithm)."""
+    is_greedy: bool
+    """Whether greedy decoding would produce the continuation."""
+
+
+class _BatchScores(NamedTuple):
+    request: np.ndarray
+    """[reads] the request that each read counts towards."""
+    scores: Mapping[str, TargetScores]
+    """By slice."""
 
 
 def score_slices(
@@ -34,25 +56,30 @@ def score_slices(
     budget: TokenBudget | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, list[Answer]]:
-    """Every slice's answer to every request.
+    """Score every request on every slice.
 
-    Besides the answers, memory grows with the logarithm of the number of slices, and not at all
-    from a sweep's 8 on, which takes larger numbers in passes.
+    Besides the answers, memory grows with the logarithm of the number of slices. A sweep takes at
+    most 8 at a time.
 
     Args:
         models: Live slices of one parent by name, sharing its memory; or a single model.
         requests: For all slices, in any order.
-        budget: Bounds of a batch and of a row in tokens; None chooses by memory. Where the
-            accelerator's does not suffice, they are halved until it does.
+        budget: Bounds of a batch and of a row in tokens; None chooses by free memory. An
+            accelerator that runs out of memory halves them until they fit.
         progress: Called with (requests done, requests in all) after every batch.
 
-    Raises ValueError for models that do not share their embeddings or whose attention is not
-    `sdpa`, and `InputError` for a transformers too old.
+    Returns:
+        For each name, one answer per request, in the order of `requests`.
+
+    Raises:
+        ValueError: For models that do not share their embeddings, or whose attention is not `sdpa`.
+        InputError: For transformers older than 5.6.
+        torch.OutOfMemoryError: When even the smallest batch does not fit.
     """
     check_transformers()
     for name, model in models.items():
         if (attention := model.config._attn_implementation) != "sdpa":
-            # Others read the packed masks differently, or not at all.
+            # Other implementations read the packed masks differently, or not at all.
             raise ValueError(
                 f"model {name!r}: its attention is {attention}, and scoring needs sdpa: "
                 'model.set_attn_implementation("sdpa")'
@@ -60,18 +87,19 @@ def score_slices(
     if len({model.model.embed_tokens.weight.data_ptr() for model in models.values()}) != 1:
         raise ValueError("the models must be live slices of one parent, sharing its embeddings")
     some_model = next(iter(models.values()))
-    fetcher = RowFetcher(some_model)
+    fetcher = PerLayerInputFetcher(some_model)
     trie = build_trie({name: layer_keys(model) for name, model in models.items()})
     budget = budget or budget_for(some_model)
 
-    read: list[tuple[np.ndarray, Mapping[str, tuple[Tensor, Tensor]]]] = []
+    read: list[_BatchScores] = []
     todo = np.arange(len(requests))
     while len(todo):
         done = np.zeros(len(todo), dtype=bool)
         waiting = [requests[number] for number in todo.tolist()]
         try:
-            for batch, rows in fetcher.ahead(batches_of(some_model, waiting, budget)):
-                read.append((todo[batch.request], score_batch(models, trie, batch, rows)))
+            for batch, inputs in fetcher.ahead(batches_of(some_model, waiting, budget)):
+                scores = score_batch(models, trie, batch, inputs)
+                read.append(_BatchScores(todo[batch.request], scores))
                 done[batch.request] = True
                 if progress is not None:
                     progress(len(requests) - len(todo) + int(done.sum()), len(requests))
@@ -80,10 +108,7 @@ def score_slices(
                 raise
             budget = budget.halved()
         todo = todo[~done]
-    return {
-        name: _answers(len(requests), [(owner, *scores[name]) for owner, scores in read])
-        for name in models
-    }
+    return {name: _answers(name, len(requests), read) for name in models}
 
 
 def batches_of(
@@ -99,7 +124,7 @@ def batches_of(
 
 
 def layer_keys(model: Gemma3nForCausalLM) -> list[Hashable]:
-    """What each layer computes, as a key: equal keys mean the same memory used in the same way."""
+    """A key for what each layer computes: equal keys mean the same memory, used in the same way."""
     text = model.model
     return [
         (
@@ -116,22 +141,33 @@ def layer_keys(model: Gemma3nForCausalLM) -> list[Hashable]:
 
 
 def attention_cost(config: Gemma3nTextConfig) -> float:
-    """Work on one pair of tokens in attention relative to the work on a token elsewhere.
+    """Work on one pair of tokens in attention, relative to the work on one token elsewhere.
 
-    E4B's layer has 27 hidden_size^2 weights: heads * head_dim / 13 hidden_size^2 by FLOPs, of which
-    masked attention does about a third as many a second as a matrix product. Widths do not enter,
-    so that all slices of a parent are packed alike.
+    E4B's layer has 27 hidden_size^2 weights. By FLOPs the ratio is
+    heads * head_dim / (13 * hidden_size^2), but masked attention does about a third as many FLOPs
+    per second as a matrix product. FFN widths do not enter, so that all slices of a parent are
+    packed alike.
     """
     return config.num_attention_heads * config.head_dim / (4 * config.hidden_size**2)
 
 
 @torch.inference_mode()
 def score_batch(
-    models: Mapping[str, Gemma3nForCausalLM], trie: TrieNode, batch: Batch, rows: Rows
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """(log-probabilities, greedy flags) of the batch's reads on each slice, left on the device."""
-    forward = PackedForward(models[trie.below[0]], batch, rows)
-    scores: dict[str, tuple[Tensor, Tensor]] = {}
+    models: Mapping[str, Gemma3nForCausalLM],
+    trie: TrieNode,
+    batch: Batch,
+    inputs: PerLayerInputs,
+) -> dict[str, TargetScores]:
+    """Each slice's predictions of the batch's targets, left on the device.
+
+    Args:
+        models: Live slices of one parent by name.
+        trie: Of the same slices, over their `layer_keys`.
+        batch: From `batches_of`.
+        inputs: The batch's, from `PerLayerInputFetcher`.
+    """
+    forward = PackedForward(models[trie.below[0]], batch, inputs)
+    scores: dict[str, TargetScores] = {}
 
     def advance(here: Activations, name: str, layer: int) -> Activations:
         return forward.advance(models[name], here, layer)
@@ -144,12 +180,13 @@ def score_batch(
     return scores
 
 
-def _answers(count: int, reads: Sequence[tuple[np.ndarray, Tensor, Tensor]]) -> list[Answer]:
-    """The sums over each request's tokens."""
+def _answers(name: str, count: int, read: Sequence[_BatchScores]) -> list[Answer]:
+    """What slice `name` answers to `count` requests: sums over each request's tokens."""
     logprob = np.zeros(count)
     is_greedy = np.ones(count, dtype=bool)
-    for owner, logprobs, greedy in reads:
+    for batch in read:
+        scores = batch.scores[name]
         # Doubles on the host: not every accelerator has them.
-        np.add.at(logprob, owner, logprobs.cpu().double().numpy())
-        np.logical_and.at(is_greedy, owner, greedy.cpu().numpy())
-    return list(zip(logprob.tolist(), is_greedy.tolist(), strict=True))
+        np.add.at(logprob, batch.request, scores.logprob.cpu().double().numpy())
+        np.logical_and.at(is_greedy, batch.request, scores.is_greedy.cpu().numpy())
+    return [Answer(*each) for each in zip(logprob.tolist(), is_greedy.tolist(), strict=True)]

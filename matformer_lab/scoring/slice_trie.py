@@ -14,10 +14,14 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class TrieNode:
-    """Layers `start:stop`, which all slices `below` this node have in common.
+    """Layers that several slices have in common.
 
-    The slices `ending` here have no further layers; the others go on in one of `children`, fewest
-    slices first.
+    Attributes:
+        start: The first of these layers.
+        stop: One past the last.
+        below: Names of all slices that have them.
+        ending: Names of the slices that have no further layers.
+        children: Where the other slices go on, fewest slices first.
     """
 
     start: int
@@ -32,7 +36,11 @@ class TrieNode:
 
 
 def build_trie(slices: Mapping[str, Sequence[Hashable]]) -> TrieNode:
-    """The trie of at least one slice, given as name -> layer keys."""
+    """The trie of at least one slice.
+
+    Args:
+        slices: Layer keys by slice name. Equal keys at the same depth are the same computation.
+    """
     return _node(slices, tuple(slices), 0)
 
 
@@ -62,14 +70,20 @@ def walk(
     advance: Callable[[State, str, int], State],
     arrive: Callable[[State, TrieNode], None],
 ) -> None:
-    """Depth-first walk: `advance(state, name, k)` runs layer k of slice `name`, which stands for
-    all slices that have it; `arrive` is called where slices end.
+    """Walk the trie depth first, computing each layer once for all slices that share it.
 
-    States are dropped as soon as no branch needs them. Small branches go first, so that a state is
+    A state is dropped as soon as no branch needs it. Small branches go first, so that a state is
     kept only while a branch with at most half of its slices is walked: for n slices at most
     log2(n) + 1 states are alive besides the one `advance` is making.
+
+    Args:
+        root: From `build_trie`.
+        state: The state before the first layer.
+        advance: `advance(state, name, k)` returns the state after layer k of slice `name`, which
+            stands for all slices that have this layer.
+        arrive: `arrive(state, node)` is called with the final state of the slices `node.ending`.
     """
-    # The state travels in the list alone, so that popping the last branch frees it.
+    # Only this list holds the state, so that popping the last branch frees it.
     pending = [(root, state)]
     del state
     while pending:

@@ -71,12 +71,14 @@ def check_scores(recipe: Recipe, out: Path, items: int) -> tuple[ScoreCheck, ...
 
 def _answers(job: Job, store: Store) -> dict[tuple[str, int, int], Answer]:
     """The stored answers by task, document and number of the request."""
+    from matformer_lab.scoring.slice_scoring import Answer
+
     if store.get(job.key) is None:
         raise InputError(
             f"{store.folder.parent}: not every score of the recipe is here; sweep first"
         )
     return {
-        (item["subtask"], item["doc_id"], number): answer
+        (item["subtask"], item["doc_id"], number): Answer(*answer)
         for item in store.items(job.key).to_pylist()
         if item.get("is_greedy")
         for number, answer in enumerate(zip(item["logprobs"], item["is_greedy"], strict=True))

@@ -16,10 +16,10 @@ from transformers import Gemma3nForCausalLM
 
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.scoring.packing import Batch, Request, pack
-from matformer_lab.scoring.per_layer_rows import RowFetcher
+from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher
 from matformer_lab.scoring.slice_scoring import batches_of, layer_keys, score_batch
 from matformer_lab.scoring.slice_trie import build_trie
-from matformer_lab.scoring.token_budget import ROOM_ANYWAY, TokenBudget, tokens_within
+from matformer_lab.scoring.token_budget import LEAST_CAP_BYTES, TokenBudget, tokens_within
 from matformer_lab.slicing.builtin_slices import e4b_text_parent
 from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
@@ -164,7 +164,7 @@ def peak_of(models: list[Gemma3nForCausalLM], batches: Iterator[Batch]) -> int:
     """Bytes besides the weights, the rows of next batches as long as this one included."""
     named = {str(number): model for number, model in enumerate(models)}
     trie = build_trie({name: layer_keys(model) for name, model in named.items()})
-    fetcher = RowFetcher(models[0])
+    fetcher = PerLayerInputFetcher(models[0])
     peak = 0
     for batch in batches:
         with DeviceMemory(weight for model in models for weight in model.parameters()) as memory:
@@ -211,7 +211,7 @@ def test_long_rows_keep_to_a_larger_room(models: dict[str, list[Gemma3nForCausal
     assert peak_of(comb, iter([batch])) <= room
 
 
-@pytest.mark.parametrize("room", [ROOM_ANYWAY, ROOM])
+@pytest.mark.parametrize("room", [LEAST_CAP_BYTES, ROOM])
 @pytest.mark.parametrize("group", ["one slice", "comb"])
 def test_the_longest_text_scored_from_end_to_end_keeps_to_the_room(
     models: dict[str, list[Gemma3nForCausalLM]], group: str, room: int

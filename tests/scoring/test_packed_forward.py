@@ -14,7 +14,7 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.scoring import packed_forward
 from matformer_lab.scoring.packed_forward import PackedForward, check_transformers
 from matformer_lab.scoring.packing import Request, pack
-from matformer_lab.scoring.per_layer_rows import RowFetcher
+from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher
 
 PICO: dict[str, Any] = {
     "vocab_size": 40,
@@ -62,7 +62,7 @@ def packed(
     found: list[dict[int, tuple[torch.Tensor, torch.Tensor]]] = [{} for _ in requests]
     layers = model.config.num_hidden_layers
     for batch in pack(requests, batch_tokens=batch_tokens, attention_cost=attention_cost):
-        forward = PackedForward(model, batch, RowFetcher(model).fetch(batch))
+        forward = PackedForward(model, batch, PerLayerInputFetcher(model).fetch(batch))
         here = forward.begin()
         for layer in range(layers):
             here = forward.advance(model, here, layer)

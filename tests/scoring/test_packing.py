@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matformer_lab.scoring.packing import FULLNESS, Request, cut, pack
+from matformer_lab.scoring.packing import FULLNESS, Request, choose_rows, pack
 from matformer_lab.scoring.prefix_tree import PrefixTree
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
@@ -71,7 +71,7 @@ def test_without_bounds_every_prefix_is_computed_once(requests: list[Request]) -
     st.integers(1, 30),
     st.sampled_from([0.0, 0.05, 0.2, 1.0]),
 )
-def test_cut_is_the_cheapest_of_all_cuts(
+def test_the_chosen_rows_are_the_cheapest_of_all_there_could_be(
     sequences: list[tuple[int, ...]], batch_tokens: int, row_tokens: int, attention_cost: float
 ) -> None:
     tree, _ = PrefixTree.of(sequences)
@@ -93,7 +93,7 @@ def test_cut_is_the_cheapest_of_all_cuts(
     ]
     possible = [rows for rows in everything if all(allowed(*row) for row in rows)]
 
-    chosen = cut(tree, batch_tokens, row_tokens, attention_cost)
+    chosen = choose_rows(tree, batch_tokens, row_tokens, attention_cost)
 
     assert chosen in possible
     assert cost(chosen) == pytest.approx(min(map(cost, possible)))

@@ -16,8 +16,8 @@ from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.scoring.token_budget import (
     FEWEST_TOKENS,
+    LEAST_CAP_BYTES,
     MOST_TOKENS,
-    ROOM_ANYWAY,
     TokenBudget,
     budget_for,
     room_for,
@@ -89,7 +89,7 @@ def test_what_pytorch_keeps_counts_as_free(gpu: SimpleNamespace) -> None:
 def test_on_a_gpu_it_does_not_matter_what_is_loaded(gpu: SimpleNamespace, allocated: int) -> None:
     gpu.free, gpu.reserved, gpu.allocated = (70 << 30) - allocated, allocated, allocated
     assert room_for(on_gpu(10**9)) == 8 * 10**8
-    assert room_for(on_gpu(1000)) == ROOM_ANYWAY
+    assert room_for(on_gpu(1000)) == LEAST_CAP_BYTES
 
 
 def test_on_a_gpu_with_little_left_half_of_that(gpu: SimpleNamespace) -> None:

@@ -16,7 +16,7 @@ from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
 from matformer_lab.scoring.packing import Batch, Request, pack
-from matformer_lab.scoring.per_layer_rows import RowFetcher, one_ahead
+from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher, one_ahead
 from matformer_lab.scoring.slice_scoring import layer_keys, score_batch
 from matformer_lab.scoring.slice_trie import build_trie
 from matformer_lab.slicing.notation.catalog import resolve_slices
@@ -83,7 +83,7 @@ def test_one_lookup_serves_all_slices_and_only_its_rows_travel(parent: Parent) -
     slices = resolve_slices(["published"], parent)
     models = {slice_.name: elastic.live(slice_) for slice_ in slices}
     trie = build_trie({name: layer_keys(model) for name, model in models.items()})
-    fetcher = RowFetcher(models["e4b"])
+    fetcher = PerLayerInputFetcher(models["e4b"])
     batch = next(batches())
     with Travels() as travels:
         scores = score_batch(models, trie, batch, fetcher.fetch(batch))
@@ -102,7 +102,7 @@ def test_one_lookup_serves_all_slices_and_only_its_rows_travel(parent: Parent) -
 def test_rows_of_an_accelerator_are_fetched_on_another_thread(parent: Parent) -> None:
     seen: list[str] = []
 
-    class Watched(RowFetcher):
+    class Watched(PerLayerInputFetcher):
         def fetch(self, batch: Batch) -> Any:
             seen.append(threading.current_thread().name)
             return super().fetch(batch)
