@@ -226,5 +226,5 @@ def test_real_tasks_score_as_lm_eval_scores_them(
 def test_lm_evals_evaluator_runs_it() -> None:
     (task,) = load_tasks([TaskEntry(name="tiny_boolq")], limit=8, seed=1234, datasets=None)
     ours, theirs = score(prefix_scorer(), task), score(hflm(), task)
-    assert [row.value for row in ours.rows] == [row.value for row in theirs.rows]
+    assert [row.value for row in ours.metrics] == [row.value for row in theirs.metrics]
     assert [item["choice"] for item in ours.items] == [item["choice"] for item in theirs.items]

@@ -83,7 +83,7 @@ def test_a_live_slice_scores_as_lm_eval_scores_the_checkpoint(
     name: str, scores: dict[str, Score], by_lm_eval: dict[str, Any]
 ) -> None:
     """Every metric, standard error and log-likelihood, bit for bit; groups and their tasks too."""
-    for row in scores[name].rows:
+    for row in scores[name].metrics:
         theirs = by_lm_eval["results"][row.task]
         assert row.value == theirs[f"{row.metric},none"]
         assert row.stderr == theirs[f"{row.metric}_stderr,none"]
@@ -102,7 +102,7 @@ def test_a_live_slice_scores_as_lm_eval_scores_the_checkpoint(
 
 
 def test_the_first_row_is_the_recipes_task(scores: dict[str, Score]) -> None:
-    rows = scores["tiny_mmlu"].rows
+    rows = scores["tiny_mmlu"].metrics
     assert (rows[0].task, rows[0].group, rows[0].higher_is_better) == ("tiny_mmlu", None, True)
     assert {row.group for row in rows[1:]} == {"tiny_mmlu"}
     assert rows[0].n == sum(row.n for row in rows[1:])
@@ -164,7 +164,7 @@ def test_the_prefix_scorer_gives_lm_evals_scores(
     for name, by_task in together["lm-eval"].items():
         for task, theirs in by_task.items():
             ours = together["prefix"][name][task]
-            assert ours.rows == theirs.rows
+            assert ours.metrics == theirs.metrics
             for our_item, their_item in zip(ours.items, theirs.items, strict=True):
                 assert our_item["logprobs"] == pytest.approx(their_item["logprobs"], abs=2e-4)
                 assert our_item["choice"] == their_item["choice"]
@@ -207,7 +207,7 @@ def test_no_bos_or_two_is_refused(elastic: ElasticParent, count: int, scorer: Sc
 
 def test_a_device_that_is_not_there_is_refused() -> None:
     assert resolve_device("cpu") == "cpu"
-    with pytest.raises(InputError, match="cuda:63 is not available"):
+    with pytest.raises(InputError, match="`device` is cuda:63, which this machine does not have"):
         resolve_device("cuda:63")
 
 
@@ -221,10 +221,10 @@ def test_a_cpu_batch_fits_its_logits(vocabulary: int, batch: int) -> None:
 def test_requests_are_encoded_once_for_all_passes_over_slices(
     elastic: ElasticParent, tasks: tuple[LoadedTask, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from matformer_lab.evaluation import scoring
+    from matformer_lab.evaluation import evaluate
     from matformer_lab.evaluation.prefix_scorer import PrefixScorer
 
-    monkeypatch.setattr(scoring, "_latest_encoded", {})
+    monkeypatch.setattr(evaluate, "_latest_encoded", {})
     encoded: list[int] = []
     original = PrefixScorer.encode
 
