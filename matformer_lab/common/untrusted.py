@@ -31,8 +31,6 @@ def open_regular(path: Path) -> BinaryIO:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except InputError:
-        raise
     except ValueError as error:  # a NUL in the name, or what no file system can encode
         raise InputError(f"{path}: is no file name ({one_line(error)})") from None
     return file

@@ -1,4 +1,4 @@
-"""lm-eval: its tasks and metrics, and our scorers as its models."""
+"""lm-eval: its tasks and metrics, and this package's scorers as its models."""
 
 import lazy_loader as _lazy
 

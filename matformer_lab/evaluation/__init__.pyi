@@ -1,5 +1,6 @@
-"""lm-eval: its tasks and metrics, and our scorers as its models."""
+"""lm-eval: its tasks and metrics, and this package's scorers as its models."""
 
+from .evaluate import SliceScore as SliceScore
 from .evaluate import score_together as score_together
 from .lm import make_lm as make_lm
 from .prefix_scorer import PrefixScorer as PrefixScorer

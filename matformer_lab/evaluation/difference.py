@@ -1,4 +1,4 @@
-"""How far answers are from lm-eval's own."""
+"""How far answers are from those of lm-eval's own backend."""
 
 from __future__ import annotations
 
@@ -17,20 +17,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far answers are from lm-eval's own on `requests` requests of `items` items."""
+    """How far answers are from those of lm-eval's own backend.
+
+    Attributes:
+        items: How many items were scored again.
+        requests: How many requests these have.
+        largest: Largest difference between two log-probabilities (natural logarithm); infinite
+            where only one of the two is a number.
+        greedy_flips: Requests whose greedy flags differ.
+    """
 
     items: int
     requests: int
     largest: float
-    """Largest difference of two log-probabilities (natural logarithm)."""
     greedy_flips: int
-    """Requests whose greedy flags differ."""
 
 
 def difference_from_lm_eval(
     lm: HFLM, instances: Sequence[Instance], answers: Sequence[Answer], *, items: int
 ) -> Difference:
-    """Score `items` items again with lm-eval's `lm`, spread evenly over a task's `instances`."""
+    """Score some items again with lm-eval's own backend and compare.
+
+    Args:
+        lm: lm-eval's backend over the same model.
+        instances: A task's log-likelihood requests.
+        answers: The answers to compare, one per instance.
+        items: How many items to score, spread evenly over the task; at most all of them.
+    """
     documents = list(dict.fromkeys((each.task_name, each.doc_id) for each in instances))
     count = min(items, len(documents))
     chosen = {documents[number * len(documents) // count] for number in range(count)}
@@ -53,7 +66,7 @@ def difference_from_lm_eval(
 
 
 def _distance(one: float, other: float) -> float:
-    """Infinite where only one of them is a number, so that no maximum passes over it."""
+    """Infinite where only one of them is a number, so that a maximum cannot miss it."""
     if one == other or (math.isnan(one) and math.isnan(other)):
         return 0.0
     distance = abs(one - other)

@@ -1,13 +1,13 @@
 """Live slices on a loaded task, scored by lm-eval's own evaluator.
 
-What lm-eval computes is what is reported: metrics, standard errors, group aggregates. How the
-log-likelihoods come about is the scorer's affair: lm-eval's own `HFLM`, or `prefix_scorer`.
+Metrics, standard errors and group aggregates are reported as lm-eval computes them. The scorer only
+supplies the log-likelihoods: lm-eval's own `HFLM`, or `prefix_scorer`.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.finite import (
@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from matformer_lab.scoring.slice_scoring import Answer
 
 SCORER_VERSIONS: Final[Mapping[str, int]] = {"prefix": 2, "lm-eval": 1}
-"""Raised when a scorer's log-likelihoods change, so that stored scores count as stale."""
+"""Incremented when a scorer's log-likelihoods change, so that stored scores count as stale."""
+
+
+class SliceScore(NamedTuple):
+    """The score of one of several slices scored together."""
+
+    name: str
+    score: Score
+    seconds: float
+    """Its own time, and an equal share of the time spent on all of them at once."""
 
 
 def score_together(
@@ -41,16 +50,25 @@ def score_together(
     scorer: "Scorer",
     batch_size: int | str = "auto",
     progress: Callable[[float], None] = lambda _: None,
-) -> Iterator[tuple[str, Score, float]]:
-    """Score live slices of one parent on `task`: name, score and seconds of each.
+) -> Iterator[SliceScore]:
+    """Yield the scores of live slices of one parent on `task`, in the order of `models`.
 
-    `prefix` takes all of them through the requests in one pass, the layers they share once, and
-    then has all scores; `lm-eval` takes one slice after the other. `progress` is called with the
-    share of the work done, 0 to 1.
+    The `prefix` scorer takes all slices through the requests in one pass, computes the layers they
+    share once, and yields only then; `lm-eval` scores one slice after the other.
+
+    Args:
+        models: Live slices by name.
+        tokenizer: The parent's.
+        task: The task, with its requests built.
+        scorer: Who computes the log-likelihoods.
+        batch_size: Requests in one forward pass, for what lm-eval's own backend computes.
+        progress: Called with the fraction of the work done, 0 to 1.
 
     Raises:
-        NotFiniteScoresError: After the other scores, for the models that gave log-probabilities
-            which are no numbers.
+        NotFiniteScoresError: After the other scores, for the models whose log-probabilities are
+            not numbers.
+        InputError: When an answer is longer than the model can read, when the tokenizer puts no
+            BOS or two before a prompt, or when transformers is too old for `prefix`.
     """
     known: Mapping[str, Sequence[Answer]] = {}
     requests = [each for each in task.requests if each.request_type == "loglikelihood"]
@@ -79,7 +97,7 @@ def score_together(
         finally:
             if not known:
                 progress(number / len(models))
-        yield name, result, shared + time.perf_counter() - began
+        yield SliceScore(name, result, shared + time.perf_counter() - began)
     if not_finite:
         raise NotFiniteScoresError(not_finite)
 
@@ -88,10 +106,10 @@ _latest_encoded: "dict[Any, list[Request]]" = {}
 
 
 def _encoded_once(task: LoadedTask, requests: Sequence[Any], lm: Any) -> "list[Request]":
-    """`requests` of `task` encoded, which takes a minute for HellaSwag, once for all passes.
+    """`requests` of `task`, encoded once for all passes: for HellaSwag that takes a minute.
 
-    Only the latest task's are kept: a sweep goes through one task after the other. Tasks are equal
-    where their prompts are. Raises `InputError` for an answer longer than the model can read.
+    Only the latest task's are kept, because a sweep goes through one task after the other. Two
+    tasks are equal if their prompts are.
     """
     key = task, lm.tokenizer, lm.max_length
     if key not in _latest_encoded:
@@ -104,10 +122,10 @@ def _encoded_once(task: LoadedTask, requests: Sequence[Any], lm: Any) -> "list[R
 
 
 def score(lm: Any, task: LoadedTask) -> Score:
-    """Score `lm` on every request of `task`.
+    """Score an lm-eval model on every request of `task`.
 
     Raises:
-        NotFiniteError: When a log-probability, or a metric, is no number.
+        NotFiniteError: When a log-probability, or a metric, is not a number.
     """
     from lm_eval.evaluator import evaluate
 
@@ -124,7 +142,7 @@ def score(lm: Any, task: LoadedTask) -> Score:
 
 @contextmanager
 def _requests_built(task: LoadedTask) -> Iterator[None]:
-    """Let lm-eval's evaluator use the requests that are there instead of building them anew."""
+    """Within it, lm-eval's evaluator uses the requests already built instead of building anew."""
 
     def keep(requests: list[Any]) -> Callable[..., None]:
         def build_all_requests(**_: Any) -> None:

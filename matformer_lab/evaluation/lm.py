@@ -14,13 +14,10 @@ if TYPE_CHECKING:
     from matformer_lab.scoring.slice_scoring import Answer
 
 
-# HFLM holds a batch's logits and their log-softmax at once; on a CPU they get this many bytes.
 _CPU_LOGITS_BYTES: Final = 1 << 31
-
-
+"""On a CPU, what a batch's logits and their log-softmax may take, which HFLM holds at once."""
 _TYPICAL_TOKENS: Final = 1024
-
-
+"""Tokens of a request for which that has to suffice."""
 _LARGEST_CPU_BATCH: Final = 32
 
 
@@ -32,10 +29,17 @@ def make_lm(
     batch_size: int | str = "auto",
     answers: "Mapping[tuple[str, str], Answer] | None" = None,
 ) -> Any:
-    """The live model as an lm-eval `LM`, a BOS put before every prompt, explicitly.
+    """The live model as an lm-eval `LM` that puts one BOS before every prompt.
 
-    `answers`: log-likelihoods the `prefix` scorer already has. Raises `InputError` where the
-    tokenizer would give no BOS or two.
+    Args:
+        model: A live slice.
+        tokenizer: The parent's.
+        scorer: Who computes the log-likelihoods.
+        batch_size: Requests in one forward pass, for what lm-eval's own backend computes.
+        answers: Answers that the `prefix` scorer already has, by (context, continuation).
+
+    Raises:
+        InputError: When the tokenizer puts no BOS or two before a prompt.
     """
     if batch_size == "auto" and model.device.type == "cpu":
         batch_size = cpu_batch_size(model.config.vocab_size)
@@ -61,19 +65,22 @@ def make_lm(
 
 
 def cpu_batch_size(vocab_size: int) -> int:
-    """lm-eval's own search for the largest batch costs more on a CPU than it gains."""
+    """Requests in one forward on a CPU, where lm-eval's own search costs more than it gains."""
     fits = _CPU_LOGITS_BYTES // (2 * 4 * vocab_size * _TYPICAL_TOKENS)
     return max(1, min(_LARGEST_CPU_BATCH, fits))
 
 
 def check_bos(lm: Any) -> int:
-    """The BOS id, once it is sure that encoding a prompt gives exactly one, in front."""
+    """The BOS id, after a check that an encoded prompt has exactly one, in front.
+
+    Raises:
+        InputError: When it has none, or two.
+    """
     bos = lm.tokenizer.bos_token_id
     encoded = lm.tok_encode("Question: which one?")
     if bos is None or encoded[:1] != [bos] or encoded.count(bos) != 1:
         raise InputError(
-            f"the parent's tokenizer starts a prompt with {encoded[:2]} where exactly one BOS "
-            f"({bos}) is expected; scores without it would be wrong. Check tokenizer.json's "
-            "post-processor"
+            f"the parent's tokenizer starts a prompt with {encoded[:2]} instead of exactly one BOS "
+            f"({bos}), so scores would be wrong; check the post-processor in tokenizer.json"
         )
     return int(bos)

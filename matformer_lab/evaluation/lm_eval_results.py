@@ -1,4 +1,4 @@
-"""What lm-eval's evaluator returns, as metrics and items."""
+"""Turns what lm-eval's evaluator returns into metrics and items."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,6 +8,7 @@ from matformer_lab.evaluation.tasks.loading import LoadedTask
 
 
 def metric_rows(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[Metric]:
+    """Yield the metrics of `task`, then of the tasks in it; `results` is `evaluate`'s result."""
     names = [task.name, *(name for name in results["results"] if name != task.name)]
     for name in names:
         values = results["results"][name]
@@ -31,18 +32,19 @@ def metric_rows(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[Metric
 
 
 def _higher_is_better(task: LoadedTask, name: str, metric: str) -> bool | None:
-    """A task's own word; for a group, what its tasks agree on (lm-eval misses nested groups)."""
-    members = [task.subtasks[name]] if name in task.subtasks else task.subtasks.values()
-    said = {member.higher_is_better().get(metric) for member in members}
+    """As a task says; for a group, what its tasks agree on (lm-eval misses nested groups)."""
+    subtasks = [task.subtasks[name]] if name in task.subtasks else task.subtasks.values()
+    said = {subtask.higher_is_better().get(metric) for subtask in subtasks}
     return said.pop() if len(said) == 1 else None
 
 
 def _metric_name(metric: str, filter_name: str) -> str:
-    """`acc` for lm-eval's `acc,none`; other filters stay visible (`exact_match,strict-match`)."""
+    """`acc` for lm-eval's `acc,none`; other filters are kept (`exact_match,strict-match`)."""
     return metric if filter_name == "none" else f"{metric},{filter_name}"
 
 
 def item_records(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield one record per item, with the fields that `Score` lists."""
     for name, samples in results["samples"].items():
         kind = task.subtasks[name].OUTPUT_TYPE
         by_document: dict[int, dict[str, Any]] = {}
@@ -70,7 +72,7 @@ def _answer(sample: Mapping[str, Any], kind: str) -> dict[str, Any]:
         answer["logprobs"] = logprobs
         answer["is_greedy"] = [bool(greedy) for _, greedy in responses]
         if kind == "multiple_choice":
-            # acc_mutual_info asks for every choice again without its context.
+            # acc_mutual_info scores every choice a second time, without its context.
             choices = len(logprobs) // (2 if "acc_mutual_info" in sample["metrics"] else 1)
             answer["choice"] = max(range(choices), key=logprobs.__getitem__)
     elif kind == "loglikelihood_rolling":

@@ -1,11 +1,33 @@
-"""`matformer`: a slice as an lm-eval model, for whoever drives lm-eval themselves.
+"""`matformer`: a slice as an lm-eval model, for those who run lm-eval themselves.
 
-import lm_eval
-import matformer_lab
+In Python, importing `matformer_lab` registers it:
 
-lm_eval.simple_evaluate(
-    model="matformer", model_args={"parent": "tiny", "slice": "e2b"}, tasks=["hellaswag"]
-)
+    import lm_eval
+    import matformer_lab
+
+    lm_eval.simple_evaluate(
+        model="matformer", model_args={"parent": "tiny", "slice": "e2b"}, tasks=["hellaswag"]
+    )
+
+lm-eval loads no plugins, so its command line has to be started from Python:
+
+    python -c "import matformer_lab; from lm_eval.__main__ import cli_evaluate; cli_evaluate()" \\
+        run --model matformer --model_args parent=tiny,slice=e2b --tasks hellaswag --device cpu
+
+`--device cpu` where there is no GPU: the command's default is `cuda:0`.
+
+lm-eval does not know the embedded parent's tasks. They need their folder and their data:
+
+    from matformer_lab import tiny
+    from matformer_lab.evaluation.tasks import mapped_datasets
+
+    with mapped_datasets(None, tiny.datasets_dir()):
+        lm_eval.simple_evaluate(
+            model="matformer",
+            model_args="parent=tiny,slice=e2b",
+            tasks=["tiny_boolq"],
+            task_manager=lm_eval.tasks.TaskManager(include_path=tiny.tasks_dir()),
+        )
 """
 
 from __future__ import annotations
@@ -20,19 +42,25 @@ from matformer_lab.slicing.notation.catalog import resolve_slice
 
 
 class MatformerLM(PrefixScorer):
-    """A slice of a parent, opened by name. Its scores are those of a sweep's `prefix` scorer.
+    """A slice of a parent, opened by name. Its scores equal those of a sweep's `prefix` scorer.
+
+    The arguments are lm-eval's `model_args`, except for `device`, `batch_size` and
+    `max_batch_size`, which `simple_evaluate` passes itself.
 
     Args:
         parent: As `open_parent` takes it.
         slice: As `resolve_slice` takes it.
         dtype: float32, bfloat16 or float16; `auto` is the parent's own.
-        device: A torch device; None or `auto`: the first GPU, else the CPU.
-        batch_size: Of lm-eval's own generation.
-        max_length: Longest input in tokens; None: the model's.
+        device: A torch device; None or `auto` is the first GPU, else the CPU.
+        batch_size: Requests in one forward pass of rolling windows and generation; `auto` and None
+            choose.
+        max_batch_size: The most requests that `auto` tries; None is lm-eval's limit.
+        max_length: Longest input in tokens; longer ones lose their left end. None is the model's.
 
     Raises:
-        InputError: When parent, slice, dtype or device is not there, or the tokenizer would give
-            no BOS or two.
+        InputError: When the parent or slice cannot be opened, the dtype or device is not available,
+            or the tokenizer puts no BOS or two before a prompt.
+        TypeError: For an unknown argument, which it names.
     """
 
     def __init__(
@@ -63,4 +91,6 @@ class MatformerLM(PrefixScorer):
             max_length=max_length,
             batch_size=batch_size or "auto",
         )
+        if max_batch_size is not None:
+            self.max_batch_size = max_batch_size
         check_bos(self)

@@ -1,7 +1,7 @@
-"""The prefix-sharing scorer as an lm-eval model, and its check against lm-eval's own.
+"""The prefix-sharing scorer as an lm-eval model.
 
-Everything but log-likelihoods is lm-eval's `HFLM` over the same model: how a text is encoded,
-rolling windows, generation, chat templates.
+Only log-likelihoods are computed here. All else is lm-eval's `HFLM` over the same model: the
+encoding of texts, rolling windows, generation, chat templates.
 """
 
 from __future__ import annotations
@@ -22,25 +22,44 @@ if TYPE_CHECKING:
 
 
 class PrefixScorer(HFLM):  # type: ignore[misc]
-    """A text Gemma 3n in eval mode that scores requests packed by their common prefixes.
+    """An lm-eval model that scores requests packed by their common prefixes.
 
-    Answers are `HFLM`'s up to rounding, but for one case: where the same text comes twice, split
-    into context and continuation in two places, lm-eval 0.4.13 reads the shorter continuation at
-    wrong positions (it does not with `logits_cache=False`).
+    Answers equal `HFLM`'s up to rounding, with one exception. If the same text occurs twice, split
+    into context and continuation at two different places, lm-eval 0.4.13 reads the shorter
+    continuation at wrong positions; with `logits_cache=False` it does not.
 
     Args:
-        batch_tokens: Of a batch, and of what a row adds to its first text; None chooses by memory.
-        max_length: Longest input in tokens; longer ones lose their left end. None: the model's.
-        batch_size: Of lm-eval's own generation.
-        answers: Known answers by (context, continuation), as `score_slices` gave them for several
-            slices at once. Only requests that are not among them run the model.
-        progress: Called with (requests done, requests in all).
+        model: A text Gemma 3n in eval mode, with `sdpa` attention: a live slice, for instance.
+        tokenizer: The model's.
+        batch_tokens: The most tokens of a batch, and of what a packed row has beyond its first
+            text; None chooses by free memory.
+        max_length: Longest input in tokens; longer ones lose their left end. None is the model's.
+        batch_size: Requests in one forward pass of rolling windows and generation.
+        answers: Known answers by (context, continuation), as `score_slices` computes them for
+            several slices at once. Only other requests run the model.
+        progress: Called with (requests done, requests in all) after every batch.
+
+    Raises:
+        ValueError: From `loglikelihood`, for a continuation that is empty or longer than
+            `max_length`, or a model whose attention is not `sdpa`.
+        InputError: From `loglikelihood`, for transformers older than 5.6.
 
     Examples:
         >>> import matformer_lab as ml
         >>> elastic = ml.ElasticParent.load("tiny")
         >>> lm = ml.PrefixScorer(elastic.live("e2b"), ml.load_tokenizer(elastic.parent))
-        >>> lm_eval.simple_evaluate(model=lm, tasks=["boolq"])  # doctest: +SKIP
+
+        It takes the place of lm-eval's own model:
+
+        >>> import lm_eval
+        >>> lm_eval.simple_evaluate(lm, tasks=["hellaswag"])  # doctest: +SKIP
+
+        or answers single requests:
+
+        >>> from lm_eval.api.instance import Instance
+        >>> request = Instance("loglikelihood", {}, ("The cat", " sat"), 0)
+        >>> lm.loglikelihood([request])
+        [Answer(logprob=-..., is_greedy=False)]
     """
 
     def __init__(
@@ -67,8 +86,12 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         self._progress = progress
 
     def encode(self, instances: Sequence[Instance]) -> list[Request]:
-        """Log-likelihood requests as lm-eval encodes them: once, for any number of slices."""
-        # One object for each id: a text then takes 8 bytes a token, not 36.
+        """Encode log-likelihood requests as lm-eval does, once for any number of slices.
+
+        Raises:
+            ValueError: For a continuation that is empty or longer than `max_length`.
+        """
+        # One object per id: a text then takes 8 bytes per token, not 36.
         same: dict[int, int] = {}
 
         def shared(ids: Sequence[int]) -> list[int]:
@@ -81,7 +104,7 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         ]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
-        """(log-probability, is greedy) of each (context, continuation)."""
+        """One answer per request, each a (context, continuation)."""
         new = [request for request in requests if request.args not in self._known]
         answers = self._known | dict(
             zip((request.args for request in new), self._score(self.encode(new)), strict=True)
@@ -95,7 +118,7 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[Answer]:
-        """What lm-eval's rolling log-likelihood calls, with the windows of its texts."""
+        """Called by lm-eval's rolling log-likelihood, with the windows of its texts."""
         return self._score(
             [
                 Request.of(context, continuation, self.max_length)

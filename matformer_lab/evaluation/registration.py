@@ -1,4 +1,4 @@
-"""Makes `matformer` known to lm-eval, without importing a model or torch."""
+"""Registers `matformer` with lm-eval, without importing the model class or torch."""
 
 from lm_eval.api.registry import model_registry
 

@@ -1,4 +1,4 @@
-"""A finished score: metrics and one record per item."""
+"""A finished score: metrics, and one record per item."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of one task, or of a task inside a group. `value` and `stderr` as lm-eval's."""
+    """One metric of one task, or of a task inside a group, as lm-eval reports it.
+
+    Attributes:
+        task: lm-eval's name.
+        group: The recipe's task that `task` is part of; None where it is the recipe's task itself.
+        metric: lm-eval's name, followed by the filter's where a task has several
+            (`exact_match,strict-match`).
+        value: In lm-eval's unit, for accuracies a fraction.
+        stderr: Standard error of `value`; None where lm-eval gives none.
+        n: How many items the metric is over.
+        num_fewshot: Examples in the prompt; None where the tasks of a group differ.
+        higher_is_better: None where the task does not say, or the tasks of a group differ.
+        version: lm-eval's version of the task.
+    """
 
     task: str
     group: str | None
@@ -22,10 +35,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics, the recipe's task first, and one record per item.
+    """The score of one slice on one task.
 
-    An item: subtask, doc_id, every metric of the item that is a number, target, and for
-    log-likelihood tasks logprobs and is_greedy (one for each request) and choice (the likeliest).
+    Attributes:
+        metrics: The recipe's task first, then the tasks in it.
+        items: One record per item: `subtask`, `doc_id`, `doc_hash`, `prompt_hash`, `target`, and
+            every metric that the item has a number for. Log-likelihood tasks also have `logprobs`
+            and `is_greedy` (one entry per request), and multiple choice has `choice`, the index of
+            the likeliest answer. Rolling log-likelihoods have `logprobs`, generation has
+            `response`.
     """
 
     metrics: tuple[Metric, ...]

@@ -1,4 +1,4 @@
-"""The parent's tokenizer."""
+"""Loads a parent's tokenizer."""
 
 from typing import TYPE_CHECKING
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(parent: Parent) -> "PreTrainedTokenizerBase":
-    """The parent's tokenizer, from its folder or (small files only) from the Hub.
+    """The parent's tokenizer, from its folder or the Hub (small files only).
 
     Args:
         parent: From `open_parent`.
 
     Raises:
-        InputError: When it cannot be loaded.
+        InputError: When the parent has no tokenizer files, or they cannot be read.
 
     Examples:
         >>> import matformer_lab as ml
         >>> tokenizer = ml.load_tokenizer(ml.open_parent("tiny"))
-        >>> tokenizer("a b").input_ids[0] == tokenizer.bos_token_id
+        >>> tokenizer("The cat").input_ids[0] == tokenizer.bos_token_id
         True
     """
     from transformers import AutoTokenizer
@@ -30,8 +30,8 @@ def load_tokenizer(parent: Parent) -> "PreTrainedTokenizerBase":
         if parent.folder is not None:
             return AutoTokenizer.from_pretrained(parent.folder, local_files_only=True)
         return AutoTokenizer.from_pretrained(parent.name, revision=parent.revision)
-    except Exception as error:  # many kinds, none of them documented
+    except Exception as error:  # of many types, none of them documented
         raise InputError(
-            f"{parent.ref}: its tokenizer cannot be loaded ({one_line(error)}); scoring needs "
-            "tokenizer.json and tokenizer_config.json beside the weights"
+            f"{parent.ref}: the tokenizer cannot be loaded ({one_line(error)}); scoring needs "
+            "tokenizer.json and tokenizer_config.json next to the weights"
         ) from None

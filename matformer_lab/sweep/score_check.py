@@ -86,7 +86,7 @@ def check_scores(recipe: Recipe, out: Path, items: int) -> tuple[ScoreCheck, ...
 
 
 def _answers(job: Job, store: Store) -> dict[_RequestId, Answer]:
-    """The stored answers of a job."""
+    """The stored answers by task, document and number of the request."""
     from matformer_lab.scoring.slice_scoring import Answer
 
     if store.get(job.key) is None:

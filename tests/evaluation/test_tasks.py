@@ -339,7 +339,8 @@ def test_the_shipped_names_are_lm_evals() -> None:
     from matformer_lab.evaluation.tasks.names import TINY_PREFIX, indexed
 
     there = {name for name in indexed(None).all_tasks if not name.startswith(TINY_PREFIX)}
-    assert known_names() == there
+    known = known_names()
+    assert known is not None and set(known) == there
 
 
 def test_a_task_file_is_refused_and_its_code_not_run(tmp_path: Path) -> None:

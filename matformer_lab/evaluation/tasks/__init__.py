@@ -1,4 +1,4 @@
-"""lm-eval's tasks, loaded once for a whole sweep: names, datasets, prompts."""
+"""Loads lm-eval's tasks once for a whole sweep: names, datasets, prompts."""
 
 import lazy_loader as _lazy
 

@@ -1,4 +1,4 @@
-"""lm-eval's tasks, loaded once for a whole sweep: names, datasets, prompts."""
+"""Loads lm-eval's tasks once for a whole sweep: names, datasets, prompts."""
 
 from .datasets import mapped_datasets as mapped_datasets
 from .entry import TaskEntry as TaskEntry

@@ -40,8 +40,8 @@ def check_data(name: str, task: Any) -> None:
     try:
         task.process_results(*docs[0])
     except Exception as error:  # a metric's own trouble with a made-up answer is no finding
-        if (column := column_of(error)) is not None:
-            raise missing_column(name, task, column) from error
+        if (missing := column_of(error)) is not None:
+            raise missing_column(name, task, missing) from error
     has_golds = task.OUTPUT_TYPE == "multiple_choice" and not _has_own_metrics(task)
     if has_golds and not any(_has_answer(task, doc) for doc, _ in docs):
         raise InputError(

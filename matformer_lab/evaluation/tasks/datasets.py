@@ -1,4 +1,4 @@
-"""Dataset ids answered from local folders."""
+"""Opens datasets from local folders instead of the Hub."""
 
 import contextlib
 import hashlib
@@ -14,61 +14,68 @@ from matformer_lab.evaluation.tasks.hub_reach import offline_if_unreachable
 
 @dataclass(frozen=True)
 class _LocalDatasets:
-    """Which folders answer for dataset ids: the user's, and the package's own."""
+    """Folders laid out by dataset id: the user's, and the package's own."""
 
     user: Path | None
     own: Path | None
     caches: dict[Path, Path] = field(default_factory=dict)
 
     def folder(self, dataset_id: str) -> Path | None:
-        """The local folder for a dataset id; None: ask the Hub."""
+        """The local folder for a dataset id; None where it comes from the Hub."""
         for root in (self.own, self.user):
             if root is not None and (root / dataset_id).is_dir():
                 return root / dataset_id
         if self.user is not None:
             raise InputError(
                 f"dataset {dataset_id!r} is not under {self.user}: put a copy of the dataset "
-                f"repository at {self.user / dataset_id}, or leave `datasets` out to use the Hub"
+                f"repository at {self.user / dataset_id}, or leave out `datasets` to use the Hub"
             )
         return None
 
     def cache(self, folder: Path) -> Path:
-        """Where `datasets` may keep its Arrow copy of a local folder: a place for just these bytes.
+        """Where `datasets` may keep its Arrow copy of a local folder, keyed by the folder's bytes.
 
-        Left to itself it keys a folder with a README by the file patterns written there, so that
-        another folder of the same layout, or new files in this one, would silently score as the
-        old.
+        By itself `datasets` keys a folder with a README by the file patterns in it: for another
+        folder of the same layout, or new files in this one, it would silently use the old copy.
         """
         if folder not in self.caches:
             self.caches[folder] = _cache_root() / "local" / _content_hash(folder)[:32]
         return self.caches[folder]
 
 
-_local: ContextVar[_LocalDatasets | None] = ContextVar("local datasets", default=None)
+_local_datasets: ContextVar[_LocalDatasets | None] = ContextVar("local datasets", default=None)
 
 
 @contextlib.contextmanager
 def mapped_datasets(user: Path | None, own: Path | None = None) -> Iterator[None]:
     """Within it, `datasets.load_dataset("Rowan/hellaswag")` opens `user/Rowan/hellaswag`.
 
-    `own` is looked at first and never leads to an error. Every lm-eval task loads its data through
-    that one function; replacing a task's `dataset_path` instead would miss the tasks of a group.
+    Every lm-eval task loads its data through that one function; replacing a task's `dataset_path`
+    instead would miss the tasks of a group.
+
+    Args:
+        user: A folder laid out by dataset id, which must have all datasets that are not in `own`.
+            None leaves these to the Hub.
+        own: Another such folder, searched first.
+
+    Raises:
+        InputError: From `load_dataset`, when a dataset is not there or cannot be read.
     """
     import datasets
 
     original = datasets.load_dataset
-    token = _local.set(_LocalDatasets(user, own))
+    token = _local_datasets.set(_LocalDatasets(user, own))
     datasets.load_dataset = _mapped(original)
     try:
         yield
     finally:
         datasets.load_dataset = original
-        _local.reset(token)
+        _local_datasets.reset(token)
 
 
 def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
     def load_dataset(path: str, *args: Any, **kwargs: Any) -> Any:
-        local = _local.get()
+        local = _local_datasets.get()
         if local is None:  # a task module imported within keeps this function for good
             return original(path, *args, **kwargs)
         folder = local.folder(path)

@@ -3,21 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictInt,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
 Scorer = Literal["prefix", "lm-eval"]
 
-
-# The published evaluation of the Mix-and-Match slices uses these three; few-shot counts and metrics
-# are those usual for them (and for Google's own table).
+# The three tasks of the published evaluation of the Mix-and-Match slices, with the few-shot counts
+# and metrics that are usual for them (and used in Google's own table).
 USUAL_NUM_FEWSHOT: Mapping[str, int] = {"hellaswag": 10, "boolq": 0, "mmlu": 5}
-
 
 USUAL_METRIC: Mapping[str, str] = {
     "hellaswag": "acc_norm",
@@ -45,7 +37,7 @@ class TaskEntry(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, raw: Any) -> Any:
-        """A bare string is a name; hellaswag, boolq and mmlu get their usual settings."""
+        """Accept a bare name, and fill in the usual settings of hellaswag, boolq and mmlu."""
         if isinstance(raw, str):
             raw = {"name": raw}
         if not isinstance(raw, Mapping):

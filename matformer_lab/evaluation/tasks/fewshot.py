@@ -46,7 +46,7 @@ def check_fewshot(name: str, task: Any) -> None:
             f"tasks: {name}: num_fewshot is {shots}, but the task scores whole texts, without a "
             "prompt that examples could stand in; leave num_fewshot out"
         )
-    sampler = getattr(task, "sampler", None)
+    sampler: Any = getattr(task, "sampler", None)
     pool = getattr(sampler, "df", None)
     if pool is None:
         return

@@ -1,8 +1,8 @@
-"""lm-eval tasks, loaded once for a whole sweep: names checked, datasets mapped, requests built.
+"""Loads lm-eval tasks once for a whole sweep: names checked, datasets mapped, requests built.
 
-The tasks are lm-eval's own, unmodified. What is added around them: dataset ids can be answered from
-local folders, and the requests (prompts with their few-shot examples) are built once and hashed, so
-that every slice is scored on the same bytes and a stored score can say which bytes those were.
+The tasks are lm-eval's own, unmodified. Two things are added: datasets can be read from local
+folders, and the requests (prompts with their few-shot examples) are built once and hashed, so that
+every slice is scored on the same bytes and a stored score says which bytes those were.
 """
 
 import random
@@ -31,30 +31,37 @@ from matformer_lab.evaluation.tasks.prompt_hash import hash_of_prompts
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task or group of the recipe with its requests built, ready for any number of models."""
+    """A task or group of the recipe with its requests built, ready for any number of models.
+
+    Attributes:
+        name: As in the recipe.
+        metric: The metric to plot, one of those the task reports.
+        num_fewshot: Examples in the prompt, as used; None where the tasks of a group differ.
+        num_fewshot_asked: As the recipe asks, where the file of a task overrides that; else None.
+        limit: As `lm_eval --limit`: items for each task, or a fraction below 1; None for all.
+        version: lm-eval's version of the task (of the group, for a group).
+        prompt_hash: sha256 (hex) over every request, document and setting that enters the score.
+        datasets: Dataset ids.
+        items: How many items are scored, over all tasks of a group.
+        prompt_chars: Characters over all requests, which the time estimate scales with.
+        task_dict: lm-eval's `TaskDict`: {tasks: {name: Task}, groups: {name: Group}, group_map}.
+    """
 
     name: str
     metric: str
-    """The metric to plot, one of those the task reports."""
     num_fewshot: int | None
-    """As used; None where the tasks of a group differ."""
     num_fewshot_asked: int | None
-    """As the recipe asks, where the file of a task overrides that; None elsewhere."""
     limit: float | None
     version: str
-    """lm-eval's version of the task (of the group, for a group)."""
     prompt_hash: str
-    """sha256 (hex) over every request, document and setting that enters the score."""
     datasets: tuple[str, ...]
     items: int
     prompt_chars: int
-    """Characters over all requests: what the time estimate scales with."""
     task_dict: Mapping[str, Any] = field(repr=False, compare=False)
-    """lm-eval's `TaskDict`: {tasks: {name: Task}, groups: {name: Group}, group_map}."""
 
     @property
     def subtasks(self) -> Mapping[str, Any]:
-        """The leaf tasks by name; one with the task's own name where it is no group."""
+        """The leaf tasks by name; the task itself where it is not a group."""
         tasks: Mapping[str, Any] = self.task_dict["tasks"]
         return tasks
 
@@ -67,14 +74,21 @@ class LoadedTask:
 def load_tasks(
     entries: Sequence[TaskEntry], *, limit: float | None, seed: int, datasets: Path | None
 ) -> tuple[LoadedTask, ...]:
-    """Load and build the tasks as `lm_eval --seed SEED --limit LIMIT` would.
+    """Load the tasks and build their requests as `lm_eval --seed SEED --limit LIMIT` would.
 
-    `datasets` maps dataset ids to folders under it; None leaves them to the Hub (the tasks shipped
-    with the package always read their own data). Raises `InputError` for an unknown task name, a
-    metric the task does not have, or a dataset that is not there.
+    Args:
+        entries: The tasks of a recipe.
+        limit: Items for each task, or a fraction below 1; None for all.
+        seed: Of the few-shot examples, and of whatever else a task draws.
+        datasets: A folder laid out by dataset id; None reads datasets from the Hub. The tasks
+            shipped with the package always read their own data.
+
+    Raises:
+        InputError: For an unknown task, a task that cannot be scored, a metric the task does not
+            have, too few examples for the prompts, or a dataset that is not there.
     """
     if datasets is not None and not datasets.is_dir():
-        raise InputError(f"datasets: no such folder: {datasets}")
+        raise InputError(f"`datasets` is {datasets}: no such folder")
     names = [entry.name for entry in entries]
     check_names(names)
     manager = task_manager(names)

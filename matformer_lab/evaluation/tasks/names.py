@@ -1,4 +1,4 @@
-"""Names of lm-eval's tasks: which there are, and which can be scored."""
+"""Names of lm-eval's tasks: which exist, and which can be scored."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,27 +11,26 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.quiet import quiet_lm_eval
 from matformer_lab.evaluation.tasks.known_names import keep_names, known_names
 
-# Where lm-eval keeps the three usual tasks. Its index of all 14,000 task files takes 7 to 24 s to
-# build; these folders alone take 0.03 s and hold the same three (tests compare the two).
+# Where lm-eval keeps the three usual tasks. Indexing all of its 14,000 task files takes 7 to 24 s;
+# these folders alone take 0.03 s and define the same three tasks (a test compares them).
 USUAL_FOLDERS: Final[Mapping[str, str]] = {
     "hellaswag": "hellaswag",
     "boolq": "super_glue/boolq",
     "mmlu": "mmlu/default",
 }
 
-
 TINY_PREFIX: Final = "tiny_"
 
 
 def task_manager(names: Sequence[str]) -> Any:
-    """lm-eval's task index, over only the folders that are needed where those are known."""
+    """lm-eval's task index for `names`, over no more folders than needed where these are known."""
     others = tuple(sorted({name for name in names if not name.startswith(TINY_PREFIX)}))
     return indexed(others if all(name in USUAL_FOLDERS for name in others) else None)
 
 
 @cache
 def indexed(usual: tuple[str, ...] | None) -> Any:
-    """The index of the given usual tasks (None: of all lm-eval's) and of the package's own."""
+    """The index of the package's own tasks and the given usual ones; None is all of lm-eval's."""
     import lm_eval.tasks
 
     root = Path(lm_eval.tasks.__file__).parent
@@ -59,11 +58,17 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def refuse_files(name: str) -> None:
-    """lm-eval would open a path as a task file, and a task file can run code (`!function`)."""
+    """Check that `name` is not a path.
+
+    lm-eval would open it as a task file, and a task file can run code (`!function`).
+
+    Raises:
+        InputError: When it looks like one.
+    """
     if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
         raise InputError(
-            f"tasks: {name!r} looks like a file; a task file can run code, so only the names of "
-            "tasks registered with lm-eval are accepted (`lm-eval ls tasks`)"
+            f"tasks: {name!r} looks like a file; a task file can run code, so only names of tasks "
+            "registered with lm-eval are accepted (`lm-eval ls tasks` lists them)"
         )
 
 
@@ -74,6 +79,16 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def check_name(name: str, manager: Any) -> None:
+    """Check that `name` is a task or group with a score of its own.
+
+    Args:
+        name: As in a recipe.
+        manager: From `task_manager`.
+
+    Raises:
+        InputError: When it is unknown, a tag, a group without a common score, or a task that runs
+            code the model writes.
+    """
     if name not in manager.all_tasks:
         own = [task for task in manager.all_tasks if task.startswith(TINY_PREFIX)]
         known = known_names() or indexed(None).all_tasks
@@ -81,8 +96,8 @@ def check_name(name: str, manager: Any) -> None:
     entry = manager.task_index[name]
     if name in manager.all_tags:
         raise InputError(
-            f"tasks: {name!r} is a tag for several tasks and has no score of its own; list the "
-            f"ones you want: {_some(sorted(entry.tags))}"
+            f"tasks: {name!r} is a tag for several tasks, without a score of its own; list the "
+            f"tasks you want: {_some(sorted(entry.tags))}"
         )
     settings = entry.cfg or {}
     if name in manager.all_groups and not settings.get("aggregate_metric_list"):
@@ -94,6 +109,11 @@ def check_name(name: str, manager: Any) -> None:
 
 
 def check_loaded(tasks: Mapping[str, Any]) -> None:
+    """Check what only loaded tasks tell, the tasks of a group included.
+
+    Raises:
+        InputError: When a task runs code the model writes, or needs images or audio.
+    """
     for name, task in tasks.items():
         if getattr(task, "UNSAFE_CODE", False):
             raise InputError(f"tasks: {name} runs code that the model writes; not supported")

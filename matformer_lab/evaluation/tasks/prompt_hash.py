@@ -1,4 +1,4 @@
-"""What a task asks, as a hash: prompts, documents, settings."""
+"""A hash of what a task asks: prompts, documents, settings."""
 
 import hashlib
 import json
@@ -7,12 +7,17 @@ from typing import Any
 
 
 def hash_of_prompts(tasks: Mapping[str, Any]) -> str:
+    """sha256 (hex) over every request, document and setting that enters the score.
+
+    Args:
+        tasks: lm-eval's leaf tasks by name, with their requests built.
+    """
     digest = hashlib.sha256()
     for name, task in sorted(tasks.items()):
         config = {
             key: value
             for key, value in task.dump_config().items()
-            if key not in ("dataset_path", "metadata")  # where it lies is not what it says
+            if key not in ("dataset_path", "metadata")  # where the data is does not matter
         }
         digest.update(_stable_json([name, task.VERSION, config]))
         last_doc = None
