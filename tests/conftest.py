@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 
 from tests.support.command import CommandResult, run_offline
+from tests.support.fork_server import ForkServer
 from tests.support.pico import E4B_IN_MINIATURE, PICO, write_parent
 
 # A slow example says that the machine is busy, not that the code is wrong.
@@ -75,11 +76,23 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Callable[..., CommandResult]:
-    """Runs `matformer-lab` as a user does: a process of its own, offline, in an empty folder."""
+def cli(tmp_path: Path, fork_server: ForkServer) -> Callable[..., CommandResult]:
+    """Runs `matformer-lab` as a user does: a process of its own, offline, in an empty folder.
+
+    With an environment of its own (`env`) it is started anew; else forked off its imports.
+    """
 
     def run(*arguments: object, **kwargs: Any) -> CommandResult:
+        if set(kwargs) <= {"cwd", "timeout"}:
+            return fork_server.run(*arguments, **{"cwd": tmp_path, **kwargs})
         return run_offline("-m", "matformer_lab", *arguments, **{"cwd": tmp_path, **kwargs})
 
     return run
