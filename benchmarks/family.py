@@ -46,7 +46,10 @@ if __name__ == "__main__":
         return run.seconds, disk
 
     # The family before, between and after the separate ones, as the machine's mood changes.
-    names = [s.name for s in resolve_slices(options.slices, open_parent(str(options.parent)))]
+    parent = open_parent(str(options.parent))
+    each = [(name, resolve_slices([name], parent)) for name in options.slices]
+    # A group such as `published` by its members' names; else as given: 1/2 is named uniform-1-2.
+    names = [n for name, s in each for n in ([m.name for m in s] if len(s) > 1 else [name])]
     half = len(names) // 2
     families = [together()]
     separate = [apart(name) for name in names[:half]]
