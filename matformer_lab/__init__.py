@@ -24,11 +24,13 @@ if _is_command():
 import lazy_loader as _lazy
 
 from matformer_lab.common.version import __version__ as __version__
-from matformer_lab.evaluation.registration import register_model as _register_model
 
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 
-_register_model()
+if not _is_command():  # which has no use for it and starts sooner
+    from matformer_lab.evaluation.registration import register_model as _register_model
+
+    _register_model()
 if "IPython" in _sys.modules and (_shell := _sys.modules["IPython"].get_ipython()):
     from matformer_lab.notebook.html import register as _register_formatters
 

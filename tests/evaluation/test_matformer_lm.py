@@ -94,7 +94,7 @@ def test_a_wrong_argument_is_an_error_that_names_it(
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(ml.InputError, match="`device` is cuda:63"):
+    with pytest.raises(ml.InputError, match="`device`: cuda:63 is not available"):
         evaluated(model_args=ARGUMENTS, device="cuda:63")
 
 

@@ -1,11 +1,12 @@
 """Commands in processes of their own, without the seconds of a start.
 
-A server imports what commands import, once, and forks itself for each of them. The child has its own
-folder, arguments and streams, runs `main` and ends with its exit code, as `matformer-lab` does. What
-happens before `main` (imports, environment) is tested by real starts.
+A server imports what commands import, once, and forks itself for each of them. The child has its
+own folder, arguments and streams, runs `main` and ends with its exit code, as `matformer-lab` does.
+What happens before `main` (imports, environment) is tested by real starts.
 """
 
 import atexit
+import importlib
 import json
 import os
 import socket
@@ -15,11 +16,25 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from tests.support.command import CommandResult
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+IMPORTED: Final = (
+    "datasets",
+    "lm_eval.evaluator",
+    "lm_eval.tasks",
+    "matplotlib.figure",
+    "pandas",
+    "transformers.models.gemma3n.modeling_gemma3n",
+    "matformer_lab.cli.main",
+    "matformer_lab.gate.run",
+    "matformer_lab.report.write",
+    "matformer_lab.sweep.run",
+)
+"""What takes the time; whatever else a command imports it imports itself."""
 
 
 class ForkServer:
@@ -73,18 +88,8 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 
 def _serve(connection: socket.socket) -> None:
-    import datasets  # noqa: F401
-    import lm_eval.evaluator
-    import lm_eval.tasks
-    import matplotlib.figure
-    import pandas  # noqa: F401
-    import transformers.models.gemma3n.modeling_gemma3n  # noqa: F401
-
-    import matformer_lab.cli.main
-    import matformer_lab.gate.run
-    import matformer_lab.report.write
-    import matformer_lab.sweep.run  # noqa: F401
-
+    for module in IMPORTED:
+        importlib.import_module(module)
     while True:
         length, streams, _, _ = socket.recv_fds(connection, 4, 2)
         if not length:
