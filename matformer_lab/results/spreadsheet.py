@@ -11,15 +11,18 @@ if TYPE_CHECKING:
 _STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How formulas start, in one spreadsheet or another."""
 
+_ENDS: Final = frozenset(";\t\r")
+"""What ends a cell in one program or another, besides what pandas quotes by itself."""
+
 
 def spreadsheet_csv(frame: pd.DataFrame) -> str:
     """A table as CSV, none of whose texts starts like a formula.
 
     An apostrophe goes before those that would, as the spreadsheets themselves mark text. Where a
-    text has a semicolon or a tab, texts are quoted: `a;=1` stays one cell where that is the list
-    separator.
+    text has what some program takes for the end of a cell (a semicolon, a tab, a carriage return),
+    texts are quoted: `a;=1` stays one cell.
     """
-    split = frame.map(lambda cell: isinstance(cell, str) and (";" in cell or "\t" in cell))
+    split = frame.map(lambda cell: isinstance(cell, str) and not _ENDS.isdisjoint(cell))
     safe = frame.map(as_text)
     if split.to_numpy().any():
         return safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)

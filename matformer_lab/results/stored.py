@@ -6,19 +6,20 @@ from these files alone, so a table that says otherwise was changed since.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.results.files import STORE, STORE_METADATA
+from matformer_lab.common.untrusted import read_small
+from matformer_lab.results.files import STORE
 from matformer_lab.results.recipe_as_run import RecipeAsRun
 from matformer_lab.results.result_row import ResultRow, RowKey
+from matformer_lab.results.score_file import MAX_SCORE_BYTES, parse_score
 
 _CLOSE: Final = 1e-12
 _VERSIONS: Final = ("lm_eval", "torch", "transformers")
@@ -38,7 +39,6 @@ class _StoredMetric(BaseModel):
 class _Content(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    format: Literal[1, 2]
     key: dict[str, Any]
     rows: tuple[_StoredMetric, ...]
 
@@ -98,15 +98,9 @@ def stored_scores(folder: Path) -> list[StoredScore]:
 
 def _content(path: Path) -> _Content | None:
     """None for a file that cannot be read: the sweep scores again what it was to hold."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        if not path.is_file():
-            return None
-        metadata = pq.read_metadata(path).metadata or {}
-        return _Content.model_validate(json.loads(metadata[STORE_METADATA]))
-    except (pa.ArrowException, OSError, KeyError, ValueError, RecursionError, ValidationError):
+        return _Content.model_validate(parse_score(read_small(path, MAX_SCORE_BYTES)).content)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

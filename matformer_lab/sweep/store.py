@@ -1,38 +1,26 @@
 """Finished scores on disk: each written once and whole, under the key of all it depends on.
 
-One parquet file holds the score of one slice on one task: its table is the per-item outcomes, its
-metadata the key, the metrics and how the run went. A file appears by rename, so a sweep that is
-killed at any moment leaves only whole scores, and two sweeps that write the same score write the
-same file.
+One file (`results.score_file`) holds the score of one slice on one task: the per-item outcomes, the
+key, the metrics and how the run went. A file appears by rename, so a sweep that is killed at any
+moment leaves only whole scores, and two sweeps that write the same score write the same file.
 """
 
-import io
 import itertools
-import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
-
-from blake3 import blake3
+from typing import Any, NamedTuple
 
 from matformer_lab.common.atomic import fsync_folder, write_atomic
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.untrusted import read_small
 from matformer_lab.evaluation.score import Metric, Score
-from matformer_lab.results.files import STORE_METADATA
+from matformer_lab.results.score_file import MAX_SCORE_BYTES, content_of, parse_score, score_bytes
 from matformer_lab.sweep.key import Key
 
-_FORMAT: Final = 2
-_WITHOUT_DIGEST: Final = 1
-"""The format of version 0.1.0; its pages have checksums."""
-_DIGEST: Final = b"matformer_lab_digest"
-_NO_DIGEST: Final = b"0" * 64
-"""What stands in place of the digest while it is taken."""
-_MAX_BYTES: Final = 1 << 32
 _log = logging.getLogger(__name__)
 
 
@@ -108,12 +96,11 @@ class Store:
         path = next(path for path in self._names(key) if _is_free(path, key))
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
-            "format": _FORMAT,
             "key": asdict(key),
             "rows": [asdict(metric) for metric in score.metrics],
             "run": asdict(run),
         }
-        write_atomic(path, _to_parquet(score.items, content))
+        write_atomic(path, score_bytes(score.items, content))
         fsync_folder(self.folder)
 
     def items(self, key: Key) -> Any:
@@ -155,7 +142,14 @@ class Store:
     def _read(self, path: Path) -> "_Stored | None":
         """The score in a file, checked to the last bit; None where there is no whole one."""
         try:
-            return _parse(path, read_small(path, _MAX_BYTES))
+            content, items = parse_score(read_small(path, MAX_SCORE_BYTES))
+            entry = Entry(
+                path=path,
+                key=content["key"],
+                metrics=tuple(Metric(**row) for row in content["rows"]),
+                run=Run(**content["run"]),
+            )
+            return _Stored(entry, items)
         except (OSError, ValueError, KeyError, TypeError) as error:
             # Renames keep our own writes whole, so this is a damaged disk or a foreign file.
             # Scoring again is right; trusting or deleting it is not.
@@ -172,64 +166,13 @@ class _Stored(NamedTuple):
     items: Any
 
 
-def _to_parquet(items: Sequence[Mapping[str, Any]], content: Mapping[str, Any]) -> bytes:
-    """A score as a parquet file that carries a digest of itself."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = list(dict.fromkeys(name for item in items for name in item))
-    table = pa.table({name: _column([item.get(name) for item in items]) for name in names})
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, table.schema, write_page_checksum=True) as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata({STORE_METADATA: json.dumps(content), _DIGEST: _NO_DIGEST})
-    data = buffer.getvalue()
-    if data.count(_NO_DIGEST) != 1:
-        raise AssertionError("the place of the digest is not unique")
-    return data.replace(_NO_DIGEST, blake3(data).hexdigest().encode())
-
-
-def _column(values: list[Any]) -> list[Any]:
-    """One type in a column: answers may be numbers in one document and text in the next."""
-    if len({type(value) for value in values if value is not None}) > 1:
-        return [None if value is None else str(value) for value in values]
-    return values
-
-
-def _parse(path: Path, data: bytes) -> _Stored:
-    """The score in the bytes of a file. Raises several kinds of error for anything else."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    metadata = file.metadata.metadata or {}
-    digest = metadata.get(_DIGEST)
-    content = json.loads(metadata[STORE_METADATA])
-    if content["format"] not in (_FORMAT, _WITHOUT_DIGEST):
-        raise ValueError(f"format {content['format']} is not {_FORMAT}")
-    if digest is not None or content["format"] != _WITHOUT_DIGEST:
-        blank = data.replace(digest, _NO_DIGEST) if digest else data
-        if blake3(blank).hexdigest().encode() != digest:
-            raise ValueError("its content does not have the digest that it carries")
-    entry = Entry(
-        path=path,
-        key=content["key"],
-        metrics=tuple(Metric(**row) for row in content["rows"]),
-        run=Run(**content["run"]),
-    )
-    return _Stored(entry, file.read().replace_schema_metadata(None))
-
-
 def _is_free(path: Path, key: Key) -> bool:
     """Whether a score may be written here: over nothing, or over a damaged one of the same key."""
-    import pyarrow.parquet as pq
-
     if not os.path.lexists(path):
         return True
     if path.is_symlink():
         return False
     try:
-        metadata = pq.read_metadata(io.BytesIO(read_small(path, _MAX_BYTES))).metadata or {}
-        return not key.differences(json.loads(metadata[STORE_METADATA])["key"])
+        return not key.differences(content_of(read_small(path, MAX_SCORE_BYTES))["key"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

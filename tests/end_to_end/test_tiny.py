@@ -231,6 +231,7 @@ def shuffle_ffn(weights: Weights) -> Weights:
     return out
 
 
+@pytest.mark.slow
 def test_frontier_check_notices_broken_nesting() -> None:
     problems = frontier_problems(shuffle_ffn(parent()))
     assert any("uniform-1-8 scores" in problem for problem in problems)

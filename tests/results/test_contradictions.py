@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from matformer_lab.results.read import read_sweep
+from matformer_lab.results.score_file import parse_score, score_bytes
 from tests.support.command import CommandResult, run_here
 from tests.support.synthetic import SLICES, write_results, write_sweep
 
@@ -293,11 +294,9 @@ def test_a_score_that_is_no_mean_is_believed_where_the_store_says_it(
     stored = folder / "store" / "tiny_boolq"
     digest = read_sweep(real).scored[0].slice.digest
     (path,) = stored.glob(f"{digest[:16]}-*.parquet")
-    table = pq.read_table(path)
-    content = json.loads(table.schema.metadata[b"matformer_lab"])
+    content, items = parse_score(path.read_bytes())
     content["rows"][0]["value"] = 0.123
-    metadata = {b"matformer_lab": json.dumps(content).encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), path)
+    path.write_bytes(score_bytes(items.to_pylist(), content))
     (task,) = read_sweep(folder).tasks
     assert task.outcomes is None and 0.123 in task.values
     shutil.rmtree(folder / "store")

@@ -188,10 +188,17 @@ def test_an_accelerator_holds_the_plan_and_gives_less_than_a_tenth_to_activation
     assert 0.09 * planned < ROOM < 0.1 * planned
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("group", ["one slice", "published", "comb"])
+QUICK = [("one slice", "mmlu"), ("comb", "rolling, branching"), ("published", "boolq")]
+COMBINATIONS = [
+    pytest.param(group, task, marks=() if (group, task) in QUICK else pytest.mark.slow)
+    for group in ("one slice", "published", "comb")
+    for task in TASKS
+]
+
+
+@pytest.mark.parametrize(("group", "task"), COMBINATIONS)
 def test_scoring_keeps_to_its_room(
-    models: dict[str, list[Gemma3nForCausalLM]], task: str, group: str
+    models: dict[str, list[Gemma3nForCausalLM]], group: str, task: str
 ) -> None:
     tokens = {tokens_within(ROOM, model) for model in models[group]}
     assert len(tokens) == 1  # all slices of a parent are packed alike
@@ -202,6 +209,7 @@ def test_scoring_keeps_to_its_room(
     assert peak <= ROOM
 
 
+@pytest.mark.slow
 def test_long_rows_keep_to_a_larger_room(models: dict[str, list[Gemma3nForCausalLM]]) -> None:
     """Here the masks matter, which grow with the square of a row's tokens."""
     comb, room = models["comb"], 4 * ROOM
@@ -212,8 +220,15 @@ def test_long_rows_keep_to_a_larger_room(models: dict[str, list[Gemma3nForCausal
     assert peak_of(comb, iter([batch])) <= room
 
 
-@pytest.mark.parametrize("room", [LEAST_CAP_BYTES, ROOM])
-@pytest.mark.parametrize("group", ["one slice", "comb"])
+@pytest.mark.parametrize(
+    ("group", "room"),
+    [
+        ("one slice", ROOM),
+        ("comb", LEAST_CAP_BYTES),
+        pytest.param("one slice", LEAST_CAP_BYTES, marks=pytest.mark.slow),
+        pytest.param("comb", ROOM, marks=pytest.mark.slow),
+    ],
+)
 def test_the_longest_text_scored_from_end_to_end_keeps_to_the_room(
     models: dict[str, list[Gemma3nForCausalLM]], group: str, room: int
 ) -> None:

@@ -80,7 +80,7 @@ def test_the_table_is_a_view_of_the_checkpoints_file(parent: Parent) -> None:
 
 def test_one_lookup_serves_all_slices_and_only_its_rows_travel(parent: Parent) -> None:
     elastic = ElasticParent.load(parent, device="meta")
-    slices = resolve_slices(["published"], parent)
+    slices = resolve_slices(["e4b", "e2.98b-layer", "e2.49b-block", "e2b"], parent)
     models = {slice_.name: elastic.live(slice_) for slice_ in slices}
     trie = build_trie({name: layer_keys(model) for name, model in models.items()})
     fetcher = PerLayerInputFetcher(models["e4b"])

@@ -169,6 +169,7 @@ def test_a_node_killed_in_mid_sweep_changes_nothing(
     assert "raylet" not in printed
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_work_on_the_cluster_and_the_sweep_continues(
     nodes: TwoNodes, session: Any, local: Path, scorable: Path, tmp_path: Path
 ) -> None:
