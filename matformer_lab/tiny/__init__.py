@@ -22,6 +22,11 @@ def tasks_dir() -> Path:
     return _folder() / "tasks"
 
 
+def task_names() -> frozenset[str]:
+    """The tasks and groups of `tasks_dir`: each is in a file of its name."""
+    return frozenset(path.stem for path in tasks_dir().glob("*.yaml"))
+
+
 def datasets_dir() -> Path:
     """The folder of the tasks' data, laid out by dataset id (`matformer_lab/tiny_boolq`, ...).
 

@@ -52,9 +52,9 @@ def check_names(names: Iterable[str]) -> None:
     """
     for name in names:
         refuse_files(name)
-        known = known_names()
-        if known is not None and name not in known and not name.startswith(TINY_PREFIX):
-            raise InputError(_unknown(name, known))
+        known, own = known_names(), tiny.task_names()
+        if known is not None and name not in known | own:
+            raise InputError(_unknown(name, known | own))
 
 
 def refuse_files(name: str) -> None:
@@ -90,9 +90,8 @@ def check_name(name: str, manager: Any) -> None:
             code the model writes.
     """
     if name not in manager.all_tasks:
-        own = [task for task in manager.all_tasks if task.startswith(TINY_PREFIX)]
         known = known_names() or indexed(None).all_tasks
-        raise InputError(_unknown(name, {*known, *own}))
+        raise InputError(_unknown(name, {*known, *tiny.task_names()}))
     entry = manager.task_index[name]
     if name in manager.all_tags:
         raise InputError(
