@@ -35,6 +35,7 @@ from __future__ import annotations
 from matformer_lab.evaluation.lm import check_bos, cpu_batch_size
 from matformer_lab.evaluation.prefix_scorer import PrefixScorer
 from matformer_lab.evaluation.tokenizer import load_tokenizer
+from matformer_lab.live.compute_dtype import compute_dtype
 from matformer_lab.live.devices import resolve_device
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
@@ -50,7 +51,8 @@ class MatformerLM(PrefixScorer):
     Args:
         parent: As `open_parent` takes it.
         slice: As `resolve_slice` takes it.
-        dtype: float32, bfloat16 or float16; `auto` is the parent's own.
+        dtype: float32, bfloat16 or float16; `auto` is the parent's own, or float32 on a CPU that
+            does not multiply that.
         device: A torch device; None or `auto` is the first GPU, else the CPU.
         batch_size: Requests in one forward pass of rolling windows and generation; `auto` and None
             choose.
@@ -76,11 +78,12 @@ class MatformerLM(PrefixScorer):
     ) -> None:
         opened = open_parent(parent)
         chosen = resolve_slice(slice, opened)
+        device = resolve_device(device or "auto")
         elastic = ElasticParent.load(
             opened,
             slices=[chosen],
-            dtype=None if dtype == "auto" else dtype,
-            device=resolve_device(device or "auto"),
+            dtype=compute_dtype(dtype, opened.dtype, device).name,
+            device=device,
         )
         model = elastic.live(chosen)
         if batch_size in (None, "auto") and model.device.type == "cpu":

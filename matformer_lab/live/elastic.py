@@ -20,6 +20,7 @@ from matformer_lab.gemma3n import EMBED_TOKENS_PER_LAYER, PER_LAYER_MODEL_PROJEC
 from matformer_lab.live.devices import resolve_device
 from matformer_lab.live.empty_model import empty_model
 from matformer_lab.live.per_layer_embedding import KeptPerLayerEmbedding, KeptPerLayerProjection
+from matformer_lab.live.stored_dtype import keeps_stored_dtype, use_stored
 from matformer_lab.parent.fetch import fetched
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
@@ -42,11 +43,12 @@ class ElasticParent:
 
     Attributes:
         parent: The parent, with a local folder.
-        dtype: Dtype of weights and activations.
+        dtype: The compute dtype, of activations and of weights when they are used.
         device: Where the weights are, except `embed_tokens_per_layer`, which stays on the host.
         weights: The parent's text tensors, by name without the checkpoint's prefix
-            (`layers.0.mlp.up_proj.weight`). On the CPU, in the stored dtype, they are views of the
-            memory-mapped files.
+            (`layers.0.mlp.up_proj.weight`). On the CPU, large ones in the stored dtype are views of
+            the memory-mapped files, also where a 16-bit parent computes in float32: these are
+            converted where they are used (`stored_dtype`).
 
     Examples:
         >>> import matformer_lab as ml
@@ -77,7 +79,7 @@ class ElasticParent:
                 that `slices` need are downloaded first.
             slices: Load only what these slices need, so that a device that is too small for the
                 parent can hold a slice of it; None: load everything.
-            dtype: Dtype of weights and activations, as a torch dtype or its name; None: as stored.
+            dtype: The compute dtype, as a torch dtype or its name; None: as stored.
             device: A torch device, or `auto`: the first GPU if there is one, else the CPU.
             progress: Whether to show a progress bar while downloading.
 
@@ -102,7 +104,9 @@ class ElasticParent:
             if name == EMBED_TOKENS_PER_LAYER:
                 weights[name] = tensor
             elif name in needed:
-                weights[name] = _moved(_part_of(tensor, needed[name]), device, dtype)
+                part = _part_of(tensor, needed[name])
+                kept = keeps_stored_dtype(tensor, device, dtype)
+                weights[name] = part if kept else _moved(part, device, dtype)
         return cls(opened, dtype, device, weights)
 
     def live(self, slice_: Slice | str) -> "Gemma3nForCausalLM":
@@ -141,6 +145,8 @@ class ElasticParent:
         }
         missing = built - set(views) - replaced
         assert not missing, f"an opened parent has every tensor, yet {missing} are missing"
+        stored = {name: view for name, view in views.items() if view.dtype != self.dtype}
+        use_stored(model, stored, self.dtype)
         model.model.load_state_dict(views, strict=False, assign=True)
         model.model.embed_tokens_per_layer = KeptPerLayerEmbedding(
             self.weights[EMBED_TOKENS_PER_LAYER],
@@ -149,7 +155,8 @@ class ElasticParent:
             self.dtype,
             self.device,
         )
-        model.tie_weights()
+        if not stored:
+            model.tie_weights()
         model.requires_grad_(False)
         model.train(False)
         return model

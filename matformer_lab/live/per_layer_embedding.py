@@ -94,4 +94,4 @@ class KeptPerLayerProjection(nn.Linear):
     def forward(self, embeddings: Tensor) -> Tensor:
         """[*S, hidden_size] to [*S, kept layers * size]."""
         kept = torch.cat([self.weight[start:stop] for start, stop in self._ranges])
-        return nn.functional.linear(embeddings, kept)
+        return nn.functional.linear(embeddings, kept.to(embeddings.dtype))

@@ -17,16 +17,16 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, log_softmax
+from torch.nn.functional import linear
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.live.devices import send
-from matformer_lab.scoring.memory import LOGITS_AT_ONCE
+from matformer_lab.scoring.lm_head import TargetScores, target_scores, tokens_at_once
 from matformer_lab.scoring.per_layer_inputs import PerLayerInputs, source_layers
 from matformer_lab.scoring.piecewise_mlp import in_pieces
 
@@ -74,22 +74,6 @@ class Activations:
     hidden: Tensor
     shared_kv: Mapping[str, tuple[Tensor, ...]]
     tokens: Tokens
-
-
-class TargetScores(NamedTuple):
-    """A model's predictions of a batch's targets, on the model's device."""
-
-    logprob: Tensor
-    """[reads] log-probability (natural logarithm), fp32 whatever the model's dtype."""
-    is_greedy: Tensor
-    """[reads] whether the target is the most likely token."""
-
-
-class _Predictions(NamedTuple):
-    logprob: Tensor
-    """[reads] of the wanted token."""
-    likeliest: Tensor
-    """[reads] token ids."""
 
 
 def check_transformers() -> None:
@@ -160,14 +144,13 @@ class PackedForward:
             here = self._only_scored(here)
         final = _final(model, here.hidden).flatten(0, 1)
         slot, target = self._batch.slot, self._tensor(self._batch.target)
-        step = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
-        logprobs, greedy = [], []
+        step = tokens_at_once(model)
+        found = []
         for first in range(0, len(final), step):
             begin, end = np.searchsorted(slot, [first, first + step])
             reads, wanted = self._tensor(slot[begin:end] - first), target[begin:end]
-            found = _predictions(model, final[first : first + step], reads, wanted)
-            logprobs.append(found.logprob)
-            greedy.append(found.likeliest == wanted)
+            found.append(target_scores(model, final[first : first + step], reads, wanted))
+        logprobs, greedy = zip(*found, strict=True)
         return TargetScores(torch.cat(logprobs), torch.cat(greedy))
 
     @cached_property
@@ -246,6 +229,7 @@ def per_layer_input(text: Gemma3nTextModel, source: int, tokens: Tokens) -> Tens
     """
     size = text.config.hidden_size_per_layer_input
     weight = text.per_layer_model_projection.weight[source * size : (source + 1) * size]
+    weight = weight.to(tokens.embeddings.dtype)  # it may be in the stored dtype
     scale = text.per_layer_projection_scale.to(tokens.embeddings.dtype)
     projected: Tensor = text.per_layer_projection_norm(linear(tokens.embeddings, weight) * scale)
     embedded = tokens.per_layer[:, :, source]
@@ -264,17 +248,6 @@ def _final(model: Gemma3nForCausalLM, hidden: Tensor) -> Tensor:
     ]
     final: Tensor = text.norm(torch.stack(streams).mean(dim=0))
     return final
-
-
-def _predictions(
-    model: Gemma3nForCausalLM, final: Tensor, reads: Tensor, wanted: Tensor
-) -> _Predictions:
-    """Of the tokens `wanted`, at `final[reads]`."""
-    softcap = model.config.final_logit_softcapping
-    # In place: these are the largest tensors of a forward.
-    logits = model.lm_head(final).div_(softcap).tanh_().mul_(softcap)
-    scores = log_softmax(logits, dim=-1, dtype=torch.float32)
-    return _Predictions(scores[reads, wanted], scores.argmax(dim=-1)[reads])
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:

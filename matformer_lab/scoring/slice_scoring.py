@@ -13,12 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from matformer_lab.scoring.packed_forward import (
-    Activations,
-    PackedForward,
-    TargetScores,
-    check_transformers,
-)
+from matformer_lab.scoring.lm_head import TargetScores
+from matformer_lab.scoring.packed_forward import Activations, PackedForward, check_transformers
 from matformer_lab.scoring.packing import Batch, Request, pack
 from matformer_lab.scoring.per_layer_inputs import (
     PerLayerInputFetcher,
@@ -134,7 +130,7 @@ def layer_keys(model: Gemma3nForCausalLM) -> list[Hashable]:
             layer.self_attn.is_kv_shared_layer,
             layer.self_attn.store_full_length_kv,
             layer.mlp.activation_sparsity,
-            *((weight.data_ptr(), weight.shape) for weight in layer.parameters()),
+            *((weight.data_ptr(), weight.shape) for weight in layer.state_dict().values()),
         )
         for source, layer in zip(source_layers(model), text.layers, strict=True)
     ]

@@ -72,7 +72,7 @@ def tokens_within(room: int, model: Gemma3nForCausalLM) -> int:
     Never less than one step, however small the room. `tests/scoring/test_device_memory.py` measures
     the tensors of a forward against this formula.
     """
-    config, itemsize = model.config, model.model.embed_tokens.weight.itemsize
+    config, itemsize = model.config, model.dtype.itemsize
     state = itemsize * config.altup_num_inputs * config.hidden_size
     always = WAITING_STATES * state + BATCHES_OF_INPUTS * itemsize * per_layer_table(model).shape[1]
     # Boolean masks: two layer types, for all tokens and for the scored ones.

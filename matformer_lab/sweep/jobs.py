@@ -1,5 +1,6 @@
 """A recipe as jobs, one for each slice and task."""
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.evaluate import SCORER_VERSIONS
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.evaluation.tokenizer import load_tokenizer
+from matformer_lab.live.compute_dtype import ComputeDtype, compute_dtype, slow_on
 from matformer_lab.live.devices import resolve_device
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
@@ -66,6 +68,7 @@ class Prepared:
         tokenizer: The parent's.
         tokenizer_sha256: In hex.
         device: Where scores are computed, with `auto` resolved.
+        dtype: What they are computed in, with `auto` resolved.
     """
 
     recipe: Recipe
@@ -75,6 +78,7 @@ class Prepared:
     tokenizer: "PreTrainedTokenizerBase"
     tokenizer_sha256: str
     device: str
+    dtype: ComputeDtype
 
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
@@ -95,7 +99,7 @@ class Prepared:
             num_fewshot=task.num_fewshot,
             seed=recipe.seed,
             limit=recipe.limit,
-            dtype=recipe.dtype,
+            dtype=self.dtype.name,
             device=self.device.partition(":")[0],
             scorer=f"{recipe.scorer} v{SCORER_VERSIONS[recipe.scorer]}",
             lm_eval=libraries["lm_eval"],
@@ -127,4 +131,9 @@ def prepare(recipe: Recipe, *, device: str | None = None) -> Prepared:
     tasks = load_tasks(
         recipe.tasks, limit=recipe.limit, seed=recipe.seed, datasets=recipe.datasets_folder
     )
-    return Prepared(recipe, parent, sized, tasks, tokenizer, tokenizer_hash(tokenizer), device)
+    dtype = compute_dtype(recipe.dtype, parent.dtype, device)
+    if cost := slow_on(dtype.name, device):
+        warnings.warn(cost, stacklevel=2)
+    return Prepared(
+        recipe, parent, sized, tasks, tokenizer, tokenizer_hash(tokenizer), device, dtype
+    )

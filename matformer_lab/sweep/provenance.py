@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.version import __version__
 from matformer_lab.evaluation.tasks.loading import LoadedTask
+from matformer_lab.live.compute_dtype import ComputeDtype
 from matformer_lab.parent.opening import TINY
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.notation.catalog import resolve_slices
@@ -33,6 +34,7 @@ def as_run_yaml(
     tokenizer: "PreTrainedTokenizerBase",
     tokenizer_sha256: str,
     device: str,
+    dtype: ComputeDtype,
     device_names: Sequence[str],
 ) -> str:
     """The recipe as it ran, in YAML: a valid recipe that records what is needed to run it again.
@@ -45,11 +47,13 @@ def as_run_yaml(
         tokenizer: The parent's.
         tokenizer_sha256: In hex.
         device: Where the scores were computed.
+        dtype: What they were computed in.
         device_names: The hardware's names.
     """
     import yaml
 
     document = portable(recipe, parent)
+    document["dtype"] = dtype.name
     document["tasks"] = [
         {"name": task.name, "num_fewshot": task.num_fewshot, "metric": task.metric}
         for task in tasks
@@ -67,6 +71,7 @@ def as_run_yaml(
             "bos_token_id": tokenizer.bos_token_id,
         },
         "device": {"kind": device, "name": ", ".join(device_names)},
+        "dtype": {"asked": recipe.dtype, "reason": dtype.reason},
         "versions": library_versions(),
         "tasks": {
             task.name: {

@@ -23,7 +23,7 @@ from matformer_lab.common.validation import explain
 from matformer_lab.evaluation.tasks.entry import USUAL_NUM_FEWSHOT, Scorer, TaskEntry
 from matformer_lab.parent.opening import TINY
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Recipe(BaseModel):
@@ -60,9 +60,10 @@ class Recipe(BaseModel):
         Path | None,
         Field(description="Folder laid out by dataset id (Rowan/hellaswag); null: the Hub."),
     ] = None
-    dtype: Annotated[Dtype, Field(description="Weights and activations while scoring.")] = (
-        "bfloat16"
-    )
+    dtype: Annotated[
+        Dtype,
+        Field(description="To compute in; auto: as stored, or float32 on a CPU without it."),
+    ] = "auto"
     device: Annotated[
         str,
         Field(

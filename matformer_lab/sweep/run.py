@@ -142,7 +142,7 @@ def _write(prepared: Prepared, store: Store, own: OwnFiles) -> None:
     """Write the tables of a sweep whose scores are all in the store."""
     rows: list[dict[str, Any]] = []
     settings = {
-        "dtype": prepared.recipe.dtype,
+        "dtype": prepared.dtype.name,
         "device": prepared.device.partition(":")[0],
         "scorer": prepared.recipe.scorer,
         "limit": prepared.recipe.limit,
@@ -172,6 +172,7 @@ def _write(prepared: Prepared, store: Store, own: OwnFiles) -> None:
             tokenizer=prepared.tokenizer,
             tokenizer_sha256=prepared.tokenizer_sha256,
             device=prepared.device,
+            dtype=prepared.dtype,
             device_names=sorted(device_names),
         ),
         samples=(

@@ -11,7 +11,6 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextDecoderLayer
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.scoring import packed_forward
 from matformer_lab.scoring.packed_forward import PackedForward, check_transformers
 from matformer_lab.scoring.packing import Request, pack
 from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher
@@ -114,7 +113,7 @@ def test_equals_transformers_one_request_at_a_time(
 def test_logits_are_made_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [Request.of([2, 3, n], [4, 3, 3, n, 5], 20) for n in range(3, 20)]
     whole = packed(model(), requests, 400, 0.0)
-    monkeypatch.setattr(packed_forward, "LOGITS_AT_ONCE", 3 * 40)
+    monkeypatch.setattr(lm_head, "LOGITS_AT_ONCE", 3 * 40)
     parts = packed(model(), requests, 400, 0.0)
     for (scores, greedy), (expected, expected_greedy) in zip(parts, whole, strict=True):
         torch.testing.assert_close(scores, expected)

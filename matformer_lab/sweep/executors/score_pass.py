@@ -21,12 +21,11 @@ _SMALL_HIDDEN_SIZE: Final = 256  # below this, one CPU thread is faster than sev
 
 
 def load_elastic(prepared: Prepared) -> "ElasticParent":
-    """Load the weights that the recipe's slices need, in its dtype and on its device.
+    """Load the weights that the recipe's slices need, for its dtype and on its device.
 
     Raises:
         InputError: When there is too little memory.
     """
-    import torch
 
     from matformer_lab.live.elastic import ElasticParent
 
@@ -34,7 +33,7 @@ def load_elastic(prepared: Prepared) -> "ElasticParent":
         return ElasticParent.load(
             prepared.parent,
             slices=[sized.slice for sized in prepared.sized],
-            dtype=getattr(torch, prepared.recipe.dtype),
+            dtype=prepared.dtype.name,
             device=prepared.device,
         )
 
@@ -102,7 +101,7 @@ def _memory_explained(prepared: Prepared) -> Iterator[None]:
             raise
         raise InputError(
             f"device: {prepared.device} has too little memory for these slices in "
-            f"{prepared.recipe.dtype}: `matformer-lab plan` shows what a slice needs, and scoring "
+            f"{prepared.dtype.name}: `matformer-lab plan` shows what a slice needs, and scoring "
             "needs up to a fifth more; use narrower slices, bfloat16 or device: cpu"
         ) from None
 
