@@ -101,17 +101,23 @@ def cli(tmp_path: Path, fork_server: ForkServer) -> Callable[..., CommandResult]
 @pytest.fixture(scope="session")
 def scorable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten random layers with the embedded parent's tokenizer: what tasks can be scored on."""
+    return _scorable(tmp_path_factory.mktemp("scorable"), "float32")
+
+
+@pytest.fixture(scope="session")
+def scorable_bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in bf16."""
+    return _scorable(tmp_path_factory.mktemp("scorable-bf16"), "bfloat16")
+
+
+def _scorable(folder: Path, dtype: str) -> Path:
     import shutil
 
     from matformer_lab import tiny
 
     vocabulary = json.loads((tiny.model_dir() / "config.json").read_text())["vocab_size"]
     sizes = {"vocab_size": vocabulary, "vocab_size_per_layer_input": vocabulary}
-    folder = write_parent(
-        tmp_path_factory.mktemp("scorable"),
-        config={**PICO, **sizes, "max_position_embeddings": 4096},
-        dtype="float32",
-    )
+    write_parent(folder, config={**PICO, **sizes, "max_position_embeddings": 4096}, dtype=dtype)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(tiny.model_dir() / name, folder / name)
     return folder

@@ -15,6 +15,7 @@ from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import score_slices
 from matformer_lab.scoring.token_budget import TokenBudget
 from matformer_lab.slicing.slice import Slice
+from tests.live.test_elastic import generated
 
 BUDGET = TokenBudget(64, 64)
 
@@ -82,8 +83,7 @@ def test_the_whole_model_computes_and_generates_alike(kept: None, pico: Path) ->
     ids = torch.randint(1, 96, (2, 24), generator=torch.Generator().manual_seed(0))
     assert lazy.dtype == torch.float32
     torch.testing.assert_close(lazy(ids).logits, eager(ids).logits, rtol=0, atol=1e-5)
-    settings_ = {"max_new_tokens": 12, "do_sample": False}
-    assert torch.equal(lazy.generate(ids, **settings_), eager.generate(ids, **settings_))  # type: ignore[misc]
+    assert torch.equal(generated(lazy, ids), generated(eager, ids))
 
 
 def test_the_weights_stay_the_files(kept: None, pico: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextDecoderLayer
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.scoring import lm_head
 from matformer_lab.scoring.packed_forward import PackedForward, check_transformers
 from matformer_lab.scoring.packing import Request, pack
 from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher
