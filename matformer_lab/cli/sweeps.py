@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     help="Items to score per task, or a fraction of them below 1 (as lm_eval --limit).",
 )
 @click.option("--dry-run", is_flag=True, help="List what would be scored, and how long it takes.")
+@click.option("--quiet", is_flag=True, help="No progress: no bar, and no line a minute elsewhere.")
 @click.option(
     "--check",
     type=click.IntRange(1),
@@ -63,6 +64,7 @@ def sweep(
     datasets: Path | None,
     limit: float | None,
     dry_run: bool,
+    quiet: bool,
     check: int | None,
     executor: str,
     cpus_per_worker: int | None,
@@ -72,7 +74,7 @@ def sweep(
     A sweep that was interrupted continues where it stopped.
 
     RECIPE is a YAML file, or the name of a recipe that ships with the package: demo,
-    published-slices or smoke-real-data.
+    published-slices, e4b-laptop or smoke-real-data.
     """
     from matformer_lab.results.files import FRONTIER_PNG, REPORT_HTML
     from matformer_lab.results.score_table import score_rows
@@ -90,7 +92,7 @@ def sweep(
             for line in run.dry_run(loaded, folder, executor=chosen).lines:
                 say(line)
             return
-        run.run_sweep(loaded, folder, executor=chosen)
+        run.run_sweep(loaded, folder, executor=chosen, progress=not quiet)
     head, *rows = score_rows(folder)
     print_table(head, rows)
     if check:

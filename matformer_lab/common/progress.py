@@ -40,6 +40,15 @@ def bar_console() -> BarConsole:
     return BarConsole(console, console.is_terminal or widgets)
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words: `under 1 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 1:
+        return "under 1 s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
 Progress = bool | Advance
 """The `progress` of public functions: True shows a bar where it can be seen, False shows nothing,
 and a function is called with the bytes done since its last call."""

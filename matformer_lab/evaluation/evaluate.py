@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM, PreTrainedTokenizerBase
 
     from matformer_lab.evaluation.tasks.entry import Scorer
+    from matformer_lab.scoring.journal import Journal
     from matformer_lab.scoring.packing import Request
     from matformer_lab.scoring.slice_scoring import Answer
 
@@ -50,6 +51,7 @@ def score_together(
     scorer: "Scorer",
     batch_size: int | str = "auto",
     progress: Callable[[float], None] = lambda _: None,
+    journal: "Journal | None" = None,
 ) -> Iterator[SliceScore]:
     """Yield the scores of live slices of one parent on `task`, in the order of `models`.
 
@@ -63,6 +65,7 @@ def score_together(
         scorer: Who computes the log-likelihoods.
         batch_size: Requests in one forward pass, for what lm-eval's own backend computes.
         progress: Called with the fraction of the work done, 0 to 1.
+        journal: Of `prefix`, as `score_slices` takes it.
 
     Raises:
         NotFiniteScoresError: After the other scores, for the models whose log-probabilities are
@@ -81,6 +84,7 @@ def score_together(
             models,
             _encoded_once(task, requests, encoder),
             progress=lambda done, count: progress(done / count),
+            journal=journal,
         )
     shared = (time.perf_counter() - began) / len(models)
     not_finite: dict[str, NotFiniteError] = {}

@@ -37,7 +37,8 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         batch_size: Requests in one forward pass of rolling windows and generation.
         answers: Known answers by (context, continuation), as `score_slices` computes them for
             several slices at once. Only other requests run the model.
-        progress: Called with (requests done, requests in all) after every batch.
+        progress: Called with (requests done, requests in all) after every layer; a batch that is
+            half done counts as half of its requests.
 
     Raises:
         ValueError: From `loglikelihood`, for a continuation that is empty or longer than
@@ -71,7 +72,7 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         max_length: int | None = None,
         batch_size: int | str = 8,
         answers: Mapping[tuple[str, str], Answer] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[float, int], None] = lambda _done, _count: None,
     ) -> None:
         super().__init__(
             pretrained=model,

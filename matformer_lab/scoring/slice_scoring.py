@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from matformer_lab.scoring.journal import Journal
 from matformer_lab.scoring.lm_head import TargetScores
 from matformer_lab.scoring.packed_forward import Activations, PackedForward, check_transformers
 from matformer_lab.scoring.packing import Batch, Request, pack
@@ -50,7 +51,8 @@ def score_slices(
     requests: Sequence[Request],
     *,
     budget: TokenBudget | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[float, int], None] = lambda _done, _count: None,
+    journal: Journal | None = None,
 ) -> dict[str, list[Answer]]:
     """Score every request on every slice.
 
@@ -62,7 +64,10 @@ def score_slices(
         requests: For all slices, in any order.
         budget: Bounds of a batch and of a row in tokens; None chooses by free memory. An
             accelerator that runs out of memory halves them until they fit.
-        progress: Called with (requests done, requests in all) after every batch.
+        progress: Called with (requests done, requests in all) after every layer; a batch that is
+            half done counts as half of its requests.
+        journal: Keeps what is computed, and gives back what an earlier run computed of the same
+            slices and requests.
 
     Returns:
         For each name, one answer per request, in the order of `requests`.
@@ -85,25 +90,48 @@ def score_slices(
     some_model = next(iter(models.values()))
     fetcher = PerLayerInputFetcher(some_model)
     trie = build_trie({name: layer_keys(model) for name, model in models.items()})
-    budget = budget or budget_for(some_model)
+    journal = journal or Journal()
+    budget = journal.begin(budget or budget_for(some_model))
+
+    def score(batch: Batch, inputs: PerLayerInputs, before: int) -> Mapping[str, TargetScores]:
+        here = len(np.unique(batch.request))
+        return score_batch(
+            models,
+            trie,
+            batch,
+            inputs,
+            lambda share: progress(before + share * here, len(requests)),
+        )
 
     read: list[_BatchScores] = []
     todo = np.arange(len(requests))
-    while len(todo):
-        done = np.zeros(len(todo), dtype=bool)
-        waiting = [requests[number] for number in todo.tolist()]
-        try:
-            for batch, inputs in fetcher.ahead(batches_of(some_model, waiting, budget)):
-                scores = score_batch(models, trie, batch, inputs)
+    try:
+        while len(todo):
+            done = np.zeros(len(todo), dtype=bool)
+            waiting = [requests[number] for number in todo.tolist()]
+            batches = batches_of(some_model, waiting, budget)
+            # In this order: zip takes no batch once there is no record.
+            for scores, batch in zip(journal.recorded(), batches, strict=False):
                 read.append(_BatchScores(todo[batch.request], scores))
                 done[batch.request] = True
-                if progress is not None:
-                    progress(len(requests) - len(todo) + int(done.sum()), len(requests))
-        except torch.OutOfMemoryError:
-            if budget.batch_tokens <= FEWEST_TOKENS:
-                raise
-            budget = budget.halved()
-        todo = todo[~done]
+            if journal.ran_out_of_memory():
+                budget, todo = budget.halved(), todo[~done]
+                continue
+            try:
+                for batch, inputs in fetcher.ahead(batches):
+                    scores = score(batch, inputs, len(requests) - int((~done).sum()))
+                    journal.add(scores)
+                    read.append(_BatchScores(todo[batch.request], scores))
+                    done[batch.request] = True
+            except torch.OutOfMemoryError:
+                if budget.batch_tokens <= FEWEST_TOKENS:
+                    raise
+                journal.add_halving()
+                budget = budget.halved()
+            todo = todo[~done]
+    except BaseException:
+        journal.flush()
+        raise
     return {name: _answers(name, len(requests), read) for name in models}
 
 
@@ -153,6 +181,7 @@ def score_batch(
     trie: TrieNode,
     batch: Batch,
     inputs: PerLayerInputs,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> dict[str, TargetScores]:
     """Each slice's predictions of the batch's targets, left on the device.
 
@@ -161,12 +190,18 @@ def score_batch(
         trie: Of the same slices, over their `layer_keys`.
         batch: From `batches_of`.
         inputs: The batch's, from `PerLayerInputFetcher`.
+        progress: Called with the fraction of the batch's work done after every layer.
     """
     forward = PackedForward(models[trie.below[0]], batch, inputs)
     scores: dict[str, TargetScores] = {}
+    work, done = _tokens_through_layers(models, trie, batch), 0
 
     def advance(here: Activations, name: str, layer: int) -> Activations:
-        return forward.advance(models[name], here, layer)
+        nonlocal done
+        there = forward.advance(models[name], here, layer)
+        done += there.hidden[0, ..., 0].numel()
+        progress(min(1.0, done / work))
+        return there
 
     def arrive(here: Activations, node: TrieNode) -> None:
         score = forward.read(models[node.ending[0]], here)
@@ -174,6 +209,20 @@ def score_batch(
 
     walk(trie, forward.begin(), advance, arrive)
     return scores
+
+
+def _tokens_through_layers(
+    models: Mapping[str, Gemma3nForCausalLM], node: TrieNode, batch: Batch
+) -> int:
+    """Tokens times layers of a walk: layers that reuse K/V compute the scored tokens alone."""
+    layers = models[node.below[0]].model.layers
+    counts = (
+        (batch.scored if layers[index].self_attn.is_kv_shared_layer else batch.input_ids).size
+        for index in range(node.start, node.stop)
+    )
+    return sum(counts) + sum(
+        _tokens_through_layers(models, child, batch) for child in node.children
+    )
 
 
 def _answers(name: str, count: int, read: Sequence[_BatchScores]) -> list[Answer]:

@@ -1,20 +1,26 @@
-"""The progress bar of a sweep."""
+"""The progress of a sweep: a bar on a terminal or in a notebook, a line a minute elsewhere."""
 
+import sys
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from matformer_lab.common.printable import printable
-from matformer_lab.common.progress import bar_console
+from matformer_lab.common.progress import bar_console, duration
 
 if TYPE_CHECKING:
     from matformer_lab.sweep.jobs import Job
     from matformer_lab.sweep.key import Key
 
 
-class SweepBar:
-    """A sweep's pending jobs as a bar on a terminal or in a notebook; nothing elsewhere.
+SECONDS_BETWEEN_LINES: Final = 60
 
-    Its length is in expected time (`Job.cost`).
+
+class SweepBar:
+    """How far a sweep's pending jobs are, in expected time (`Job.cost`).
+
+    Where no bar can be seen, a line on stderr says so once a minute: CI services end jobs that are
+    silent for ten.
     """
 
     def __init__(self, pending: "Sequence[Job]", *, show: bool = True) -> None:
@@ -32,6 +38,9 @@ class SweepBar:
             transient=True,
             disable=not (show and visible),
         )
+        self._has_lines = show and not visible
+        self._doing = ""
+        self._began = self._last_line = time.monotonic()
         self._costs = {job.key: job.cost for job in pending}
         self._shares: dict[Key, float] = {}
         self._stored: set[Key] = set()
@@ -51,8 +60,8 @@ class SweepBar:
         if not share:
             slices = ", ".join(job.name for job in group[:2])
             more = f" +{len(group) - 2}" if len(group) > 2 else ""
-            doing = printable(f"{group[0].task.name} · {slices}{more}")
-            self._bar.update(self._task_id, description=doing)
+            self._doing = printable(f"{group[0].task.name} · {slices}{more}")
+            self._bar.update(self._task_id, description=self._doing)
         self._shares |= {job.key: share for job in group}
         self._show()
 
@@ -65,3 +74,16 @@ class SweepBar:
     def _show(self) -> None:
         done = sum(share * self._costs[key] for key, share in self._shares.items())
         self._bar.update(self._task_id, completed=done, stored=len(self._stored))
+        now = time.monotonic()
+        if self._has_lines and now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            print(self._line(done / sum(self._costs.values()), now), file=sys.stderr, flush=True)
+
+    def _line(self, share: float, now: float) -> str:
+        left = ""
+        if share:
+            left = f", about {duration((now - self._began) * (1 - share) / share)} left"
+        return (
+            f"{len(self._stored)}/{len(self._costs)} scores, {share:.1%} of the work done{left}: "
+            f"{self._doing}"
+        )

@@ -149,7 +149,7 @@ def load_recipe(path: StrPath, overrides: Mapping[str, Any] | None = None) -> Re
 
     Args:
         path: A YAML file, or the name of a shipped recipe: demo, published-slices,
-            smoke-real-data.
+            e4b-laptop, smoke-real-data.
         overrides: Values that replace its top-level keys. A relative `Path` among them starts from
             the working directory, as a user expects.
 

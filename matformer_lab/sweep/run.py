@@ -25,6 +25,7 @@ from matformer_lab.sweep.bar import SweepBar
 from matformer_lab.sweep.executors.base import Executor
 from matformer_lab.sweep.executors.local import LocalExecutor
 from matformer_lab.sweep.jobs import Job, Prepared, prepare
+from matformer_lab.sweep.pass_journals import journals_folder, remove_journals
 from matformer_lab.sweep.provenance import as_run_yaml
 from matformer_lab.sweep.recipe import Recipe, load_recipe
 from matformer_lab.sweep.status import DryRun, statuses_of
@@ -79,7 +80,8 @@ def run_sweep(
         out: The sweep's folder: a new one, an empty one, or that of an earlier sweep.
         executor: Where the scores are computed; None: in this process.
         report: Whether to write the report too (`write_report`).
-        progress: Whether to show a bar on a terminal or in a notebook.
+        progress: Whether to show a bar on a terminal or in a notebook, and a line a minute on
+            stderr elsewhere.
 
     Returns:
         `out` as a path, for `load_results`, `read_sweep`, `write_report` or `run_gate`.
@@ -132,10 +134,12 @@ def _compute(prepared: Prepared, store: Store, executor: Executor, progress: boo
     if not pending:
         return
     with SweepBar(pending, show=progress) as bar:
-        for scored in executor.scores(prepared, pending, bar.advance):
+        journals = journals_folder(store.folder)
+        for scored in executor.scores(prepared, pending, bar.advance, journals):
             with disk_errors(store.folder.parent):
                 store.put(scored.key, scored.score, scored.run)
             bar.stored(scored.key)
+        remove_journals(journals)
 
 
 def _write(prepared: Prepared, store: Store, own: OwnFiles) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from matformer_lab.common.printable import printable
+from matformer_lab.common.progress import duration
 from matformer_lab.sweep.jobs import Job
 from matformer_lab.sweep.store import Store
 
@@ -66,12 +67,12 @@ class DryRun:
         """A line for each score, and one for all of them."""
         lines = [
             f"{status.state:5}  {status.job.name}  {status.job.task.name}"
-            + (f"  ~ {_duration(status.seconds)}" if status.seconds else "")
+            + (f"  ~ {duration(status.seconds)}" if status.seconds else "")
             + (f"  ({'; '.join(status.why)})" if status.why else "")
             for status in self.jobs
         ]
         total = (
-            "unknown until something has run" if self.seconds is None else _duration(self.seconds)
+            "unknown until something has run" if self.seconds is None else duration(self.seconds)
         )
         return (
             *lines,
@@ -103,11 +104,3 @@ def statuses_of(jobs: Sequence[Job], store: Store) -> DryRun:
         return JobStatus(job, "stale" if why else "new", why, estimate(job))
 
     return DryRun(tuple(status(job) for job in jobs))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return "under 1 s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from matformer_lab.evaluation.score import Score
@@ -41,7 +42,11 @@ class Executor(Protocol):
         """
 
     def scores(
-        self, prepared: Prepared, pending: Sequence[Job], show_share: ShowShare
+        self,
+        prepared: Prepared,
+        pending: Sequence[Job],
+        show_share: ShowShare,
+        journals: Path | None = None,
     ) -> Iterator[Scored]:
         """Compute scores.
 
@@ -49,6 +54,7 @@ class Executor(Protocol):
             prepared: The sweep.
             pending: Its jobs to score.
             show_share: Told how far each pass is, where that is known.
+            journals: A folder for what long passes have computed so far; None keeps nothing.
 
         Yields:
             A score for each job, as it finishes, in any order.

@@ -16,6 +16,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from matformer_lab.common.errors import InputError, one_line
@@ -137,9 +138,13 @@ class RayExecutor:
         return prepared
 
     def scores(
-        self, prepared: Prepared, pending: Sequence[Job], show_share: ShowShare
+        self,
+        prepared: Prepared,
+        pending: Sequence[Job],
+        show_share: ShowShare,
+        journals: Path | None = None,
     ) -> Iterator[Scored]:
-        """See `Executor`; the longest passes are started first.
+        """See `Executor`; the longest passes are started first, and no journals are kept.
 
         A pass whose worker dies is started again for the scores that had not come back. How far a
         running pass is, the driver does not know, so `show_share` is not called.
@@ -256,6 +261,7 @@ def work_of(prepared: Prepared, group: Sequence[Job], *, sweep: str, threads: in
         threads: CPU threads of the worker.
     """
     recipe = portable(prepared.recipe, prepared.parent)
+    recipe["dtype"] = prepared.dtype.name  # a worker's CPU may be another
     tasks = [task for task in recipe["tasks"] if task["name"] == group[0].task.name]
     return Work(
         sweep=sweep,

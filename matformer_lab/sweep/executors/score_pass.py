@@ -15,6 +15,7 @@ from matformer_lab.sweep.store import Run
 
 if TYPE_CHECKING:
     from matformer_lab.live.elastic import ElasticParent
+    from matformer_lab.scoring.journal import Journal
 
 
 _SMALL_HIDDEN_SIZE: Final = 256  # below this, one CPU thread is faster than several
@@ -39,7 +40,11 @@ def load_elastic(prepared: Prepared) -> "ElasticParent":
 
 
 def score_pass(
-    prepared: Prepared, elastic: "ElasticParent", group: Sequence[Job], show_share: ShowShare
+    prepared: Prepared,
+    elastic: "ElasticParent",
+    group: Sequence[Job],
+    show_share: ShowShare,
+    journal: "Journal | None" = None,
 ) -> Iterator[Scored]:
     """Score the slices of a pass together.
 
@@ -48,6 +53,7 @@ def score_pass(
         elastic: The parent, loaded by `load_elastic`.
         group: The jobs of the pass, all of one task.
         show_share: Told how far the pass is.
+        journal: Keeps what is computed, for a run that continues this one.
 
     Yields:
         A score for each job.
@@ -68,6 +74,7 @@ def score_pass(
             scorer=recipe.scorer,
             batch_size=recipe.batch_size,
             progress=lambda share: show_share(group, share),
+            journal=journal,
         )
         try:
             for digest, score, seconds in scored:
