@@ -192,7 +192,7 @@ def test_answers_stay_with_their_requests_when_memory_runs_out_midway(
         if forwards == failing:
             raise torch.OutOfMemoryError("another program took the memory")
 
-    progress: list[int] = []
+    progress: list[float] = []
     hook = model.model.layers[3].register_forward_pre_hook(fail_once)
     got = score_slices(
         {"": model},

@@ -71,7 +71,10 @@ def test_a_task_keeps_what_is_written_and_gets_the_rest() -> None:
         ("parent: tiny\nlimit: 1.0e+300", "limit: "),
         ("parent: tiny\nlimit: yes", "limit: should be a valid integer"),
         ("parent: tiny\nseed: 1.0", "seed: should be a valid integer"),
-        ("parent: tiny\ndtype: int8", "dtype: should be 'auto', 'float32', 'bfloat16' or 'float16'"),
+        (
+            "parent: tiny\ndtype: int8",
+            "dtype: should be 'auto', 'float32', 'bfloat16' or 'float16'",
+        ),
         ("parent: tiny\ndevice: gpu", "device: "),
         ("parent: tiny\nbatch_size: many", "batch_size: should be 'auto'"),
         ("parent: tiny\nscorer: guess", "scorer: should be"),
