@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 SECONDS_BETWEEN_LINES: Final = 60
+SECONDS_BETWEEN_UPDATES: Final = 0.1
 
 
 class SweepBar:
@@ -41,6 +42,7 @@ class SweepBar:
         self._has_lines = show and not visible
         self._doing = ""
         self._began = self._last_line = time.monotonic()
+        self._last_shown = self._began
         self._costs = {job.key: job.cost for job in pending}
         self._shares: dict[Key, float] = {}
         self._stored: set[Key] = set()
@@ -62,6 +64,10 @@ class SweepBar:
             more = f" +{len(group) - 2}" if len(group) > 2 else ""
             self._doing = printable(f"{group[0].task.name} · {slices}{more}")
             self._bar.update(self._task_id, description=self._doing)
+        now = time.monotonic()
+        if 0 < share < 1 and now - self._last_shown < SECONDS_BETWEEN_UPDATES:
+            return  # a small model has thousands of layers a second
+        self._last_shown = now
         self._shares |= {job.key: share for job in group}
         self._show()
 
