@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -40,9 +41,9 @@ def products(rounds: int) -> None:
         inputs = torch.randn(tokens, COLUMNS)
         short = inputs.to(torch.bfloat16)
         ways: list[Callable[[], object]] = [
-            lambda inputs=inputs: linear(inputs, whole),
-            lambda inputs=inputs: converting(inputs),
-            lambda short=short: linear(short, stored),
+            partial(linear, inputs, whole),
+            partial(converting, inputs),
+            partial(linear, short, stored),
         ]
         for way in ways:
             way()
