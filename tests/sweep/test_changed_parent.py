@@ -4,6 +4,7 @@ The changes are those that a fingerprint of samples did not see: between 64 wind
 the old size and modification time.
 """
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ Span = tuple[int, int]
 
 def between_the_windows(size: int) -> Iterator[Span]:
     starts = [number * (size - WINDOW) // (WINDOWS - 1) for number in range(WINDOWS)]
-    for start, following in zip(starts, starts[1:], strict=False):
+    for start, following in itertools.pairwise(starts):
         if start + WINDOW < following:
             yield start + WINDOW, following
 
