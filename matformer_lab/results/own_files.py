@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from matformer_lab.common.atomic import (
     fsync_folder,
+    make_folder,
     target_of_temporary,
     write_atomic,
     write_temporary,
@@ -147,7 +148,8 @@ class OwnFiles:
         self.save()
         for place in removed:
             (self.folder / place).unlink()
-        fsync_folder(self.folder)
+        for folder in {Path(), *(Path(place).parent for place in removed)}:
+            fsync_folder(self.folder / folder)
         *others, last = written
         for place in others:
             written[place][0].replace(self.folder / place)
@@ -182,7 +184,7 @@ class NewFiles:
         """
         path = self._own.folder / place
         self._own.check_place(place)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._written[_posix(place)] = (write_temporary(path, data), blake3(data).hexdigest())
 
     def publish(self, gone: Iterable[Path | str] = ()) -> None:

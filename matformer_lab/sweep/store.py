@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from blake3 import blake3
 
-from matformer_lab.common.atomic import fsync_folder, write_atomic
+from matformer_lab.common.atomic import make_folder, write_atomic
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.untrusted import read_small
 from matformer_lab.evaluation.score import Metric, Score
@@ -106,7 +106,7 @@ class Store:
             OSError: The disk refuses.
         """
         path = next(path for path in self._names(key) if _is_free(path, key))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         content = {
             "format": _FORMAT,
             "key": asdict(key),
@@ -114,7 +114,6 @@ class Store:
             "run": asdict(run),
         }
         write_atomic(path, _to_parquet(score.items, content))
-        fsync_folder(self.folder)
 
     def items(self, key: Key) -> Any:
         """The per-item outcomes of a stored score, as a pyarrow Table (`Score.items`).

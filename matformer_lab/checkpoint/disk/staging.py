@@ -19,7 +19,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final
 
-from matformer_lab.common.atomic import fsync_folder, target_of_temporary, write_atomic
+from matformer_lab.common.atomic import fsync_folder, make_folder, target_of_temporary, write_atomic
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.locks import LOCK_FILE, is_lock, locked
 from matformer_lab.common.strict_json import strict_json
@@ -215,7 +215,7 @@ def staging(out: Path, parent_folder: Path, order: Mapping[str, Any]) -> Iterato
     """
     stage = _staging_of(out)
     with disk_errors(out):
-        stage.target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(stage.target.parent)
         stage.folder.mkdir(exist_ok=True)
         if not _writes_of(stage.folder):
             _own(stage.folder)  # before there is a lock in what may be a stranger's folder
