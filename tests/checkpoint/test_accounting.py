@@ -63,15 +63,15 @@ def test_as_written_it_is_right(child: Path, parent: Parent) -> None:
 # --- files --------------------------------------------------------------------------------------
 
 
-def new(name: str) -> Callable[[Path], None]:
-    return lambda child: (child / name).write_text("x") and None
+def new(name: str) -> Callable[[Path], object]:
+    return lambda child: (child / name).write_text("x")
 
 
 def folder(name: str) -> Callable[[Path], None]:
     return lambda child: (child / name).mkdir(parents=True)
 
 
-STRANGERS: dict[str, Callable[[Path], None]] = {
+STRANGERS: dict[str, Callable[[Path], object]] = {
     **{
         name: new(name)
         for name in (

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,21 +157,37 @@ class Recorded(LocalExecutor):
             yield self.known[job.key.digest]
 
 
+def keep_what_stays_the_same(patch: pytest.MonkeyPatch) -> None:
+    """What a sweep prepares, and the pictures of a report, are computed once; the time stands."""
+    for module, name in (
+        (sweep_runner, "prepare"),
+        (report_writer, "figure_files"),
+        (report_writer, "render"),
+    ):
+        patch.setattr(module, name, _once(getattr(module, name)))
+    patch.setattr(provenance, "now", lambda: "2026-11-28T00:00:00+00:00")
+
+
+def _once(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """`compute`, once for each first argument, known by what it says."""
+    known: dict[str, Any] = {}
+
+    def kept(first: Any, **named: Any) -> Any:
+        if isinstance(first, Recipe):
+            key = first.model_dump_json()
+        else:
+            key = repr([(task.name, task.slices, task.values) for task in first.tasks])
+        if key not in known:
+            known[key] = compute(first, **named)
+        return known[key]
+
+    return kept
+
+
 @pytest.fixture(scope="module")
 def executor() -> Iterator[Recorded]:
-    """With what a sweep prepares kept, too, as it is the same each time."""
-    prepared: dict[str, Prepared] = {}
-    prepare = sweep_runner.prepare
-
-    def once(recipe: Recipe, *, device: str) -> Prepared:
-        key = recipe.model_dump_json()
-        if key not in prepared:
-            prepared[key] = prepare(recipe, device=device)
-        return prepared[key]
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep_runner, "prepare", once)
-        patch.setattr(provenance, "now", lambda: "2026-11-28T00:00:00+00:00")
+        keep_what_stays_the_same(patch)
         yield Recorded()
 
 
@@ -190,27 +207,27 @@ def sweep_result(root: Path) -> Contents:
     }
 
 
-def sweep_writer(parent: Path, executor: Recorded, before: Path, old: bool) -> Writer:
-    def recipe(**changes: Any) -> Recipe:
-        asked = {
-            "parent": str(parent),
-            "slices": ["1/2", "1/4"],
-            "tasks": ["tiny_boolq"],
-            "dtype": "float32",
-            "device": "cpu",
-            "batch_size": 4,
-            "limit": 2,
-        }
-        return parse_recipe({**asked, **changes})
+def sweep_recipe(parent: Path, **changes: Any) -> Recipe:
+    asked = {
+        "parent": str(parent),
+        "slices": ["1/2", "1/4"],
+        "tasks": ["tiny_boolq"],
+        "dtype": "float32",
+        "device": "cpu",
+        "batch_size": 4,
+        "limit": 2,
+    }
+    return parse_recipe({**asked, **changes})
 
+
+def sweep_writer(parent: Path, executor: Recorded, before: Path, old: bool) -> Writer:
     def work(root: Path, asked: Recipe) -> None:
         run_sweep(asked, root / "out", executor=executor, report=False)
 
+    wanted = sweep_recipe(parent)
     if old:
-        work(before, recipe())
-        wanted = recipe(slices=["1/2", "1/8"], limit=3)
-    else:
-        wanted = recipe()
+        work(before, wanted)
+        wanted = sweep_recipe(parent, slices=["1/2", "1/8"], limit=3)
     return Writer(before, lambda root: work(root, wanted), sweep_result)
 
 
@@ -268,32 +285,19 @@ def writer(
     before, other = scratch / "before", scratch / "other"
     before.mkdir()
     other.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        match request.param:
-            case "slice":
-                yield slice_writer(pico, before)
-            case "family":
-                yield family_writer(pico, before)
-            case "adding":
-                yield adding_writer(pico, before)
-            case "sweep" | "sweep over an old one":
-                yield sweep_writer(scorable, executor, before, request.param != "sweep")
-            case "report":
-                drawn, page = report_writer.figure_files, report_writer.render
-                kept: dict[Any, Any] = {}
-                patch.setattr(
-                    report_writer,
-                    "figure_files",
-                    lambda sweep: kept.get("f") or kept.setdefault("f", drawn(sweep)),
-                )
-                patch.setattr(
-                    report_writer,
-                    "render",
-                    lambda sweep: kept.get("p") or kept.setdefault("p", page(sweep)),
-                )
-                yield report_writer_of(before, other)
-            case "gate --update":
-                yield gate_writer(before, other)
+    match request.param:
+        case "slice":
+            yield slice_writer(pico, before)
+        case "family":
+            yield family_writer(pico, before)
+        case "adding":
+            yield adding_writer(pico, before)
+        case "report":
+            yield report_writer_of(before, other)
+        case "gate --update":
+            yield gate_writer(before, other)
+        case name:
+            yield sweep_writer(scorable, executor, before, old=name != "sweep")
     shutil.rmtree(before)
     shutil.rmtree(other)
 
@@ -343,7 +347,7 @@ def test_a_kill_at_every_operation(
     for step in some(steps):
         with writer.start(scratch) as root:
             what = f"killed at operation {step}"
-            assert kill_at(root, step, lambda root=root: writer.work(root)), what
+            assert kill_at(root, step, partial(writer.work, root)), what
             writer.check(writer.result(root), new, what)
             finished(writer, root, new, what)
 
@@ -357,7 +361,7 @@ def test_a_disk_that_fails_at_every_operation(
         with writer.start(scratch) as root:
             what = f"{errno.errorcode[error]} at operation {step}"
             try:
-                fail_at(root, step, error, lambda root=root: writer.work(root))
+                fail_at(root, step, error, partial(writer.work, root))
             except InputError as refused:
                 assert "cannot be written" in str(refused), what
             except OSError as raised:

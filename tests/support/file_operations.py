@@ -93,11 +93,11 @@ _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def _path(name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Path | None:
-    first = arguments[0]
+    first: Any = arguments[0]
     if name in _OF_DESCRIPTORS:
         return Path(f"/proc/self/fd/{first}").readlink()
     if named.get("dir_fd") is not None:
-        return Path(f"/proc/self/fd/{named['dir_fd']}").readlink() / first
+        return Path(f"/proc/self/fd/{named['dir_fd']}").readlink() / str(first)
     if isinstance(first, str | bytes | os.PathLike):
         return Path(os.path.abspath(os.fsdecode(first)))  # noqa: PTH100
     return None
@@ -132,13 +132,14 @@ def count_operations(root: Path, work: Callable[[], object]) -> int:
 def kill_at(root: Path, step: int, work: Callable[[], object]) -> bool:
     """Do `work` and die at its `step`-th operation; whether it came to that."""
 
+    dead = False
+
     def die(number: int, name: str) -> None:
         nonlocal dead
         dead = dead or number >= step
         if dead:
             raise Killed
 
-    dead = False
     with watched(root, die):
         try:
             work()
@@ -157,13 +158,14 @@ def fail_at(root: Path, step: int, error: int, work: Callable[[], object]) -> bo
         Whether it came to that. What `work` raises is passed on.
     """
 
+    failed = False
+
     def fail(number: int, name: str) -> None:
         nonlocal failed
         if number == step:
             failed = True
             raise OSError(error, os.strerror(error))
 
-    failed = False
     with watched(root, fail):
         work()
     return failed

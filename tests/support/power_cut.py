@@ -113,7 +113,8 @@ class Disk:
         return found
 
 
-WAYS: Final = ("names lost", "names kept", "some names")
+SURVIVING: Final = {"names lost": 0.0, "names kept": 1.0, "some names": 0.5}
+"""The share of the names without an fsync that survive."""
 
 
 def power_cuts(
@@ -133,13 +134,16 @@ def power_cuts(
     seen = set()
     for number, operation in enumerate(operations):
         start.apply(operation)
-        for way in WAYS:
-            kept = {"names lost": 0.0, "names kept": 1.0, "some names": 0.5}[way]
-            files = start.after(lambda change, kept=kept: random.random() < kept)
+        for way in SURVIVING:
+            files = start.after(_surviving(SURVIVING[way], random))
             digest = blake3(repr(sorted(files.items(), key=lambda item: item[0])).encode()).digest()
             if digest not in seen:
                 seen.add(digest)
                 yield f"after {number} ({operation.name} {operation.path.name}), {way}", files
+
+
+def _surviving(share: float, random: Random) -> Callable[[Change], bool]:
+    return lambda change: random.random() < share
 
 
 def lay_out(files: Mapping[str, bytes | None], root: Path) -> None:
