@@ -6,10 +6,13 @@ real ones are in `test_unbreakable.py` and `tests/sweep/test_sweep.py`.
 """
 
 import errno
+import os
 import shutil
+import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,8 +40,8 @@ from matformer_lab.sweep.jobs import Job, Prepared
 from matformer_lab.sweep.recipe import Recipe, parse_recipe
 from matformer_lab.sweep.run import run_sweep
 from matformer_lab.sweep.store import Store
-from tests.end_to_end.test_unbreakable import MEMORY
-from tests.support.file_operations import count_operations, fail_at, kill_at, record
+from tests.end_to_end.test_unbreakable import MEMORY, mounted, posix
+from tests.support.file_operations import count_operations, fail_at, kill_at, record, watched
 from tests.support.kill_loop import contents
 from tests.support.power_cut import Disk, lay_out, power_cuts
 from tests.support.synthetic import SLICES, write_sweep
@@ -382,6 +385,48 @@ def test_a_power_cut_after_every_operation(
             finished(writer, root, new, what)
     with laid_out(disk.after(lambda change: False), scratch) as root:
         assert writer.result(root) == new, "what was finished is not durable"
+
+
+@posix
+def test_real_kills(writer: Writer, new: Contents, steps: range, scratch: Path) -> None:
+    """SIGKILL, three times in a row in one folder: the simulated kills are like this one."""
+    with writer.start(scratch) as root:
+        for third in (1, 2, 3):
+            step = third * len(steps) // 4
+            pid = os.fork()
+            if not pid:
+                with suppress(BaseException), watched(root, partial(_die_at, step)):
+                    writer.work(root)
+                os._exit(0)
+            os.waitpid(pid, 0)
+            writer.check(writer.result(root), new, f"killed at {step}")
+        finished(writer, root, new, "killed three times")
+
+
+def _die_at(step: int, number: int, name: str) -> None:
+    if number == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("writer", ["sweep", "gate --update"], indirect=True)
+def test_a_disk_that_is_really_full(writer: Writer, new: Contents, tmp_path: Path) -> None:
+    """Room for next to nothing, for something, for nearly all of it; then for the rest."""
+    with mounted(tmp_path / "small", "size=16m") as disk:
+        root = Path(shutil.copytree(writer.before, disk / "root"))
+        used = shutil.disk_usage(disk).used
+        resize = partial(subprocess.run, check=True)
+        refused = 0
+        for kib in (4, 8, 12, 28, 60, 124):  # a size of 0 is no limit
+            resize(["mount", "-o", f"remount,size={used + kib * 1024}", str(disk)])
+            try:
+                writer.work(root)
+            except InputError as error:
+                assert "No space left on device" in str(error)
+                refused += 1
+            resize(["mount", "-o", "remount,size=16m", str(disk)])
+            writer.check(writer.result(root), new, f"{kib} KiB")
+        assert refused
+        finished(writer, root, new, "room was made")
 
 
 @contextmanager
