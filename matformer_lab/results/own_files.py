@@ -139,15 +139,18 @@ class OwnFiles:
     def _replaced(self, written: Mapping[str, tuple[Path, str]], gone: Iterable[str]) -> None:
         """Rename temporary files to their places, in their order, once `gone` is gone.
 
-        The last one gets its name when the others have theirs, after a power cut too.
+        The first of `gone` is gone before the others go, and the last new one gets its name when
+        the others have theirs, after a power cut too.
         """
         removed = [place for place in dict.fromkeys(gone) if self.is_own(place)]
         before = dict(self._digests)
         for place, (_, digest) in written.items():
             self._digests[place] = tuple(dict.fromkeys((*before.get(place, ()), digest)))
         self.save()
-        for place in removed:
+        for number, place in enumerate(removed):
             (self.folder / place).unlink()
+            if not number:  # the one that says "complete": what it lists goes after it
+                fsync_folder((self.folder / place).parent)
         for folder in {Path(), *(Path(place).parent for place in removed)}:
             fsync_folder(self.folder / folder)
         *others, last = written

@@ -82,6 +82,7 @@ class Staging:
         `order.json` goes late: by it a later run recognises the folder as made by this tool.
         """
         _remove(_own(self.folder, others_stay=True))
+        fsync_folder(self.folder)  # without its order, what comes back would be nobody's
         (self.folder / _ORDER_FILE).unlink(missing_ok=True)
         with suppress(OSError):  # a stranger's file is there, or Windows keeps open files
             (self.folder / LOCK_FILE).unlink(missing_ok=True)
@@ -225,6 +226,7 @@ def staging(out: Path, parent_folder: Path, order: Mapping[str, Any]) -> Iterato
             known = stage.folder / _ORDER_FILE
             if not known.exists() or known.read_bytes() != _encoded(order):
                 _remove(_own(stage.folder))
+                fsync_folder(stage.folder)  # what comes back is not of the new order
                 write_atomic(known, _encoded(order))
             yield stage
 
