@@ -47,7 +47,7 @@ from tests.support.power_cut import Disk, lay_out, power_cuts
 from tests.support.synthetic import SLICES, write_sweep
 
 Contents = dict[str, str]
-FEW = 12
+FEW = 8
 """Operations at which something happens, unless slow tests are run."""
 
 
