@@ -188,37 +188,6 @@ def test_ctrl_c_stops_the_work_on_the_cluster_and_the_sweep_continues(
     assert (out / "results.csv").read_bytes() == (local / "results.csv").read_bytes()
 
 
-@pytest.mark.slow
-def test_the_driver_killed_and_run_again(
-    nodes: TwoNodes, session: Any, local: Path, scorable: Path, tmp_path: Path
-) -> None:
-    """SIGKILL for the process that stores the scores, twice: none is lost, none computed again."""
-    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
-    recipe.write_text(yaml.safe_dump(recipe_of(scorable)))
-    seen: dict[str, int] = {}
-    for goal in (1, 4):
-        sweep = start(nodes, recipe, out)
-        while sweep.poll() is None and len(stored(out)) < goal:
-            time.sleep(0.01)
-        sweep.kill()
-        sweep.communicate()
-        now = stored(out)
-        assert seen.items() <= now.items() and len(now) >= goal
-        seen = now
-        assert not (out / "results.parquet").exists()
-    sweep = start(nodes, recipe, out)
-    err = sweep.communicate()[1]
-    assert (sweep.returncode, err) == (0, "")
-    assert seen.items() <= stored(out).items()
-    assert (out / "results.csv").read_bytes() == (local / "results.csv").read_bytes()
-    for samples in (local / "samples").glob("*/*"):
-        assert (out / samples.relative_to(local)).read_bytes() == samples.read_bytes()
-    deadline = time.monotonic() + 60
-    while session.available_resources().get("CPU") != 2:
-        assert time.monotonic() < deadline, "a worker of a dead driver goes on"
-        time.sleep(0.1)
-
-
 # --- workers that die --------------------------------------------------------------------------
 
 
