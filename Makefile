@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs format tiny clean
+.PHONY: demo test torture check docs format tiny clean
 
 demo: $(VENV)/.installed
 	$(BIN)/matformer-lab sweep recipes/demo.yaml --out runs/demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
+
+# Kills, failing disks, power cuts and mutated files, for as long as one likes (docs/robustness.md).
+MINUTES ?= 60
+SEED ?= 1
+torture: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.torture --minutes $(MINUTES) --seed $(SEED)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

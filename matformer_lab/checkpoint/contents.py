@@ -1,12 +1,12 @@
 """The files of a checkpoint other than weights: config, tokenizer, card, manifest."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from matformer_lab.checkpoint.card import CARD_FILE, model_card
-from matformer_lab.checkpoint.disk.shard_writer import Digests
+from matformer_lab.checkpoint.disk.intact import Digests
 from matformer_lab.checkpoint.disk.shards import Shard, index_json
 from matformer_lab.checkpoint.manifest import (
     MANIFEST_FILE,
@@ -56,6 +56,18 @@ def read_side_files(plan: Plan) -> dict[str, bytes]:
     }
 
 
+def file_names(side_files: Iterable[str], shards: Sequence[Shard]) -> set[str]:
+    """The names of all files of a checkpoint.
+
+    Args:
+        side_files: From `read_side_files`.
+        shards: The weight files.
+    """
+    index = {INDEX_FILE} if len(shards) > 1 else set()
+    others = {"config.json", CARD_FILE, MANIFEST_FILE}
+    return {shard.file for shard in shards} | set(side_files) | others | index
+
+
 def write_other_files(
     plan: Plan,
     side_files: Mapping[str, bytes],
@@ -93,7 +105,7 @@ def write_other_files(
         tensors=dict(sorted(digests.items())),
         # The card has no digest, because people edit it.
         files={n: digest_of(data) for n, data in sorted(files.items()) if n != CARD_FILE},
-    )
+    ).sealed()
     files[MANIFEST_FILE] = (manifest.model_dump_json(indent=2) + "\n").encode()
     for name, data in files.items():
         write_atomic(folder / name, data)

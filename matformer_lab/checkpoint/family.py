@@ -11,18 +11,18 @@ slice added later links the pieces of existing members.
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
-from matformer_lab.checkpoint.contents import read_side_files, write_other_files
-from matformer_lab.checkpoint.disk.intact import is_intact
-from matformer_lab.checkpoint.disk.shard_writer import THREADS, Digests, write_shards
+from matformer_lab.checkpoint.contents import file_names, read_side_files, write_other_files
+from matformer_lab.checkpoint.disk.intact import Digests, digests_if_intact
+from matformer_lab.checkpoint.disk.shard_writer import THREADS, growing_name, write_shards
 from matformer_lab.checkpoint.disk.shards import Shard
 from matformer_lab.checkpoint.disk.staging import (
     Staging,
     check_space,
     check_target,
-    keep_only,
     published_before,
     staging,
 )
@@ -38,6 +38,8 @@ from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.progress import Advance, Progress, bytes_bar
 from matformer_lab.common.units import in_units, parse_size
 from matformer_lab.slicing.plan import Plan
+
+_PROBES: Final = ("probe", "probe.link")
 
 
 def write_family(
@@ -88,12 +90,16 @@ def write_family(
     parent = plans[0].parent
     pieces = distinct_pieces(members)
     watch = ParentWatch(parent)
+    side_files = read_side_files(plans[0])
     family = {member.name: [piece.file for piece in member.pieces] for member in members}
-    order = {**watch.order, "base_model": base_model, "family": family}
+    writes = [
+        *_work_on(pieces),
+        *(f"files/{m.name}/{name}" for m in members for name in _files_of(m, side_files)),
+    ]
+    order = {**watch.order, "base_model": base_model, "family": family, "writes": writes}
     if published_before(out, order):
         return out
     check_target(parent.local, out)
-    side_files = read_side_files(plans[0])
     check_space(out, _bytes_of(pieces))
     with staging(out, parent.local, order) as stage:
         if not _has_hard_links(stage):
@@ -105,14 +111,13 @@ def write_family(
             )
             check_space(out, _bytes_of(pieces) + copies)
         pool, work = stage.subfolder("pool"), stage.subfolder("work")
-        keep_only(pool, {piece.file for piece in pieces})
+        stage.keep_only("pool", (piece.file for piece in pieces))
         title, total = f"{len(members)} slices -> {out}", family_nbytes(members)
         with watch.reading(stage), bytes_bar(title, total, progress) as advance:
             digests = write_shards(
                 parent.local, pieces, pool, work, advance=advance, threads=threads
             )
-        for path in stage.files.iterdir():
-            shutil.rmtree(path)
+        stage.keep_only("files")
         paths = {piece.file: pool / piece.file for piece in pieces}
         for member in members:
             folder = stage.files / member.name
@@ -203,34 +208,37 @@ def _add(
     parent = member.plan.parent
     out = family / member.name
     watch = ParentWatch(parent)
+    side_files = read_side_files(member.plan)
     addresses = [piece.file for piece in member.pieces]
-    order = {**watch.order, "base_model": base_model, "added": addresses}
+    writes = [
+        *_work_on(member.pieces),
+        *(f"files/{name}" for name in _files_of(member, side_files)),
+    ]
+    order = {**watch.order, "base_model": base_model, "added": addresses, "writes": writes}
     if published_before(out, order):
         return True
     if _has_member(family, member):
         return False
-    side_files = read_side_files(member.plan)
-    known = held_pieces(family, parent)
     # A file that was damaged since it was written must not get into another member.
+    paths = held_pieces(family, parent)
     held = {
-        piece.file: there
+        piece.file: found
         for piece in member.pieces
-        if (there := known.get(piece.file)) and is_intact(there.path, piece, there.digests)
+        if (path := paths.get(piece.file))
+        and (found := digests_if_intact(path, piece, parent.local)) is not None
     }
     missing = [piece for piece in member.pieces if piece.file not in held]
     check_space(out, _bytes_of(missing))
     with staging(out, parent.local, order) as stage:
         pool, work = stage.subfolder("pool"), stage.subfolder("work")
-        keep_only(pool, {piece.file for piece in missing})
+        stage.keep_only("pool", (piece.file for piece in missing))
         with watch.reading(stage):
             digests = write_shards(
                 parent.local, missing, pool, work, advance=advance, threads=threads
             )
-        paths = {piece.file: pool / piece.file for piece in missing}
-        for file, piece in held.items():
-            paths[file], digests[file] = piece.path, piece.digests
-        keep_only(stage.files, set())
-        _assemble(member, stage.files, paths, digests, side_files, base_model)
+        paths |= {piece.file: pool / piece.file for piece in missing}
+        stage.keep_only("files")
+        _assemble(member, stage.files, paths, {**digests, **held}, side_files, base_model)
         advance(_bytes_of(member.pieces) - _bytes_of(missing))
         stage.publish()
     return True
@@ -271,17 +279,28 @@ def _assemble(
     write_other_files(member.plan, side_files, folder, shards, own, base_model)
 
 
+def _files_of(member: Member, side_files: Iterable[str]) -> list[str]:
+    return sorted(file_names(side_files, member.shards()))
+
+
+def _work_on(pieces: Iterable[Shard]) -> Iterator[str]:
+    """What is written to the staging folder besides the members."""
+    yield from (f"work/{name}" for name in _PROBES)
+    for piece in pieces:
+        yield from (f"pool/{piece.file}", f"work/{growing_name(piece)}")
+
+
 def _bytes_of(shards: Sequence[Shard]) -> int:
     return sum(shard.nbytes for shard in shards)
 
 
 def _has_hard_links(stage: Staging) -> bool:
-    probe = stage.subfolder("work") / "probe"
+    probe, link = (stage.subfolder("work") / name for name in _PROBES)
     try:
-        for name in (probe, probe.with_suffix(".link")):
-            name.unlink(missing_ok=True)
+        for path in (probe, link):
+            path.unlink(missing_ok=True)
         probe.touch()
-        probe.with_suffix(".link").hardlink_to(probe)
+        link.hardlink_to(probe)
     except (OSError, NotImplementedError):
         return False
     return True

@@ -2,11 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from matformer_lab.checkpoint.card import CARD_FILE
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.strict_json import strict_json
 from matformer_lab.common.untrusted import read_small
@@ -14,6 +24,12 @@ from matformer_lab.common.validation import explain
 from matformer_lab.slicing.slice import Slice
 
 MANIFEST_FILE: Final = "matformer_lab.json"
+
+_MAX_WIDTH: Final = 2**31 - 1
+_Name = Annotated[str, Field(strict=True, min_length=1)]
+_Hex256 = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}$")]
+_Width = Annotated[int, Field(strict=True, ge=1, le=_MAX_WIDTH)]
+_Layer = Annotated[int, Field(strict=True, ge=0)]
 
 
 def digest_of(data: bytes) -> str:
@@ -47,9 +63,21 @@ class ManifestSlice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    widths: tuple[int, ...]
-    skipped: tuple[int, ...]
+    name: _Name
+    widths: tuple[_Width, ...] = Field(min_length=1)
+    skipped: tuple[_Layer, ...]
+
+    @model_validator(mode="after")
+    def _of_one_parent(self) -> Self:
+        """Whether some parent has these layers: as many as are kept and skipped together."""
+        if list(self.skipped) != sorted(set(self.skipped)):
+            raise ValueError("'skipped' must name each layer once, in ascending order")
+        layers = len(self.widths) + len(self.skipped)
+        if self.skipped and self.skipped[-1] >= layers:
+            raise ValueError(
+                f"'skipped' names layer {self.skipped[-1]}, but there are {layers} layers in all"
+            )
+        return self
 
 
 class ManifestParent(BaseModel):
@@ -63,9 +91,9 @@ class ManifestParent(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    revision: str | None
-    fingerprint: str
+    name: _Name
+    revision: _Name | None
+    fingerprint: _Hex256
 
 
 class Manifest(BaseModel):
@@ -79,21 +107,44 @@ class Manifest(BaseModel):
         digest: The digest algorithm.
         tensors: The hexadecimal `tensor_digest` of each tensor, by name.
         files: The hexadecimal `digest_of` of each other file, by name; without the card.
+        seal: The hexadecimal digest of all of the above, by which a manifest that was edited or
+            damaged is known; None in those of the first 0.1.0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    matformer_lab: str
+    matformer_lab: _Name
     parent: ManifestParent
     slice: ManifestSlice
-    text_only: bool
+    text_only: StrictBool
     digest: Literal["blake3"] = "blake3"
-    tensors: dict[str, str]
-    files: dict[str, str]
+    tensors: dict[_Name, _Hex256] = Field(min_length=1)
+    files: dict[_Name, _Hex256]
+    seal: _Hex256 | None = None
+
+    @field_validator("files")
+    @classmethod
+    def _beside_the_weights(cls, files: dict[str, str]) -> dict[str, str]:
+        if "config.json" not in files:
+            raise ValueError("has no 'config.json'")
+        for name in files:
+            plain = Path(name).name == name and not set(name) & set("\0\\")
+            if not plain or name in (MANIFEST_FILE, CARD_FILE) or name.endswith(".safetensors"):
+                raise ValueError(f"names {name!r}, which is no file beside the weights")
+        return files
 
     def to_slice(self) -> Slice:
         """The slice, not checked against any parent."""
         return Slice(self.slice.name, self.slice.widths, self.slice.skipped)
+
+    @property
+    def expected_seal(self) -> str:
+        """What `seal` has to be."""
+        return digest_of(self.model_dump_json(exclude={"seal"}).encode())
+
+    def sealed(self) -> "Manifest":
+        """The same with its seal."""
+        return self.model_copy(update={"seal": self.expected_seal})
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from matformer_lab.checkpoint.disk.shard_writer import Digests
 from matformer_lab.checkpoint.disk.shards import Shard, make_shard, shard_name, split
 from matformer_lab.checkpoint.manifest import read_manifest
 from matformer_lab.checkpoint.verification.claim import claimed_plan, members_of
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.untrusted import open_regular
 from matformer_lab.gemma3n import Cut, cut_of, split_layer
 from matformer_lab.parent.folder import read_layout
 from matformer_lab.parent.parent import Parent
@@ -125,49 +123,34 @@ def _address(shard: Shard) -> str:
     return digest.hexdigest()[:32]
 
 
-class HeldPiece(NamedTuple):
-    """A piece that a member of a family already has: its file, and its tensors' digests."""
-
-    path: Path
-    digests: Digests
-
-
-def held_pieces(family: Path, parent: Parent) -> dict[str, HeldPiece]:
-    """The pieces that the members of a family already have.
+def held_pieces(family: Path, parent: Parent) -> dict[str, Path]:
+    """The files in which the members of a family should already have pieces.
 
     Args:
         family: The family's folder.
         parent: The parent of all members.
 
     Returns:
-        The pieces by file name (their address). A file that is not exactly the piece that its
-        member's slice calls for, by its header, is left out.
+        The files by the piece's file name (its address), by what their members say that they are:
+        whether a file holds that is not checked (`digests_if_intact`).
 
     Raises:
         InputError: When a member's manifest, config or weight files cannot be read.
     """
-    found: dict[str, HeldPiece] = {}
+    found: dict[str, Path] = {}
     for folder in members_of(family):
-        manifest = read_manifest(folder)
-        if manifest is None:
+        if read_manifest(folder) is None:
             continue
         planned = {tensor.name: tensor for tensor in claimed_plan(folder, parent).tensors}
         files: dict[str, list[str]] = {}
         for name, info in read_layout(folder).items():
             files.setdefault(info.file, []).append(name)
         for file, names in files.items():
-            if planned.keys() >= set(names) and manifest.tensors.keys() >= set(names):
+            if planned.keys() >= set(names):
                 shard = make_shard(file, sorted((planned[n] for n in names), key=_place_in_parent))
-                if _begins_with(folder / file, shard.header):
-                    digests = {name: manifest.tensors[name] for name in names}
-                    found[f"{_address(shard)}.safetensors"] = HeldPiece(folder / file, digests)
+                found[f"{_address(shard)}.safetensors"] = folder / file
     return found
 
 
 def _place_in_parent(tensor: TensorPlan) -> tuple[str, int]:
     return tensor.info.file, tensor.info.offset
-
-
-def _begins_with(path: Path, header: bytes) -> bool:
-    with open_regular(path) as file:
-        return file.read(len(header)) == header

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Final
 
-from matformer_lab.checkpoint.contents import read_side_files, write_other_files
-from matformer_lab.checkpoint.disk.shard_writer import THREADS, write_shards
+from matformer_lab.checkpoint.contents import file_names, read_side_files, write_other_files
+from matformer_lab.checkpoint.disk.shard_writer import THREADS, growing_name, write_shards
 from matformer_lab.checkpoint.disk.shards import split
 from matformer_lab.checkpoint.disk.staging import (
     check_space,
     check_target,
-    keep_only,
     published_before,
     staging,
 )
@@ -71,22 +70,26 @@ def write_checkpoint(
     (plan,) = with_local_weights([plan], out, progress=progress is True)
     source = plan.parent.local
     watch = ParentWatch(plan.parent)
+    side_files = read_side_files(plan)
+    shards = split(plan.tensors, max_shard_bytes)
     order = {
         **watch.order,
         "slice": [plan.slice.name, plan.slice.digest],
         "base_model": base_model,
         "text_only": plan.text_only,
         "max_shard_bytes": max_shard_bytes,
+        "writes": [
+            *(f"files/{name}" for name in sorted(file_names(side_files, shards))),
+            *(f"work/{growing_name(shard)}" for shard in shards),
+        ],
     }
     if published_before(out, order):
         return out
     check_target(source, out)
-    shards = split(plan.tensors, max_shard_bytes)
-    side_files = read_side_files(plan)
     check_space(out, sum(shard.nbytes for shard in shards))
     with staging(out, source, order) as stage:
         work = stage.subfolder("work")
-        keep_only(stage.files, {shard.file for shard in shards})
+        stage.keep_only("files", (shard.file for shard in shards))
         title = f"{plan.slice.name} -> {out}"
         with watch.reading(stage), bytes_bar(title, plan.nbytes, progress) as advance:
             written = write_shards(

@@ -92,6 +92,18 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably; does nothing where it exists.
+
+    Raises:
+        OSError: The disk refuses, or something else has one of the names.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        fsync_folder(path.parent)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 from typing import Final
 
 from filelock import FileLock, Timeout
@@ -10,6 +11,15 @@ from filelock import FileLock, Timeout
 from matformer_lab.common.errors import InputError
 
 LOCK_FILE: Final = ".lock"
+
+
+def is_lock(path: Path) -> bool:
+    """Whether there is nothing at `path`, or a lock of ours: an empty file."""
+    try:
+        stat = path.lstat()
+    except FileNotFoundError:
+        return True
+    return S_ISREG(stat.st_mode) and not stat.st_size
 
 
 @contextmanager
@@ -29,6 +39,10 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
     """
     if folder.is_symlink() or not folder.is_dir():
         raise InputError(f"{folder}: a link or a file is in the way of this folder; remove it")
+    if not is_lock(folder / LOCK_FILE):
+        raise InputError(
+            f"{folder / LOCK_FILE}: is in the way and was not made by this tool; move it away"
+        )
     lock = FileLock(folder / LOCK_FILE, timeout=0)
     try:
         lock.acquire()

@@ -12,7 +12,7 @@ from matformer_lab.gate.compare import Allowed, compare
 from matformer_lab.gate.junit import to_junit
 from matformer_lab.gate.markdown import to_markdown
 from matformer_lab.gate.result import Check, GateResult
-from matformer_lab.gate.sealed import real_path, write_sealed
+from matformer_lab.gate.sealed import disk_errors, real_path, write_sealed
 from matformer_lab.gate.targets import JUNIT, SUMMARY, check_targets
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
@@ -67,7 +67,8 @@ def run_gate(
     sweep = read_sweep(folder)
     if update:
         written = dump_baseline(make_baseline(sweep))
-        write_atomic(real_path(baseline), written.encode())
+        with disk_errors(baseline):
+            write_atomic(real_path(baseline), written.encode())
         result = GateResult(_self_checks(sweep), (), max_drop, updated=True)
     else:
         allowed = Allowed(new=allow_new, missing=allow_missing, parent=allow_parent)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from matformer_lab.common.atomic import (
     fsync_folder,
+    make_folder,
     target_of_temporary,
     write_atomic,
     write_temporary,
@@ -138,16 +139,20 @@ class OwnFiles:
     def _replaced(self, written: Mapping[str, tuple[Path, str]], gone: Iterable[str]) -> None:
         """Rename temporary files to their places, in their order, once `gone` is gone.
 
-        The last one gets its name when the others have theirs, after a power cut too.
+        The first of `gone` is gone before the others go, and the last new one gets its name when
+        the others have theirs, after a power cut too.
         """
         removed = [place for place in dict.fromkeys(gone) if self.is_own(place)]
         before = dict(self._digests)
         for place, (_, digest) in written.items():
             self._digests[place] = tuple(dict.fromkeys((*before.get(place, ()), digest)))
         self.save()
-        for place in removed:
+        for number, place in enumerate(removed):
             (self.folder / place).unlink()
-        fsync_folder(self.folder)
+            if not number:  # the one that says "complete": what it lists goes after it
+                fsync_folder((self.folder / place).parent)
+        for folder in {Path(), *(Path(place).parent for place in removed)}:
+            fsync_folder(self.folder / folder)
         *others, last = written
         for place in others:
             written[place][0].replace(self.folder / place)
@@ -182,7 +187,7 @@ class NewFiles:
         """
         path = self._own.folder / place
         self._own.check_place(place)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._written[_posix(place)] = (write_temporary(path, data), blake3(data).hexdigest())
 
     def publish(self, gone: Iterable[Path | str] = ()) -> None:

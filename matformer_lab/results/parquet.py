@@ -35,7 +35,9 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> "pa.Table":
         if len(set(names)) < len(names):
             raise InputError(f"{path}: a column is there twice")
         wanted = None if columns is None else [name for name in columns if name in names]
-        return file.read(columns=wanted)
+        table = file.read(columns=wanted)
+        table.validate(full=True)  # text that is no UTF-8 would be noticed only where it is used
+        return table
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         if isinstance(error, InputError):
             raise

@@ -53,7 +53,7 @@ def write_tables(
 
     frame = pd.DataFrame(rows)
     buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
+    frame.to_parquet(buffer, index=False, write_page_checksum=True)
     described = description.model_dump_json(indent=1, by_alias=True) + "\n"
     with disk_errors(own.folder), own.new_files() as new:
         for place, table in samples:
@@ -69,5 +69,5 @@ def _parquet_bytes(table: Any) -> bytes:
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(table, buffer)
+    pq.write_table(table, buffer, write_page_checksum=True)
     return buffer.getvalue()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from matformer_lab.common.atomic import make_folder
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.locks import locked
 from matformer_lab.common.paths import StrPath, to_path
@@ -216,7 +217,7 @@ def _usable(out: Path, places: Iterable[Path] = ()) -> OwnFiles:
 def _locked(out: Path) -> Iterator[None]:
     """One sweep in a folder at a time."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
     except OSError as error:
         raise InputError(f"{out}: cannot be created ({os.strerror(error.errno or 0)})") from None
     busy = f"{out}: another sweep is running in this folder; wait for it or use another folder"

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matformer_lab.common.atomic import fsync_folder, write_atomic
+from matformer_lab.common.atomic import make_folder, write_atomic
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.untrusted import read_small
 from matformer_lab.evaluation.score import Metric, Score
@@ -94,14 +94,13 @@ class Store:
             OSError: The disk refuses.
         """
         path = next(path for path in self._names(key) if _is_free(path, key))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         content = {
             "key": asdict(key),
             "rows": [asdict(metric) for metric in score.metrics],
             "run": asdict(run),
         }
         write_atomic(path, score_bytes(score.items, content))
-        fsync_folder(self.folder)
 
     def items(self, key: Key) -> Any:
         """The per-item outcomes of a stored score, as a pyarrow Table (`Score.items`).

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from matformer_lab.common.errors import InputError
@@ -13,6 +14,7 @@ from matformer_lab.parent.opening import open_parent
 from matformer_lab.results.description import describe
 from matformer_lab.results.load import load_results, load_samples
 from matformer_lab.results.own_files import own_files
+from matformer_lab.results.parquet import read_parquet
 from matformer_lab.results.rows import result_rows
 from matformer_lab.results.write import SamplesTable, write_tables
 from matformer_lab.slicing.notation.catalog import resolve_slices
@@ -108,3 +110,11 @@ def test_results_and_samples_come_back_as_frames(tmp_path: Path, sized: SizedPla
     assert load_samples(str(tmp_path), "mmlu")["acc"].tolist() == [1.0]
     with pytest.raises(InputError, match="no samples of task 'boolq'"):
         load_samples(tmp_path, "boolq")
+
+
+def test_text_that_is_no_utf8_is_one_line(tmp_path: Path) -> None:
+    """As a damaged page has it; pyarrow itself notices only where the text is used."""
+    path = tmp_path / "samples.parquet"
+    pq.write_table(pa.table({"slice": pa.array([b"\x8b"]).view(pa.string())}), path)
+    with pytest.raises(InputError, match=r"samples\.parquet: cannot be read"):
+        read_parquet(path)

@@ -487,6 +487,23 @@ def test_a_second_sweep_in_a_busy_folder_is_told_so(
     run(out, scorable)  # the lock went with its process
 
 
+def test_two_sweeps_started_at_once_in_one_folder(
+    finished: Path, scorable: Path, tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    """One at least works; the others are told so, or come when it has finished."""
+    out = tmp_path / "out"
+    sweeps = [start(recipe_of(scorable), out) for _ in range(2)]
+    for sweep in sweeps:
+        sweep.join()
+    assert {sweep.exitcode for sweep in sweeps} <= {0, 1}  # 1: an error was raised in the child
+    assert 0 in {sweep.exitcode for sweep in sweeps}
+    assert (out / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+    before = stored(out)
+    assert len(before) == len(stored(finished))
+    run(out, scorable)
+    assert stored(out) == before
+
+
 def test_ctrl_c_leaves_a_folder_that_continues(
     finished: Path, scorable: Path, tmp_path: Path
 ) -> None:

@@ -1,31 +1,24 @@
 """Write shards into a folder, several tensors at a time; a file has its final name once complete.
 
-Unfinished files are kept in a second folder, together with the tensor digests of every finished
-shard. A resumed run trusts these digests only if the shard's size and modification time have not
-changed since they were recorded.
+Unfinished files are kept in a second folder. A resumed run compares finished ones with the parent.
 """
 
-import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from matformer_lab.checkpoint.disk.intact import is_intact
+from matformer_lab.checkpoint.disk.intact import Digests, digests_if_intact
 from matformer_lab.checkpoint.disk.shards import Shard
 from matformer_lab.checkpoint.disk.tensor_bytes import child_bytes, thread_scratch
 from matformer_lab.checkpoint.manifest import tensor_digest
-from matformer_lab.common.atomic import write_atomic
 from matformer_lab.common.direct_file import DirectFile
 from matformer_lab.common.progress import Advance, quiet
 from matformer_lab.slicing.plan import TensorPlan
 
 THREADS: Final = 4
 """Tensors processed concurrently: while one waits for the disk, others are read and hashed."""
-
-Digests = dict[str, str]
-"""Tensor names mapped to the hexadecimal `tensor_digest` of each tensor."""
 
 
 def write_shards(
@@ -43,8 +36,7 @@ def write_shards(
         source: The parent's folder.
         shards: The shards to write.
         folder: Where finished shards go.
-        work: A folder for unfinished files and digests, on the same filesystem as `folder` and
-            kept between runs.
+        work: A folder for unfinished files (`growing_name`), on the same filesystem as `folder`.
         advance: Called with the number of bytes written since its last call.
         threads: Number of tensors processed concurrently.
 
@@ -62,7 +54,7 @@ def write_shards(
         try:
             pending = []
             for shard in shards:
-                known = _finished(folder, work, shard)
+                known = digests_if_intact(folder / shard.file, shard, source)
                 if known is not None:
                     digests[shard.file] = known
                     advance(sum(tensor.nbytes for tensor in shard.tensors))
@@ -104,8 +96,7 @@ class _ShardInProgress:
         self.digests: Digests = {}
         self.shard, self._source, self._advance, self._stop = shard, source, advance, stop
         self._path = folder / shard.file
-        self._growing_path = work / f"{shard.file}.growing"
-        self._digests_path = _digests_path(work, shard)
+        self._growing_path = work / growing_name(shard)
         self._file: DirectFile | None = None
         self._lock = threading.Lock()
 
@@ -136,8 +127,6 @@ class _ShardInProgress:
     def _complete(self, file: DirectFile) -> None:
         file.sync()
         file.close()
-        state = {**_file_state(self._growing_path), "tensors": self.digests}
-        write_atomic(self._digests_path, json.dumps(state).encode())
         self._growing_path.replace(self._path)
 
     def close(self) -> None:
@@ -146,24 +135,6 @@ class _ShardInProgress:
             self._file.close()
 
 
-def _digests_path(work: Path, shard: Shard) -> Path:
-    return work / f"{shard.file}.digests.json"
-
-
-def _file_state(path: Path) -> dict[str, Any]:
-    stat = path.stat()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-
-def _finished(folder: Path, work: Path, shard: Shard) -> Digests | None:
-    """The digests of a shard that an earlier run finished, if its file has not changed since."""
-    path, digests_path = folder / shard.file, _digests_path(work, shard)
-    if not path.is_file() or path.is_symlink() or not digests_path.exists():
-        return None
-    try:
-        known = json.loads(digests_path.read_bytes())
-        digests: Digests = dict(known.pop("tensors"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    unchanged = known == _file_state(path) and known["size"] == shard.nbytes
-    return digests if unchanged and is_intact(path, shard, digests) else None
+def growing_name(shard: Shard) -> str:
+    """The name that a shard's file has until it is complete."""
+    return f"{shard.file}.growing"

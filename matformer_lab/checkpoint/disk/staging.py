@@ -4,22 +4,31 @@ Everything is written to a staging folder, `.NAME.partial`, beside the target. I
 (a description of what is being written), the future target folder `files`, and whatever else the
 writing needs. A run locks the staging folder while it works in it. A killed run leaves it behind;
 the next run continues there if its order is the same, and clears the folder otherwise.
+
+The order lists every file that the run may write. Nothing else in the staging folder is the tool's:
+a stranger's file there is named, and stays.
 """
 
 import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Final
 
-from matformer_lab.common.atomic import fsync_folder, write_atomic
+from matformer_lab.common.atomic import fsync_folder, make_folder, target_of_temporary, write_atomic
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.common.locks import LOCK_FILE, locked
+from matformer_lab.common.locks import LOCK_FILE, is_lock, locked
+from matformer_lab.common.strict_json import strict_json
 from matformer_lab.common.units import in_units
+from matformer_lab.common.untrusted import read_small
 
 _ORDER_FILE: Final = "order.json"
+_MADE_BY: Final = "matformer_lab"
+_PREFIX, _SUFFIX = ".", ".partial"
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,19 @@ class Staging:
         path.mkdir(exist_ok=True)
         return path
 
+    def keep_only(self, subfolder: str, names: Iterable[str] = ()) -> None:
+        """Remove what an earlier run left in a subfolder, except the files with these names."""
+        kept = {self.subfolder(subfolder) / name for name in names}
+        _remove(path for path in _own(self.folder) if _lies_in(path, subfolder, self.folder, kept))
+
     def publish(self) -> None:
-        """Durably rename `files` to the target and remove the staging folder."""
+        """Durably rename `files` to the target and remove the staging folder.
+
+        Raises:
+            InputError: When a file that is not of this run would become part of the target.
+        """
         files = self.files
+        _own(self.folder)
         fsync_folder(files)
         if self.target.is_dir():
             self.target.rmdir()  # fails unless the folder is empty
@@ -58,15 +77,22 @@ class Staging:
         self.discard()
 
     def discard(self) -> None:
-        """Remove the staging folder.
+        """Remove what runs wrote to the staging folder, and the folder itself if that was all.
 
         `order.json` goes late: by it a later run recognises the folder as made by this tool.
         """
-        _clear(self.folder)
+        _remove(_own(self.folder, others_stay=True))
+        fsync_folder(self.folder)  # without its order, what comes back would be nobody's
         (self.folder / _ORDER_FILE).unlink(missing_ok=True)
-        with suppress(PermissionError):  # Windows does not remove open files
+        with suppress(OSError):  # a stranger's file is there, or Windows keeps open files
             (self.folder / LOCK_FILE).unlink(missing_ok=True)
             self.folder.rmdir()
+
+
+def is_staging(path: Path) -> bool:
+    """Whether `path` is a staging folder that a run left, or that one is writing to."""
+    named = path.name.startswith(_PREFIX) and path.name.endswith(_SUFFIX)
+    return named and path.is_dir() and not path.is_symlink() and (path / _ORDER_FILE).is_file()
 
 
 def published_before(out: Path, order: Mapping[str, Any]) -> bool:
@@ -101,7 +127,7 @@ def published_before(out: Path, order: Mapping[str, Any]) -> bool:
 
 
 def _encoded(order: Mapping[str, Any]) -> bytes:
-    return json.dumps(order).encode()
+    return json.dumps({"made_by": _MADE_BY, **order}).encode()
 
 
 def check_target(parent_folder: Path | None, out: Path) -> None:
@@ -167,7 +193,7 @@ def _staging_of(out: Path) -> Staging:
         target = out.resolve()
     except (OSError, RuntimeError) as error:  # a symlink loop
         raise InputError(f"{out}: cannot be written ({one_line(error)})") from None
-    return Staging(out, target.parent / f".{target.name}.partial", target)
+    return Staging(out, target.parent / f"{_PREFIX}{target.name}{_SUFFIX}", target)
 
 
 @contextmanager
@@ -178,7 +204,8 @@ def staging(out: Path, parent_folder: Path, order: Mapping[str, Any]) -> Iterato
         out: The target folder.
         parent_folder: The parent's folder, which must not contain `out`.
         order: Everything that determines what is written, as JSON values. Files of an unfinished
-            run are reused only if its order was the same.
+            run are reused only if its order was the same. `writes` lists the files that the run
+            writes, relative to the staging folder.
 
     Yields:
         The staging folder, for the caller to fill and to `publish`.
@@ -189,15 +216,17 @@ def staging(out: Path, parent_folder: Path, order: Mapping[str, Any]) -> Iterato
     """
     stage = _staging_of(out)
     with disk_errors(out):
-        stage.target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(stage.target.parent)
         stage.folder.mkdir(exist_ok=True)
-        _check_ours(stage.folder)
+        if not _writes_of(stage.folder):
+            _own(stage.folder)  # before there is a lock in what may be a stranger's folder
         with _exclusive(stage):
             check_target(parent_folder, out)  # a run that held the lock may just have finished
-            _check_ours(stage.folder)
+            _own(stage.folder)
             known = stage.folder / _ORDER_FILE
             if not known.exists() or known.read_bytes() != _encoded(order):
-                _clear(stage.folder)
+                _remove(_own(stage.folder))
+                fsync_folder(stage.folder)  # what comes back is not of the new order
                 write_atomic(known, _encoded(order))
             yield stage
 
@@ -211,28 +240,80 @@ def _exclusive(stage: Staging) -> Iterator[None]:
 
 
 def _holds_work(folder: Path) -> bool:
-    return any(path.name != LOCK_FILE for path in folder.iterdir())
+    """Whether there is more than what is left when a run is killed at the end of `discard`."""
+    return any(path.name != LOCK_FILE or not is_lock(path) for path in folder.iterdir())
 
 
-def _check_ours(folder: Path) -> None:
-    """Refuse a folder without `order.json`, unless it holds what a run killed early leaves."""
-    if folder.is_symlink() or not folder.is_dir() or (folder / _ORDER_FILE).exists():
-        return  # `locked` refuses links and files
-    for path in folder.iterdir():
-        if path.name != LOCK_FILE and not path.name.startswith(f".{_ORDER_FILE}."):
+def _own(folder: Path, *, others_stay: bool = False) -> list[Path]:
+    """The tool's own files and folders in a staging folder, the deepest first.
+
+    Args:
+        folder: The staging folder.
+        others_stay: Leave out what is not the tool's, rather than raise.
+
+    Returns:
+        All that is there but the order and the lock.
+
+    Raises:
+        InputError: When something there is not the tool's.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return []  # `locked` refuses links and files
+    writes = _writes_of(folder)
+    folders = {parent for place in writes for parent in Path(place).parents}
+    found = []
+    for path in sorted(folder.rglob("*"), reverse=True):
+        place = path.relative_to(folder)
+        if place.as_posix() == _ORDER_FILE or (place.as_posix() == LOCK_FILE and is_lock(path)):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            ours = place in folders
+        else:
+            target = place.with_name(target_of_temporary(place.name) or place.name).as_posix()
+            ours = S_ISREG(path.lstat().st_mode) and (target in writes or target == _ORDER_FILE)
+        if ours:
+            found.append(path)
+        elif not others_stay:
             raise InputError(
-                f"{folder}: is in the way and was not made by this tool (it holds {path.name}); "
+                f"{path}: was not put there by this tool, which works in that folder; move it"
+                if writes
+                else f"{folder}: is in the way and was not made by this tool (it holds {place}); "
                 "move it"
             )
+    return found
 
 
-def _clear(folder: Path) -> None:
-    """Remove everything from the folder except the order and lock files."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name not in (_ORDER_FILE, LOCK_FILE):
+def _writes_of(folder: Path) -> frozenset[str]:
+    """The files that runs of this folder's order write; none where there is no order of ours."""
+    path = folder / _ORDER_FILE
+    if not os.path.lexists(path):
+        return frozenset()
+    try:
+        order = strict_json(read_small(path), str(path))
+    except InputError:
+        order = {}
+    writes = order.get("writes")
+    if order.get("made_by") != _MADE_BY or not isinstance(writes, list):
+        raise InputError(
+            f"{folder}: is in the way and was not made by this tool, or by an earlier version; "
+            "move it"
+        )
+    return frozenset(place for place in writes if isinstance(place, str))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    """Remove files, and folders where nothing else is in them."""
+    for path in paths:
+        if path.is_dir():
+            with suppress(OSError):
+                path.rmdir()
+        else:
             path.unlink()
+
+
+def _lies_in(path: Path, subfolder: str, folder: Path, kept: set[Path]) -> bool:
+    place = path.relative_to(folder)
+    return place.parts[0] == subfolder and len(place.parts) > 1 and path not in kept
 
 
 @contextmanager
@@ -246,10 +327,3 @@ def disk_errors(out: Path) -> Iterator[None]:
             f"{out}: cannot be written ({error.strerror or one_line(error)}{where}); finished "
             "files are kept, run again to continue"
         ) from None
-
-
-def keep_only(folder: Path, names: set[str]) -> None:
-    """Remove every file in `folder` that is not one of `names`."""
-    for path in folder.iterdir():
-        if path.name not in names:
-            path.unlink()

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matformer_lab.checkpoint.disk.staging import is_staging
 from matformer_lab.checkpoint.manifest import (
     MANIFEST_FILE,
     read_manifest,
 )
+from matformer_lab.checkpoint.verification.accounting import is_free
 from matformer_lab.common.errors import InputError
 from matformer_lab.gemma3n import is_multimodal, read_text_config
 from matformer_lab.parent.folder import read_config
@@ -26,6 +28,19 @@ def members_of(folder: Path) -> list[Path]:
     if not is_family(folder):
         return [folder]
     return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def strangers_of(family: Path) -> list[str]:
+    """What is in a family's folder besides its members and what `accounting` calls free.
+
+    A staging folder is free too: a killed run left it, and the next one goes on with it.
+    """
+    members = set(members_of(family))
+    return [
+        path.name
+        for path in sorted(family.iterdir())
+        if path not in members and not is_free(path) and not is_staging(path)
+    ]
 
 
 def claimed_plan(folder: Path, parent: Parent, slice_: Slice | None = None) -> Plan:

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from matformer_lab.checkpoint.disk.tensor_bytes import Bytes, child_bytes, thread_scratch
-from matformer_lab.checkpoint.manifest import tensor_digest
+from matformer_lab.checkpoint.manifest import MANIFEST_FILE, tensor_digest
 from matformer_lab.common.progress import Advance
 from matformer_lab.common.untrusted import open_regular, read_exactly
 from matformer_lab.parent.headers import TensorInfo
@@ -72,7 +72,12 @@ def whole_tensor(name: str, info: TensorInfo) -> TensorPlan:
 
 
 def first_difference(
-    source_folder: Path, tensor: TensorPlan, folder: Path, info: TensorInfo, advance: Advance
+    source_folder: Path,
+    tensor: TensorPlan,
+    folder: Path,
+    info: TensorInfo,
+    advance: Advance,
+    digest: str | None = None,
 ) -> str | None:
     """Compare a tensor of `folder` byte by byte with what it should be.
 
@@ -82,6 +87,7 @@ def first_difference(
         folder: The checkpoint.
         info: Where the tensor lies in it; dtype and shape have to be those of `tensor`.
         advance: Called with the number of bytes compared since its last call.
+        digest: What the manifest says that the tensor's `tensor_digest` is; None: nothing.
 
     Returns:
         The problem, with the index of the first element that differs; None if all are equal.
@@ -89,6 +95,7 @@ def first_difference(
     path = folder / info.file
     done = 0
     scratch = thread_scratch()
+    hasher = tensor_digest(tensor.dtype, tensor.shape)
     with open_regular(path) as file:
         for piece in child_bytes(source_folder, tensor, scratch):
             found = scratch.buffer("compare", len(piece))
@@ -99,8 +106,12 @@ def first_difference(
                 element = (done + int(different.argmax())) // (info.nbytes // info.numel)
                 index = [int(i) for i in np.unravel_index(element, info.shape)]
                 return f"tensor {tensor.name}: differs from the parent's, first at {index}"
+            if digest is not None:
+                hasher.update(piece)
             done += len(piece)
             advance(len(piece))
+    if digest is not None and hasher.hexdigest() != digest:
+        return f"{MANIFEST_FILE}: the digest of tensor {tensor.name} is wrong"
     return None
 
 

@@ -1,19 +1,22 @@
 """Verification: whether a checkpoint is exactly the slice it claims to be, byte for byte."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from matformer_lab.checkpoint.manifest import (
-    MANIFEST_FILE,
-    Manifest,
-    digest_of,
-    read_manifest,
-)
+from matformer_lab.checkpoint.contents import read_side_files
+from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, read_manifest
 from matformer_lab.checkpoint.sources import with_local_weights
-from matformer_lab.checkpoint.verification.claim import claimed_plan, is_family, members_of
+from matformer_lab.checkpoint.verification.accounting import file_problems
+from matformer_lab.checkpoint.verification.claim import (
+    claimed_plan,
+    is_family,
+    members_of,
+    strangers_of,
+)
 from matformer_lab.checkpoint.verification.comparison import (
     ComparisonCache,
     first_difference,
@@ -25,19 +28,14 @@ from matformer_lab.checkpoint.verification.config_differences import config_diff
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
 from matformer_lab.common.progress import Advance, Progress, bytes_bar
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.untrusted import read_small
-from matformer_lab.parent.folder import read_config, read_layout
+from matformer_lab.gemma3n import is_multimodal
+from matformer_lab.parent.folder import open_folder, read_config, read_layout
 from matformer_lab.parent.headers import TensorInfo
-from matformer_lab.parent.index import INDEX_FILE
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.notation.catalog import resolve_slice
-from matformer_lab.slicing.plan import TensorPlan
+from matformer_lab.slicing.plan import Plan, TensorPlan
 from matformer_lab.slicing.slice import Slice
-
-_COMPARED_ITSELF: Final = ("config.json", INDEX_FILE)
-"""Files whose contents are compared, so that a wrong digest would only repeat the finding."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,10 @@ def verify_checkpoint(
 ) -> Verification:
     """Check that a checkpoint is exactly the slice that it claims to be.
 
-    With a parent, every tensor is recomputed from it and compared byte by byte. Without one, the
-    checkpoint is checked against the digests in its own manifest. Of a family, every member is
-    checked; a file that members share is read once.
+    With a parent, every tensor is recomputed from it and compared byte by byte, and so are the
+    files that a slice has from it. The manifest is compared too. Without a parent, the checkpoint
+    is checked against its own manifest. A file or folder that is neither is a problem. Of a family,
+    every member is checked; a file that members share is read once.
 
     Args:
         folder: A checkpoint, or a family.
@@ -126,7 +125,7 @@ def verify_checkpoint(
     with bytes_bar(f"verify {folder}", _weight_bytes(members), progress) as advance:
         if not is_family(folder):
             return _verify(folder, opened, slice_, cache, advance)
-        return _verify_members(members, opened, cache, advance)
+        return _verify_members(folder, opened, cache, advance)
 
 
 def compare_checkpoints(
@@ -200,11 +199,11 @@ def _weight_bytes(folders: Sequence[Path]) -> int:
 
 
 def _verify_members(
-    members: Sequence[Path], parent: Parent | None, cache: ComparisonCache, advance: Advance
+    family: Path, parent: Parent | None, cache: ComparisonCache, advance: Advance
 ) -> Verification:
     tensors = 0
-    problems: list[str] = []
-    for member in members:
+    problems = [f"{name}: is no part of the family" for name in strangers_of(family)]
+    for member in members_of(family):
         try:
             result = _verify(member, parent, None, cache, advance)
         except InputError as error:
@@ -239,10 +238,14 @@ def _verify_by_parent(
     expected = {tensor.name: tensor for tensor in plan.tensors}
     problems = [
         *config_differences(plan.config, config),
-        *(_side_file_problems(folder, manifest, _COMPARED_ITSELF) if manifest else ()),
-        *_file_problems(folder, layout),
         *_name_problems(expected.keys(), layout.keys()),
     ]
+    if manifest:
+        problems += _seal_problems(manifest)
+        problems += _claim_problems(manifest, plan, layout.keys())
+    problems += _not_said_yet(
+        problems, file_problems(folder, layout, manifest, read_side_files(plan))
+    )
     comparable = []
     for name in sorted(expected.keys() & layout.keys(), key=lambda n: layout[n].offset):
         tensor, found = expected[name], layout[name]
@@ -256,13 +259,10 @@ def _verify_by_parent(
 
     def compare(pair: _Comparison) -> str | None:
         tensor, info = pair
-        part = (tensor.source, tensor.axis, tensor.ranges)
-        return cache.once(
-            folder,
-            info,
-            part,
-            lambda: first_difference(parent.local, tensor, folder, info, advance),
-        )
+        digest = manifest.tensors.get(tensor.name) if manifest else None
+        part = (tensor.source, tensor.axis, tensor.ranges, digest)
+        difference = partial(first_difference, parent.local, tensor, folder, info, advance, digest)
+        return cache.once(folder, info, part, difference)
 
     problems += in_threads(compare, comparable)
     return Verification(len(comparable), tuple(problems))
@@ -277,54 +277,68 @@ def _verify_by_manifest(folder: Path, cache: ComparisonCache, advance: Advance) 
     except InputError as error:
         return Verification(0, (str(error),))
     problems = [
-        *_file_problems(folder, layout),
         *_name_problems(manifest.tensors.keys(), layout.keys()),
-        *_side_file_problems(folder, manifest),
+        *_seal_problems(manifest),
+        *file_problems(folder, layout, manifest),
     ]
+    if not problems:
+        problems += _as_a_model(folder, manifest)
 
     def check(name: str) -> str | None:
         expected = manifest.tensors[name]
-        return cache.once(
-            folder,
-            layout[name],
-            expected,
-            lambda: wrong_digest(folder, whole_tensor(name, layout[name]), expected, advance),
-        )
+        whole = whole_tensor(name, layout[name])
+        wrong = partial(wrong_digest, folder, whole, expected, advance)
+        return cache.once(folder, layout[name], expected, wrong)
 
     names = sorted(manifest.tensors.keys() & layout.keys(), key=lambda n: layout[n].offset)
     problems += in_threads(check, names)
     return Verification(len(names), tuple(problems))
 
 
-def _name_problems(expected: Iterable[str], found: Iterable[str]) -> Iterable[str]:
+def _name_problems(expected: Iterable[str], found: Iterable[str]) -> Iterator[str]:
     expected, found = set(expected), set(found)
     yield from (f"tensor {name}: missing" for name in sorted(expected - found))
     yield from (f"tensor {name}: not part of the slice" for name in sorted(found - expected))
 
 
-def _file_problems(folder: Path, layout: Mapping[str, TensorInfo]) -> Iterable[str]:
-    """Weight files that the index does not mention, and a wrong total_size in the index."""
-    used = {info.file for info in layout.values()}
-    for path in sorted(folder.glob("*.safetensors")):
-        if path.name not in used:
-            yield f"{path.name}: is in the folder but not in the index"
-    if (folder / INDEX_FILE).exists():
-        index = strict_json(read_small(folder / INDEX_FILE), INDEX_FILE)
-        metadata = index.get("metadata")
-        stated = metadata.get("total_size") if isinstance(metadata, Mapping) else None
-        actual = sum(info.nbytes for info in layout.values())
-        if stated != actual:
-            yield f"{INDEX_FILE}: total_size is {stated}, the tensors have {actual}"
+def _not_said_yet(said: Sequence[str], problems: Iterable[str]) -> list[str]:
+    """Those about files of which nothing was said, as a wrong digest would only repeat it."""
+    files = {problem.partition(":")[0] for problem in said}
+    return [problem for problem in problems if problem.partition(":")[0] not in files]
 
 
-def _side_file_problems(
-    folder: Path, manifest: Manifest, ignored: Sequence[str] = ()
-) -> Iterable[str]:
-    for name, digest in manifest.files.items():
-        if name in ignored:
-            continue
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            yield f"{name}: missing"
-        elif digest_of(read_small(path)) != digest:
-            yield f"{name}: does not match the manifest's digest"
+def _seal_problems(manifest: Manifest) -> Iterator[str]:
+    if manifest.seal is not None and manifest.seal != manifest.expected_seal:
+        yield f"{MANIFEST_FILE}: was changed since it was written"
+
+
+def _claim_problems(manifest: Manifest, plan: Plan, tensors: Iterable[str]) -> Iterator[str]:
+    """Where a manifest says something else than the slice of the parent calls for."""
+    for name in sorted(set(tensors) ^ manifest.tensors.keys()):
+        what = "has a digest of" if name in manifest.tensors else "has no digest of"
+        yield f"{MANIFEST_FILE}: key 'tensors' {what} {name}"
+    if manifest.to_slice().digest != plan.slice.digest:
+        yield f"{MANIFEST_FILE}: key 'slice' is another slice"
+    if manifest.text_only != plan.text_only:
+        yield f"{MANIFEST_FILE}: text_only is {manifest.text_only}, expected {plan.text_only}"
+    # Manifests without a seal may hold a fingerprint of another kind (of samples), and so do those
+    # of a Hub parent (of the commit).
+    same_kind = manifest.seal is not None and manifest.parent.revision == plan.parent.revision
+    if same_kind and manifest.parent.fingerprint != plan.parent.fingerprint:
+        yield (
+            f"{MANIFEST_FILE}: parent.fingerprint is {manifest.parent.fingerprint[:16]}..., "
+            f"the parent's is {plan.parent.fingerprint[:16]}..."
+        )
+
+
+def _as_a_model(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Where a whole folder is no Gemma 3n, or not the one that its manifest describes."""
+    try:
+        model = open_folder(folder)
+    except InputError as error:
+        yield str(error)
+        return
+    if model.text.intermediate_size != manifest.slice.widths:
+        yield f"{MANIFEST_FILE}: slice.widths are not the intermediate_size of config.json"
+    if manifest.text_only is is_multimodal(model.config):
+        yield f"{MANIFEST_FILE}: text_only is {manifest.text_only}, config.json says otherwise"
