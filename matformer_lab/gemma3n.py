@@ -53,7 +53,7 @@ class TextConfig(BaseModel):
     max_position_embeddings: Dimension
     laurel_rank: Dimension
     altup_num_inputs: Dimension
-    tie_word_embeddings: Literal[True] = True
+    tie_word_embeddings: Annotated[bool, Field(strict=True)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -221,6 +221,9 @@ _LAYER_RULES = (
     TensorRule("self_attn.v_proj.weight", ("kv", "hidden"), absent_where_kv_shared=True),
 )
 
+LM_HEAD = "lm_head.weight"
+"""The LM head in a full or text-only checkpoint, where it is not the embeddings; no prefix."""
+
 EMBED_TOKENS = "embed_tokens.weight"
 EMBED_TOKENS_PER_LAYER = "embed_tokens_per_layer.weight"
 PER_LAYER_MODEL_PROJECTION = "per_layer_model_projection.weight"
@@ -239,6 +242,8 @@ _ALTUP_RULES = (
 )
 
 _LAYER_NAME = re.compile(r"layers\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
+_LAYER_NAMES = {rule.name for rule in _LAYER_RULES}
+_MODEL_NAMES = {rule.name for rule in _MODEL_RULES}
 _CUT_BY_SUFFIX = {rule.name: rule.cut for rule in _LAYER_RULES + _MODEL_RULES}
 
 
@@ -256,9 +261,12 @@ def layer_tensor(layer: int, rest: str) -> str:
     return f"layers.{layer}.{rest}"
 
 
-def is_lm_head(name: str) -> bool:
-    """Whether a tensor, named with its prefix, is the LM head of a full or text-only checkpoint."""
-    return name == "lm_head.weight" or name.endswith(".lm_head.weight")
+def says_untied(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that the LM head is not the embeddings.
+
+    transformers 5 reads `tie_word_embeddings` of a full config at its top, 4.x in `text_config`.
+    """
+    return any(part.get("tie_word_embeddings") is False for part in (config, text_part(config)))
 
 
 class LayerName(NamedTuple):
@@ -286,6 +294,16 @@ def split_layer(name: str) -> LayerName:
     return LayerName(int(match[1]), match[2]) if match else LayerName(None, name)
 
 
+def is_known(name: str) -> bool:
+    """Whether a text tensor, named without the prefix, is one that some config calls for."""
+    layer, rest = split_layer(name)
+    if layer is not None:
+        return rest in _LAYER_NAMES
+    return rest in _MODEL_NAMES or any(
+        re.fullmatch(re.escape(rule.name).replace(r"\{\}", r"\d+"), rest) for rule in _ALTUP_RULES
+    )
+
+
 def cut_of(name: str) -> Cut:
     """The cut of a text tensor, named without the prefix; unknown tensors are kept whole."""
     return _CUT_BY_SUFFIX.get(split_layer(name).rest, Cut.WHOLE)
@@ -306,8 +324,13 @@ class ExpectedTensor:
     required: bool
 
 
-def expected_tensors(text: TextConfig) -> Iterator[ExpectedTensor]:
-    """Every text tensor of a checkpoint with this config, the LM head aside (it is tied)."""
+def expected_tensors(text: TextConfig, *, head: bool = False) -> Iterator[ExpectedTensor]:
+    """Every text tensor of a checkpoint with this config.
+
+    Args:
+        text: The config.
+        head: Whether there is an LM head (`LM_HEAD`, named without a prefix) beside the embeddings.
+    """
     dims = {
         "hidden": text.hidden_size,
         "vocab": text.vocab_size,
@@ -323,6 +346,8 @@ def expected_tensors(text: TextConfig) -> Iterator[ExpectedTensor]:
     }
     for rule in _MODEL_RULES:
         yield ExpectedTensor(rule.name, tuple(dims[d] for d in rule.shape), True)
+    if head:
+        yield ExpectedTensor(LM_HEAD, (text.vocab_size, text.hidden_size), True)
     for rule in _ALTUP_RULES:
         for stream in range(text.altup_num_inputs - 1):
             yield ExpectedTensor(rule.name.format(stream), tuple(dims[d] for d in rule.shape), True)
@@ -332,26 +357,3 @@ def expected_tensors(text: TextConfig) -> Iterator[ExpectedTensor]:
             shape = tuple(width if d == "ffn" else dims[d] for d in rule.shape)
             required = not (shared and rule.absent_where_kv_shared)
             yield ExpectedTensor(layer_tensor(layer, rule.name), shape, required)
-
-
-def text_prefix(names: Mapping[str, Any], where: str) -> str:
-    """The prefix of a checkpoint's text tensors, told by `embed_tokens_per_layer.weight`.
-
-    `model.language_model.` in full checkpoints, `model.` in text-only ones, and empty for a bare
-    text model.
-
-    Args:
-        names: The checkpoint's tensors by name.
-        where: Names the checkpoint in an error.
-
-    Raises:
-        InputError: There is no such tensor, or more than one.
-    """
-    suffix = EMBED_TOKENS_PER_LAYER
-    found = [n.removesuffix(suffix) for n in names if n == suffix or n.endswith("." + suffix)]
-    if len(found) != 1:
-        raise InputError(
-            f"{where}: {len(found)} tensors named *{suffix}, expected one; "
-            "this is not a Gemma 3n checkpoint"
-        )
-    return found[0]

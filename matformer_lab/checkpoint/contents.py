@@ -1,6 +1,5 @@
 """The files of a checkpoint other than weights: config, tokenizer, card, manifest."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,8 +17,9 @@ from matformer_lab.checkpoint.manifest import (
 from matformer_lab.common.atomic import write_atomic
 from matformer_lab.common.untrusted import read_small
 from matformer_lab.common.version import __version__
-from matformer_lab.parent.folder import path_inside
+from matformer_lab.common.written_json import written_json
 from matformer_lab.parent.index import INDEX_FILE
+from matformer_lab.parent.links import path_inside
 from matformer_lab.slicing.plan import Plan
 
 _TOKENIZER_FILES: Final = (
@@ -75,7 +75,7 @@ def write_other_files(
         base_model: The parent's Hub id, for the card; None: what is known of it.
     """
     files = dict(side_files)
-    files["config.json"] = (json.dumps(plan.config, indent=2, ensure_ascii=False) + "\n").encode()
+    files["config.json"] = (written_json(plan.config) + "\n").encode()
     files[CARD_FILE] = model_card(plan, base_model).encode()
     if len(shards) > 1:
         files[INDEX_FILE] = index_json(shards)

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from matformer_lab.common.spans import Span, merged
 from matformer_lab.gemma3n import (
+    LM_HEAD,
     TEXT_ONLY_PREFIX,
     Cut,
     TextConfig,
     cut_of,
-    is_lm_head,
     layer_tensor,
     read_text_config,
     split_layer,
@@ -117,11 +117,11 @@ class Plan:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     def text_tensors(self) -> Mapping[str, TensorPlan]:
-        """The text model's tensors, by name without the prefix."""
+        """The text model's tensors, by name without the prefix; with the LM head, if it has one."""
         return {
             tensor.name.removeprefix(self.prefix): tensor
             for tensor in self.tensors
-            if tensor.name.startswith(self.prefix)
+            if tensor.name.startswith(self.prefix) or tensor.name == LM_HEAD
         }
 
 
@@ -148,8 +148,10 @@ def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan
     tensors = []
     in_file_order = sorted(parent.tensors.items(), key=lambda item: (item[1].file, item[1].offset))
     for source, info in in_file_order:
-        if is_lm_head(source):
-            continue  # tied to the input embeddings; mlx-lm refuses a checkpoint that repeats it
+        if source == LM_HEAD:
+            if parent.separate_head:
+                tensors.append(TensorPlan(source, source, info))
+            continue  # else it repeats the embeddings, and mlx-lm refuses a checkpoint with it
         if not source.startswith(parent.prefix):
             if not text_only:
                 tensors.append(TensorPlan(source, source, info))
