@@ -74,6 +74,9 @@ class TextConfig(BaseModel):
                 "full_attention" if (layer + 1) % 5 == 0 else "sliding_attention"
                 for layer in range(layers)
             ]
+        for key in _NOTEBOOK_KEYS:
+            if _is_notebooks(raw) and len(filled.get(key) or ()) == _NOTEBOOK_LAYERS:
+                filled[key] = [v for n, v in enumerate(filled[key]) if n not in NOTEBOOK_SKIP]
         if filled.get("activation_sparsity_pattern") is None:
             sparse = 10 if layers > 10 else 0
             filled["activation_sparsity_pattern"] = [0.95] * sparse + [0.0] * (layers - sparse)
@@ -84,7 +87,13 @@ class TextConfig(BaseModel):
     def _one_value_per_layer(cls, value: tuple[Any, ...], info: Any) -> tuple[Any, ...]:
         layers = info.data.get("num_hidden_layers")
         if layers is not None and len(value) != layers:
-            raise ValueError(f"has {len(value)} values for {layers} layers")
+            surplus = (
+                "; Google's notebook leaves the parent's here, and which layers it skipped is not "
+                "known: cut the slice again from its parent"
+            )
+            raise ValueError(
+                f"has {len(value)} values for {layers} layers" + surplus * (len(value) > layers)
+            )
         return value
 
     @field_validator("num_kv_shared_layers")
@@ -127,6 +136,30 @@ class TextConfig(BaseModel):
         )
 
 
+NOTEBOOK_SKIP: Final = range(20, 25)
+"""The layers that Google's notebook skips, as E2B and every other published slice that skips."""
+
+_NOTEBOOK_LAYERS: Final = 35
+_NOTEBOOK_KEYS: Final = ("layer_types", "activation_sparsity_pattern")
+
+
+def _is_notebooks(text: Mapping[str, Any]) -> bool:
+    """Whether Google's notebook wrote the text part of a config, skipping layers 20-24 of E4B.
+
+    It leaves the 35 `layer_types` of the parent, of which 5 of the 15 layers that share K/V are
+    gone. transformers 4.53, which it uses, takes the first 30: those of the kept layers.
+    """
+    types = text.get("layer_types")
+    pattern = [*["sliding_attention"] * 4, "full_attention"] * 7
+    counts = text.get("num_hidden_layers"), text.get("num_kv_shared_layers")
+    return types == pattern and counts == (30, 10)
+
+
+def is_notebooks(config: Mapping[str, Any]) -> bool:
+    """Whether Google's notebook wrote a config.json, so that it has too many `layer_types`."""
+    return _is_notebooks(text_part(config))
+
+
 def is_multimodal(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is of the full `gemma3n`, with towers, rather than `gemma3n_text`."""
     return config.get("model_type") == "gemma3n"
@@ -136,6 +169,14 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a config.json with the text model's keys; empty if there is none."""
     part = config.get("text_config") if is_multimodal(config) else config
     return part if isinstance(part, Mapping) else {}
+
+
+_OTHER_MODELS: Final = {
+    "gemma4": ". Gemma 4's E2B and E4B are not nested in each other (hidden sizes 1536 and 2560)",
+    "gemma": ". Other Gemmas' are not",
+    "nemotron": ". Nemotron Elastic is nested too, but in other dimensions and at fixed budgets",
+}
+"""What is known of models that people take for this one, by how their `model_type` begins."""
 
 
 def read_text_config(config: Mapping[str, Any], where: str) -> TextConfig:
@@ -150,9 +191,11 @@ def read_text_config(config: Mapping[str, Any], where: str) -> TextConfig:
     """
     model_type = config.get("model_type")
     if model_type not in ("gemma3n", "gemma3n_text"):
+        kind = str(model_type).lower()
+        why = next((why for start, why in _OTHER_MODELS.items() if kind.startswith(start)), "")
         raise InputError(
-            f"{where}: model_type is {model_type!r}, but only Gemma 3n (gemma3n, gemma3n_text) "
-            "has nested FFNs to slice"
+            f"{where}: model_type is {model_type!r:.60}, but only Gemma 3n (gemma3n, gemma3n_text) "
+            f"can be sliced here: its FFNs were trained as nested ones{why}"
         )
     try:
         return TextConfig.model_validate(text_part(config))

@@ -1,6 +1,7 @@
 """The files of a checkpoint other than weights: config, tokenizer, card, manifest."""
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -44,16 +45,20 @@ def read_side_files(plan: Plan) -> dict[str, bytes]:
         The files' contents by name.
 
     Raises:
-        InputError: When a file is too large, or is a link that leads out of the parent's folder.
+        InputError: When a file cannot be copied: it is a link that leads nowhere or out of the
+            parent's folder, a pipe, a folder or a Git-LFS pointer, or is too large.
     """
     patterns = _TOKENIZER_FILES + (() if plan.text_only else _PROCESSOR_FILES)
     folder = plan.parent.local
-    names = {path.name for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    return {
-        name: read_small(path_inside(folder, name, str(folder)))
-        for name in sorted(names)
-        if Path(name).suffix.lower() not in _EXCLUDED_SUFFIXES
+    names = {
+        path.name
+        for path in folder.iterdir()
+        if any(fnmatchcase(path.name, pattern) for pattern in patterns)
+        and path.suffix.lower() not in _EXCLUDED_SUFFIXES
+        # A folder of licences, say; one in place of a file has the file's name.
+        and (path.suffix or not path.is_dir())
     }
+    return {name: read_small(path_inside(folder, name, str(folder))) for name in sorted(names)}
 
 
 def write_other_files(

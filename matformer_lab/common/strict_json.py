@@ -22,8 +22,9 @@ def strict_json(data: bytes, where: str, *, as_written: bool = False) -> dict[st
     Args:
         data: UTF-8 text.
         where: Names the file in an error.
-        as_written: Keep the characters of numbers (`float_as_written`), for a file that `written_json`
-            writes again; NaN and Infinity, which Python's configs may hold, are then read too.
+        as_written: Keep the characters of numbers (`float_as_written`), for a file that
+            `written_json` writes again; NaN and Infinity, which Python's configs may hold, are then
+            read too.
 
     Raises:
         InputError: `data` is not JSON, is not an object, or holds one of the above.

@@ -46,7 +46,8 @@ def open_regular(path: Path) -> BinaryIO:
     except InputError:
         raise  # it is a ValueError, and says what is wrong
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        missing = "is a link to a file that is not there" if path.is_symlink() else "no such file"
+        raise InputError(f"{path}: {missing}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # a NUL in the name, or what no file system can encode

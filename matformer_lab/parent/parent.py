@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,12 @@ from matformer_lab.gemma3n import (
     TextConfig,
     expected_tensors,
     is_multimodal,
+    is_notebooks,
     read_text_config,
 )
 from matformer_lab.parent.head import has_head
 from matformer_lab.parent.headers import TensorInfo
-from matformer_lab.parent.spelling import spelling_of
+from matformer_lab.parent.spelling import Spelling, spelling_of
 from matformer_lab.parent.unexpected import check_unexpected, check_unquantised
 from matformer_lab.parent.weight_files import WeightFiles
 
@@ -189,8 +190,18 @@ def build_parent(
         revision=revision,
         separate_head=head,
         stored=stored,
-        notes=(spelling.note,) if spelling.note else (),
+        notes=tuple(_notes(config, spelling, ref)),
     )
+
+
+def _notes(config: Mapping[str, Any], spelling: Spelling, ref: str) -> Iterator[str]:
+    if spelling.note:
+        yield spelling.note
+    if is_notebooks(config):
+        yield (
+            f"{ref}: Google's notebook wrote its config.json, with too many layer_types; it is "
+            "read as E4B without layers 20-24"
+        )
 
 
 def parent_of_candidates(

@@ -57,5 +57,7 @@ def _sparsity(parent: Parent, layer: int) -> float:
     """A layer's activation sparsity as the parent writes it; a float, which 5.x insists on."""
     value = parent.text.activation_sparsity_pattern[layer]
     written = text_part(parent.config).get("activation_sparsity_pattern")
-    as_written = written[layer] if isinstance(written, list) else None
+    if not isinstance(written, list) or len(written) != parent.text.num_hidden_layers:
+        return value
+    as_written = written[layer]
     return as_written if isinstance(as_written, float) else value

@@ -11,7 +11,7 @@ from matformer_lab.checkpoint.disk.tensor_bytes import Bytes, child_bytes, threa
 from matformer_lab.checkpoint.manifest import tensor_digest
 from matformer_lab.common.progress import Advance
 from matformer_lab.common.untrusted import open_regular, read_exactly
-from matformer_lab.parent.headers import TensorInfo
+from matformer_lab.parent.headers import ITEM_BITS, TensorInfo
 from matformer_lab.slicing.plan import TensorPlan
 
 _T = TypeVar("_T")
@@ -96,7 +96,7 @@ def first_difference(
             expected = np.frombuffer(piece, dtype=np.uint8)
             if not _equal(found, expected):
                 different = found != expected
-                element = (done + int(different.argmax())) // (info.nbytes // info.numel)
+                element = (done + int(different.argmax())) * 8 // ITEM_BITS[info.dtype]
                 index = [int(i) for i in np.unravel_index(element, info.shape)]
                 return f"tensor {tensor.name}: differs from the parent's, first at {index}"
             done += len(piece)

@@ -1,9 +1,34 @@
 """The differences between two configs."""
 
+import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
+from matformer_lab.gemma3n import is_notebooks
+
 _ABSENT: Final = object()
+
+
+def config_problems(
+    expected: Mapping[str, Any], found: Mapping[str, Any], folder: Path
+) -> Iterable[str]:
+    """The differences between a checkpoint's config and what it should be, and whose they are.
+
+    Args:
+        expected: The config as it should be.
+        found: The checkpoint's.
+        folder: The checkpoint's.
+
+    Yields:
+        A line for each.
+    """
+    if is_notebooks(found) and not is_notebooks(expected):
+        yield (
+            "config.json: written by Google's notebook: transformers 4.57 and newer refuse it; "
+            f"`matformer-lab slice {folder} --slice full --out FIXED` writes a right one"
+        )
+    yield from config_differences(expected, found)
 
 
 def config_differences(expected: Any, found: Any, at: str = "config.json") -> Iterable[str]:
@@ -26,8 +51,17 @@ def config_differences(expected: Any, found: Any, at: str = "config.json") -> It
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
         for position, (wanted, got) in enumerate(zip(expected, found, strict=True)):
             yield from config_differences(wanted, got, f"{at}[{position}]")
-    elif expected != found or type(expected) is not type(found):
+    elif not _equal(expected, found):
         yield f"{at} is {_shown(found)}, expected {_shown(expected)}"
+
+
+def _equal(expected: Any, found: Any) -> bool:
+    """Whether two values mean the same: `0` is `0.0`, but not `false`."""
+    if isinstance(expected, bool) or isinstance(found, bool):
+        return expected is found
+    if isinstance(expected, int | float) and isinstance(found, int | float):
+        return expected == found or (math.isnan(expected) and math.isnan(found))
+    return type(expected) is type(found) and bool(expected == found)
 
 
 def _shown(value: Any) -> str:

@@ -21,7 +21,10 @@ from matformer_lab.checkpoint.verification.comparison import (
     whole_tensor,
     wrong_digest,
 )
-from matformer_lab.checkpoint.verification.config_differences import config_differences
+from matformer_lab.checkpoint.verification.config_differences import (
+    config_differences,
+    config_problems,
+)
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
 from matformer_lab.common.progress import Advance, Progress, bytes_bar
@@ -238,7 +241,7 @@ def _verify_by_parent(
     manifest = read_manifest(folder)
     expected = {tensor.name: tensor for tensor in plan.tensors}
     problems = [
-        *config_differences(plan.config, config),
+        *config_problems(plan.config, config, folder),
         *(_side_file_problems(folder, manifest, _COMPARED_ITSELF) if manifest else ()),
         *_file_problems(folder, layout),
         *_name_problems(expected.keys(), layout.keys()),
