@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from matformer_lab.common.content_digest import content_digest, known_digest
+from matformer_lab.common.content_digest import known_digest
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.progress import bytes_bar
 from matformer_lab.gemma3n import (
@@ -25,6 +25,7 @@ from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.spelling import Spelling, spelling_of
 from matformer_lab.parent.unexpected import check_unexpected, check_unquantised
 from matformer_lab.parent.weight_files import WeightFiles
+from matformer_lab.parent.weight_scan import WeightScan, scan
 
 _GOOGLES: Final = ("gemma-3n-E4B", "gemma-3n-E4B-it")
 _TEXT_DTYPES: Final = ("BF16", "F16", "F32")
@@ -120,13 +121,34 @@ class Parent:
         if self.folder is None or self.revision is not None:
             digest.update(f"{self.name}@{self.revision}".encode())
             return digest.hexdigest()
-        files = [self.folder / file for file in sorted({i.file for i in self.tensors.values()})]
-        new = any(known_digest(path) is None for path in files)
-        size = sum(path.stat().st_size for path in files)
-        with bytes_bar(f"fingerprint of {self.name}", size, new) as advance:
-            for path in files:
-                digest.update(f"{content_digest(path, advance)}\n".encode())
+        for one in self._scans.values():
+            digest.update(f"{one.digest}\n".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def not_finite(self) -> frozenset[str]:
+        """The names of the tensors with NaN or infinity, found in the same reading.
+
+        Raises:
+            InputError: The weights are not downloaded, or cannot be read.
+        """
+        return frozenset(
+            name
+            for name, info in self.tensors.items()
+            if info.offset in self._scans[info.file].not_finite and info.nbytes
+        )
+
+    @cached_property
+    def _scans(self) -> dict[str, WeightScan]:
+        """By file, what one reading of all its bytes found."""
+        of_file: dict[str, list[TensorInfo]] = {}
+        for info in self.tensors.values():
+            of_file.setdefault(info.file, []).append(info)
+        paths = {file: self.local / file for file in sorted(of_file)}
+        new = any(known_digest(path) is None for path in paths.values())
+        size = sum(path.stat().st_size for path in paths.values())
+        with bytes_bar(f"fingerprint of {self.name}", size, new) as advance:
+            return {file: scan(path, of_file[file], advance) for file, path in paths.items()}
 
 
 def build_parent(
