@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model")
 _SETTINGS: Final = "tokenizer_config.json"
+_FEWEST_TOKENS: Final = 16
+"""Of a tokenizer without a vocabulary, transformers makes one of a few special tokens."""
 
 
 def load_tokenizer(parent: Parent) -> "PreTrainedTokenizerBase":
@@ -40,27 +42,38 @@ def load_tokenizer(parent: Parent) -> "PreTrainedTokenizerBase":
     check_config(parent)
     try:
         if parent.folder is not None:
-            return AutoTokenizer.from_pretrained(parent.folder, local_files_only=True)
-        return AutoTokenizer.from_pretrained(parent.name, revision=parent.revision)
+            tokenizer = AutoTokenizer.from_pretrained(parent.folder, local_files_only=True)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(parent.name, revision=parent.revision)
     except Exception as error:  # of many types, none of them documented
         raise InputError(
             f"{parent.ref}: the tokenizer cannot be loaded ({one_line(error)}); scoring needs "
             "tokenizer.json and tokenizer_config.json next to the weights"
         ) from None
+    if len(tokenizer) < _FEWEST_TOKENS:
+        raise _missing(parent.ref, [_VOCABULARIES[0]])
+    return tokenizer
 
 
 def _check_files(folder: Path, ref: str) -> None:
-    """Without its files, transformers makes up a tokenizer that knows no word."""
-    there = [name for name in _VOCABULARIES if (folder / name).exists()]
-    for name in (*there, *(n for n in (_SETTINGS,) if (folder / n).exists())):
-        read_small(folder / name)  # names what is no file, or is a Git-LFS pointer
-    missing = [*([] if there else [_VOCABULARIES[0]])]
-    missing += [] if (folder / _SETTINGS).exists() else [_SETTINGS]
+    """Raise `InputError` if a tokenizer's files are missing, or are no files.
+
+    transformers then makes up a tokenizer that knows no word, or another one than the model's.
+    """
+    there = [name for name in (*_VOCABULARIES, _SETTINGS) if (folder / name).exists()]
+    for name in there:
+        read_small(folder / name)  # names a Git-LFS pointer
+    missing = [] if set(_VOCABULARIES) & set(there) else [_VOCABULARIES[0]]
+    missing += [] if _SETTINGS in there else [_SETTINGS]
     if missing:
-        raise InputError(
-            f"{ref}: has no {' and no '.join(missing)}, which scoring needs; copy them from the "
-            "model that it was made from"
-        )
+        raise _missing(ref, missing)
+
+
+def _missing(ref: str, files: list[str]) -> InputError:
+    return InputError(
+        f"{ref}: has no {' and no '.join(files)}, which scoring needs; copy what is missing from "
+        "the model that it was made from"
+    )
 
 
 def check_config(parent: Parent) -> None:

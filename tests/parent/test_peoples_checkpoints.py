@@ -188,7 +188,7 @@ def as_shards(folder: Path, names: tuple[str, ...], index: str | None = None) ->
     """The tensors of model.safetensors in files of other names."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, name in enumerate(names):
         part = dict(list(tensors.items())[number :: len(names)])
         save_file(part, folder / name, metadata={"format": "pt"})
@@ -380,7 +380,7 @@ def test_numbers_are_written_back_as_they_were(number: str, full: Pico, tmp_path
 
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "activation_sparsity_pattern"])
 def test_what_is_read_must_be_a_number(key: str, text: Pico, tmp_path: Path) -> None:
-    folder = text.variant(tmp_path / "p", **{key: float("inf")})
+    folder = text.variant(tmp_path / "p", None, **{key: float("inf")})
     with pytest.raises(InputError, match=key):
         open_parent(folder)
 

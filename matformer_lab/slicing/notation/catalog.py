@@ -25,8 +25,8 @@ from matformer_lab.slicing.slice import Slice
 PUBLISHED: Final = "published"
 """The reference of all slices that Google published."""
 
-_SIZE = re.compile(r"[eE]?([0-9]{1,3}(?:\.[0-9]{1,6})?)[bB]", re.ASCII)
-"""A size as people name slices: `E3B`, `3b`."""
+_SIZE = re.compile(r"e([0-9]{1,3}(?:\.[0-9]+)?)b?|([0-9]{1,3}(?:\.[0-9]+)?)b", re.ASCII | re.I)
+"""A size as people name slices: `E3B`, `e2.5`, `3b`."""
 
 
 @cache
@@ -192,7 +192,7 @@ def _nearest(ref: str) -> str:
 
     if size := _SIZE.fullmatch(ref):
         labels = {s.name: s.published.effective_params_b for s in published_specs() if s.published}
-        near = sorted(labels, key=lambda name: abs(labels[name] - float(size[1])))[:3]
+        near = sorted(labels, key=lambda name: abs(labels[name] - float(size[1] or size[2])))[:3]
         shown = ", ".join(f"{name} ({labels[name]}B)" for name in near)
         search = find_spec("matformer_lab.search") is not None
         budget = "`matformer-lab search` finds one for a budget; " if search else ""
