@@ -23,7 +23,7 @@ from matformer_lab.gemma3n import (
 from matformer_lab.parent.head import has_head
 from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.spelling import Spelling, spelling_of
-from matformer_lab.parent.unexpected import check_unexpected, check_unquantised
+from matformer_lab.parent.unexpected import check_merged, check_unexpected, check_unquantised
 from matformer_lab.parent.weight_files import WeightFiles
 from matformer_lab.parent.weight_scan import WeightScan, scan
 
@@ -177,6 +177,7 @@ def build_parent(
     """
     text = read_text_config(config, f"{ref}: config.json")
     check_unquantised(config, tensors, ref)
+    check_merged(tensors, ref)
     spelling = spelling_of(tensors, full=is_multimodal(config), where=ref)
     stored = {new: old for old, new in spelling.published.items() if new != old}
     tensors = {spelling.published[name]: info for name, info in tensors.items()}
@@ -251,8 +252,10 @@ def parent_of_candidates(
     names = " and ".join(fitting or [weights.name for weights in found])
     if not fitting:
         raise InputError(f"{ref}: none of {names} is what config.json calls for: {problems[-1]}")
-    if len(fitting) > 1:
+    first, *others = fitting.values()
+    # Some tools write an index beside a single file; it names that file.
+    if any(other.tensors != first.tensors for other in others):
         raise InputError(
             f"{ref}: {names} each hold a whole checkpoint; remove the one that is left over"
         )
-    return fitting.popitem()[1]
+    return first

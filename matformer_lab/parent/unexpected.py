@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.gemma3n import LM_HEAD, TextConfig, is_known, split_layer, text_part
+from matformer_lab.gemma3n import TextConfig, is_known, split_layer, text_part
 from matformer_lab.parent.headers import TensorInfo
 
 _ADAPTER: Final = re.compile(
@@ -28,6 +28,7 @@ _QUANTISED: Final = (
 """Names of what quantisation puts beside, or in place of, a weight."""
 
 _TOWERS: Final = frozenset({"vision_tower", "audio_tower", "embed_vision", "embed_audio"})
+_KERNELS: Final = (3, 5, 7)
 _FLOATS: Final = ("BF16", "F16", "F32", "F64")
 
 
@@ -84,10 +85,25 @@ def _method(config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def check_merged(tensors: Mapping[str, TensorInfo], where: str) -> None:
+    """Raise `InputError` if some tensors are an adapter's, which nobody would apply.
+
+    Args:
+        tensors: By the names in their files.
+        where: Names the checkpoint in the error.
+    """
+    adapters = [name for name in tensors if _ADAPTER.search(name)]
+    if adapters:
+        raise InputError(
+            f"{where}: holds an adapter that is not merged ({len(adapters)} tensors, such as "
+            f"{adapters[0]}); merge it first (PEFT: merge_and_unload), then save the model"
+        )
+
+
 def check_unexpected(
     tensors: Mapping[str, TensorInfo], prefix: str, text: TextConfig, where: str
 ) -> None:
-    """Raise `InputError` if a text tensor is an adapter's, or unknown and shaped like a cut.
+    """Raise `InputError` if a text tensor that nobody knows is shaped like a cut.
 
     Args:
         tensors: By their published names.
@@ -95,13 +111,7 @@ def check_unexpected(
         text: The config.
         where: Names the checkpoint in the error.
     """
-    names = [name for name in tensors if name.startswith(prefix) or name.startswith(LM_HEAD[:8])]
-    adapters = [name for name in names if _ADAPTER.search(name)]
-    if adapters:
-        raise InputError(
-            f"{where}: holds an adapter that is not merged ({len(adapters)} tensors, such as "
-            f"{adapters[0]}); merge it first (PEFT: merge_and_unload), then save the model"
-        )
+    names = [name for name in tensors if name.startswith(prefix)]
     for name in names:
         bare = name.removeprefix(prefix)
         if not is_known(bare) and (axis := _cut_axis(bare, tensors[name].shape, text)):
@@ -122,4 +132,17 @@ def _cut_axis(bare: str, shape: tuple[int, ...], text: TextConfig) -> str | None
     every_layer = text.num_hidden_layers * text.hidden_size_per_layer_input
     if text.num_hidden_layers in shape or every_layer in shape:
         return "all layers together"
+    return None
+
+
+def channels_last(tensors: Mapping[str, TensorInfo]) -> str | None:
+    """A convolution of a tower that has its channels last, as MLX converts them; None if none has.
+
+    In a published checkpoint a kernel is [out, in, height, width].
+    """
+    for name, info in tensors.items():
+        if len(info.shape) == 4 and not _TOWERS.isdisjoint(name.split(".")):
+            _, height, width, channels = info.shape
+            if height == width in _KERNELS and channels != width:
+                return name
     return None

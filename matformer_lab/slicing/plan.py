@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from matformer_lab.common.errors import InputError
 from matformer_lab.common.spans import Span, merged
 from matformer_lab.gemma3n import (
     LM_HEAD,
@@ -23,6 +24,7 @@ from matformer_lab.gemma3n import (
 )
 from matformer_lab.parent.headers import TensorInfo, data_bytes
 from matformer_lab.parent.parent import Parent
+from matformer_lab.parent.unexpected import channels_last
 from matformer_lab.slicing.child_config import child_config
 from matformer_lab.slicing.slice import Slice
 
@@ -134,6 +136,9 @@ def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan
         text_only: Leave out the towers of a full parent and plan a `gemma3n_text` checkpoint. The
             child of a text-only parent is text-only in any case.
 
+    Raises:
+        InputError: The parent's towers are in a layout that published checkpoints do not have.
+
     Examples:
         >>> import matformer_lab as ml
         >>> parent = ml.open_parent("tiny")
@@ -142,6 +147,11 @@ def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan
         (30, 10)
     """
     text_only = text_only or not parent.multimodal
+    if not text_only and (tower := channels_last(parent.tensors)):
+        raise InputError(
+            f"{parent.ref}: its towers are in MLX's layout ({tower} has its channels last), which "
+            "no other runtime reads; give the original, or `text_only`"
+        )
     kept = slice_.kept(parent.text.num_hidden_layers)
     new_index = {source: index for index, source in enumerate(kept)}
     child_prefix = TEXT_ONLY_PREFIX if text_only and parent.multimodal else parent.prefix

@@ -127,6 +127,16 @@ def test_two_spellings_of_one_tensor_are_refused(text: Pico, tmp_path: Path) -> 
         open_parent(text.variant(tmp_path / "p", twice))
 
 
+def test_towers_that_mlx_turned_are_not_written_as_published(full: Pico, tmp_path: Path) -> None:
+    kernel = {"vision_tower.timm_model.blocks.0.conv.weight": torch.zeros(8, 3, 3, 4)}
+    named = {FULL_SPELLINGS["mlx-vlm"](k): v for k, v in full.tensors.items()}
+    folder = full.variant(tmp_path / "p", named | kernel)
+    with pytest.warns(UserWarning, match="published"):
+        with pytest.raises(InputError, match=r"MLX's layout .*blocks.0.conv.*text_only"):
+            write_slices(folder, "1/2", tmp_path / "c")
+        write_slices(folder, "1/2", tmp_path / "c", text_only=True)
+
+
 # Git-LFS pointers
 
 
@@ -257,6 +267,14 @@ def test_two_whole_sets_are_both_named(text: Pico, tmp_path: Path) -> None:
     save_file(text.tensors, folder / "model.safetensors")
     with pytest.raises(InputError, match=r"model\.safetensors and model\.safetensors\.index\.json"):
         open_parent(folder)
+
+
+def test_an_index_of_a_single_file(text: Pico, tmp_path: Path) -> None:
+    """As mlx-lm and others write it."""
+    folder = text.variant(tmp_path / "p")
+    index = {"weight_map": dict.fromkeys(text.tensors, "model.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    sliced(folder, tmp_path / "c")
 
 
 def test_an_index_may_say_dot_slash(text: Pico, tmp_path: Path) -> None:
