@@ -69,7 +69,7 @@ def _open(ref: str) -> Parent:
         return replace(open_folder(snapshot, ref=ref, name=repo_id), revision=snapshot.name)
     if is_file(path):
         return _open_file(path)
-    if looks_like_repo_id(ref):
+    if looks_like_repo_id(ref) and path.suffix not in (".gguf", ".safetensors"):
         return open_remote(ref)
     raise unknown(ref)
 

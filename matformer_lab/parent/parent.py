@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.content_digest import known_digest
 from matformer_lab.common.errors import InputError
@@ -25,7 +25,9 @@ from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.spelling import Spelling, spelling_of
 from matformer_lab.parent.unexpected import check_merged, check_unexpected, check_unquantised
 from matformer_lab.parent.weight_files import WeightFiles
-from matformer_lab.parent.weight_scan import WeightScan, scan
+
+if TYPE_CHECKING:
+    from matformer_lab.parent.weight_scan import WeightScan
 
 _GOOGLES: Final = ("gemma-3n-E4B", "gemma-3n-E4B-it")
 _TEXT_DTYPES: Final = ("BF16", "F16", "F32")
@@ -139,8 +141,10 @@ class Parent:
         )
 
     @cached_property
-    def _scans(self) -> dict[str, WeightScan]:
+    def _scans(self) -> "dict[str, WeightScan]":
         """By file, what one reading of all its bytes found."""
+        from matformer_lab.parent.weight_scan import scan  # imports numpy, which a plan needs not
+
         of_file: dict[str, list[TensorInfo]] = {}
         for info in self.tensors.values():
             of_file.setdefault(info.file, []).append(info)

@@ -104,6 +104,8 @@ def unknown(ref: str) -> InputError:
     """The error for what is neither a folder nor a Hub id."""
     if ref.startswith(("/", "./", "../", "~/")) or ref.count("/") > 1:
         return InputError(f"{ref}: no such folder")
+    if ref.endswith((".gguf", ".safetensors")):
+        return InputError(f"{ref}: no such file; a parent is a checkpoint folder or a Hub id")
     return InputError(
         f"{ref}: no such folder; a parent is a checkpoint folder, a Hub id (org/name) or `tiny`"
         f"{did_you_mean(ref)}"

@@ -534,6 +534,7 @@ def a_file(path: Path) -> Path:
         (lambda tmp: a_file(tmp / "m.gguf"), "is a GGUF"),
         (lambda tmp: a_file(tmp / "m.safetensors"), "with config.json beside"),
         (lambda tmp: tmp / "nothing", "no such folder"),
+        (lambda tmp: "me/nothing.gguf", "no such file"),
         (lambda tmp: "gemma-3n-e4b", "did you mean google/gemma-3n-E4B?"),
         (lambda tmp: "gemma3n-e2b-it", "did you mean google/gemma-3n-E2B-it?"),
     ],

@@ -51,6 +51,8 @@ def config_differences(expected: Any, found: Any, at: str = "config.json") -> It
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
         for position, (wanted, got) in enumerate(zip(expected, found, strict=True)):
             yield from config_differences(wanted, got, f"{at}[{position}]")
+    elif isinstance(expected, list) and isinstance(found, list):
+        yield f"{at} has {len(found)} values, expected {len(expected)}"
     elif not _equal(expected, found):
         yield f"{at} is {_shown(found)}, expected {_shown(expected)}"
 
