@@ -271,8 +271,10 @@ def _predictions(
 ) -> _Predictions:
     """Of the tokens `wanted`, at `final[reads]`."""
     softcap = model.config.final_logit_softcapping
-    # In place: these are the largest tensors of a forward.
-    logits = model.lm_head(final).div_(softcap).tanh_().mul_(softcap)
+    logits = model.lm_head(final)
+    if softcap is not None:
+        # In place: these are the largest tensors of a forward.
+        logits = logits.div_(softcap).tanh_().mul_(softcap)
     scores = log_softmax(logits, dim=-1, dtype=torch.float32)
     return _Predictions(scores[reads, wanted], scores.argmax(dim=-1)[reads])
 

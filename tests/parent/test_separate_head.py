@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3nForCausalLM
 
+from matformer_lab.checkpoint.slices import write_slices
 from matformer_lab.checkpoint.verification.verify import verify_checkpoint
 from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
@@ -111,6 +112,20 @@ def test_scores_are_those_of_transformers(
     tied = open_parent(with_head(source, tmp_path / "tied", None))
     other = ElasticParent.load(tied, dtype=torch.float32).live(slice_)
     assert score_slices({"half": other}, [asked])["half"][0].logprob != pytest.approx(wanted, 1e-2)
+
+
+def test_a_family_shares_it(pico_full: Path, tmp_path: Path) -> None:
+    folder = with_head(pico_full, tmp_path / "parent", {"top": False})
+    own = load_file(folder / "model.safetensors")[HEAD]
+    write_slices(folder, ["1/2", "1/4"], tmp_path / "family")
+    write_slices(folder, ["1/8"], tmp_path / "family")
+    assert verify_checkpoint(tmp_path / "family", folder).ok
+    files = {
+        path.stat().st_ino
+        for path in tmp_path.glob("family/*/*.safetensors")
+        if HEAD in (tensors := load_file(path)) and torch.equal(tensors[HEAD], own)
+    }
+    assert len(files) == 1
 
 
 def test_one_that_repeats_the_embeddings_is_left_out(pico_full: Path, tmp_path: Path) -> None:
