@@ -53,23 +53,30 @@ def _is_in(target: Path, places: list[Path]) -> bool:
 
 
 def _is_cached(path: Path, target: Path) -> bool:
-    """Whether a path leads to `target` through a snapshot of a Hub cache, link by link.
-
-    The cache's `blobs` may be a link to another disk. Files in it are named by their digests, so
-    that a folder that only looks like a cache does not lead to anything else of interest.
-    """
+    """Whether a path leads to `target` through a Hub cache, link by link."""
     for _ in range(_MOST_HOPS):
-        repo = path.parent.parent.parent
-        if path.parent.parent.name == "snapshots":
-            if target.parent == (repo / "blobs").resolve() and _BLOB.fullmatch(target.name):
-                return True
-            real = path.parent.resolve()
-            if real.parent.name == "snapshots" and target.parent == real:  # a cache without links
-                return True
+        folder = path.parent
+        if folder.parent.name == "snapshots" and _is_blob(target, folder.parent.parent / "blobs"):
+            return True
+        if folder.name == "blobs" and folder.parent.name.startswith("models--"):
+            return _is_blob(target, folder)
+        real = folder.resolve()
+        if real.parent.name == "snapshots" and target.parent == real:  # a cache without links
+            return True
         if not path.is_symlink():
             return False
-        path = Path(os.path.normpath(path.parent / path.readlink()))
+        path = Path(os.path.normpath(folder / path.readlink()))
     return False
+
+
+def _is_blob(target: Path, blobs: Path) -> bool:
+    """Whether a file is one of a cache's `blobs`, which may be a link to another disk.
+
+    Blobs are named by their digests. So a folder that only looks like a cache, with a link in place
+    of `blobs`, does not lead to anything of interest.
+    """
+    named_by_digest = _BLOB.fullmatch(target.name) is not None
+    return target.parent == blobs.resolve() and (named_by_digest or not blobs.is_symlink())
 
 
 def _viewed(home: Path) -> list[Path]:

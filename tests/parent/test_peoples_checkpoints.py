@@ -328,11 +328,13 @@ def test_a_cache_whose_blobs_are_elsewhere(cache: Path, tmp_path: Path) -> None:
     sliced(cache, tmp_path / "c")
 
 
-def test_single_links_into_a_cache(cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("to_blobs", [False, True])
+def test_single_links_into_a_cache(to_blobs: bool, cache: Path, tmp_path: Path) -> None:
     """Weights from the cache, a config of one's own."""
     (tmp_path / "mine").mkdir()
     for path in cache.iterdir():
-        (tmp_path / "mine" / path.name).symlink_to(path)
+        blob = cache.parent.parent / "blobs" / path.readlink().name
+        (tmp_path / "mine" / path.name).symlink_to(blob if to_blobs else path)
     (tmp_path / "mine" / "config.json").unlink()
     shutil.copy(cache / "config.json", tmp_path / "mine")
     sliced(tmp_path / "mine", tmp_path / "c")
