@@ -53,7 +53,7 @@ class TextConfig(BaseModel):
     max_position_embeddings: Dimension
     laurel_rank: Dimension
     altup_num_inputs: Dimension
-    tie_word_embeddings: Literal[True] = True
+    tie_word_embeddings: Annotated[bool, Field(strict=True)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +74,9 @@ class TextConfig(BaseModel):
                 "full_attention" if (layer + 1) % 5 == 0 else "sliding_attention"
                 for layer in range(layers)
             ]
+        for key in _NOTEBOOK_KEYS:
+            if _is_notebooks(raw) and len(filled.get(key) or ()) == _NOTEBOOK_LAYERS:
+                filled[key] = [v for n, v in enumerate(filled[key]) if n not in NOTEBOOK_SKIP]
         if filled.get("activation_sparsity_pattern") is None:
             sparse = 10 if layers > 10 else 0
             filled["activation_sparsity_pattern"] = [0.95] * sparse + [0.0] * (layers - sparse)
@@ -84,7 +87,13 @@ class TextConfig(BaseModel):
     def _one_value_per_layer(cls, value: tuple[Any, ...], info: Any) -> tuple[Any, ...]:
         layers = info.data.get("num_hidden_layers")
         if layers is not None and len(value) != layers:
-            raise ValueError(f"has {len(value)} values for {layers} layers")
+            surplus = (
+                "; Google's notebook leaves the parent's here, and which layers it skipped is not "
+                "known: cut the slice again from its parent"
+            )
+            raise ValueError(
+                f"has {len(value)} values for {layers} layers" + surplus * (len(value) > layers)
+            )
         return value
 
     @field_validator("num_kv_shared_layers")
@@ -127,6 +136,30 @@ class TextConfig(BaseModel):
         )
 
 
+NOTEBOOK_SKIP: Final = range(20, 25)
+"""The layers that Google's notebook skips, as E2B and every other published slice that skips."""
+
+_NOTEBOOK_LAYERS: Final = 35
+_NOTEBOOK_KEYS: Final = ("layer_types", "activation_sparsity_pattern")
+
+
+def _is_notebooks(text: Mapping[str, Any]) -> bool:
+    """Whether Google's notebook wrote the text part of a config, skipping layers 20-24 of E4B.
+
+    It leaves the 35 `layer_types` of the parent, of which 5 of the 15 layers that share K/V are
+    gone. transformers 4.53, which it uses, takes the first 30: those of the kept layers.
+    """
+    types = text.get("layer_types")
+    pattern = [*["sliding_attention"] * 4, "full_attention"] * 7
+    counts = text.get("num_hidden_layers"), text.get("num_kv_shared_layers")
+    return types == pattern and counts == (30, 10)
+
+
+def is_notebooks(config: Mapping[str, Any]) -> bool:
+    """Whether Google's notebook wrote a config.json, so that it has too many `layer_types`."""
+    return _is_notebooks(text_part(config))
+
+
 def is_multimodal(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is of the full `gemma3n`, with towers, rather than `gemma3n_text`."""
     return config.get("model_type") == "gemma3n"
@@ -136,6 +169,14 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a config.json with the text model's keys; empty if there is none."""
     part = config.get("text_config") if is_multimodal(config) else config
     return part if isinstance(part, Mapping) else {}
+
+
+_OTHER_MODELS: Final = {
+    "gemma4": ". Gemma 4's E2B and E4B are not nested in each other (hidden sizes 1536 and 2560)",
+    "gemma": ". Other Gemmas' are not",
+    "nemotron": ". Nemotron Elastic is nested too, but in other dimensions and at fixed budgets",
+}
+"""What is known of models that people take for this one, by how their `model_type` begins."""
 
 
 def read_text_config(config: Mapping[str, Any], where: str) -> TextConfig:
@@ -150,9 +191,11 @@ def read_text_config(config: Mapping[str, Any], where: str) -> TextConfig:
     """
     model_type = config.get("model_type")
     if model_type not in ("gemma3n", "gemma3n_text"):
+        kind = str(model_type).lower()
+        why = next((why for start, why in _OTHER_MODELS.items() if kind.startswith(start)), "")
         raise InputError(
-            f"{where}: model_type is {model_type!r}, but only Gemma 3n (gemma3n, gemma3n_text) "
-            "has nested FFNs to slice"
+            f"{where}: model_type is {model_type!r:.60}, but only Gemma 3n (gemma3n, gemma3n_text) "
+            f"can be sliced here: its FFNs were trained as nested ones{why}"
         )
     try:
         return TextConfig.model_validate(text_part(config))
@@ -221,6 +264,9 @@ _LAYER_RULES = (
     TensorRule("self_attn.v_proj.weight", ("kv", "hidden"), absent_where_kv_shared=True),
 )
 
+LM_HEAD = "lm_head.weight"
+"""The LM head in a full or text-only checkpoint, where it is not the embeddings; no prefix."""
+
 EMBED_TOKENS = "embed_tokens.weight"
 EMBED_TOKENS_PER_LAYER = "embed_tokens_per_layer.weight"
 PER_LAYER_MODEL_PROJECTION = "per_layer_model_projection.weight"
@@ -239,6 +285,8 @@ _ALTUP_RULES = (
 )
 
 _LAYER_NAME = re.compile(r"layers\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
+_LAYER_NAMES = {rule.name for rule in _LAYER_RULES}
+_MODEL_NAMES = {rule.name for rule in _MODEL_RULES}
 _CUT_BY_SUFFIX = {rule.name: rule.cut for rule in _LAYER_RULES + _MODEL_RULES}
 
 
@@ -256,9 +304,12 @@ def layer_tensor(layer: int, rest: str) -> str:
     return f"layers.{layer}.{rest}"
 
 
-def is_lm_head(name: str) -> bool:
-    """Whether a tensor, named with its prefix, is the LM head of a full or text-only checkpoint."""
-    return name == "lm_head.weight" or name.endswith(".lm_head.weight")
+def says_untied(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that the LM head is not the embeddings.
+
+    transformers 5 reads `tie_word_embeddings` of a full config at its top, 4.x in `text_config`.
+    """
+    return any(part.get("tie_word_embeddings") is False for part in (config, text_part(config)))
 
 
 class LayerName(NamedTuple):
@@ -286,6 +337,16 @@ def split_layer(name: str) -> LayerName:
     return LayerName(int(match[1]), match[2]) if match else LayerName(None, name)
 
 
+def is_known(name: str) -> bool:
+    """Whether a text tensor, named without the prefix, is one that some config calls for."""
+    layer, rest = split_layer(name)
+    if layer is not None:
+        return rest in _LAYER_NAMES
+    return rest in _MODEL_NAMES or any(
+        re.fullmatch(re.escape(rule.name).replace(r"\{\}", r"\d+"), rest) for rule in _ALTUP_RULES
+    )
+
+
 def cut_of(name: str) -> Cut:
     """The cut of a text tensor, named without the prefix; unknown tensors are kept whole."""
     return _CUT_BY_SUFFIX.get(split_layer(name).rest, Cut.WHOLE)
@@ -306,8 +367,13 @@ class ExpectedTensor:
     required: bool
 
 
-def expected_tensors(text: TextConfig) -> Iterator[ExpectedTensor]:
-    """Every text tensor of a checkpoint with this config, the LM head aside (it is tied)."""
+def expected_tensors(text: TextConfig, *, head: bool = False) -> Iterator[ExpectedTensor]:
+    """Every text tensor of a checkpoint with this config.
+
+    Args:
+        text: The config.
+        head: Whether there is an LM head (`LM_HEAD`, named without a prefix) beside the embeddings.
+    """
     dims = {
         "hidden": text.hidden_size,
         "vocab": text.vocab_size,
@@ -323,6 +389,8 @@ def expected_tensors(text: TextConfig) -> Iterator[ExpectedTensor]:
     }
     for rule in _MODEL_RULES:
         yield ExpectedTensor(rule.name, tuple(dims[d] for d in rule.shape), True)
+    if head:
+        yield ExpectedTensor(LM_HEAD, (text.vocab_size, text.hidden_size), True)
     for rule in _ALTUP_RULES:
         for stream in range(text.altup_num_inputs - 1):
             yield ExpectedTensor(rule.name.format(stream), tuple(dims[d] for d in rule.shape), True)
@@ -332,26 +400,3 @@ def expected_tensors(text: TextConfig) -> Iterator[ExpectedTensor]:
             shape = tuple(width if d == "ffn" else dims[d] for d in rule.shape)
             required = not (shared and rule.absent_where_kv_shared)
             yield ExpectedTensor(layer_tensor(layer, rule.name), shape, required)
-
-
-def text_prefix(names: Mapping[str, Any], where: str) -> str:
-    """The prefix of a checkpoint's text tensors, told by `embed_tokens_per_layer.weight`.
-
-    `model.language_model.` in full checkpoints, `model.` in text-only ones, and empty for a bare
-    text model.
-
-    Args:
-        names: The checkpoint's tensors by name.
-        where: Names the checkpoint in an error.
-
-    Raises:
-        InputError: There is no such tensor, or more than one.
-    """
-    suffix = EMBED_TOKENS_PER_LAYER
-    found = [n.removesuffix(suffix) for n in names if n == suffix or n.endswith("." + suffix)]
-    if len(found) != 1:
-        raise InputError(
-            f"{where}: {len(found)} tensors named *{suffix}, expected one; "
-            "this is not a Gemma 3n checkpoint"
-        )
-    return found[0]

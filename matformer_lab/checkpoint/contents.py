@@ -1,7 +1,7 @@
 """The files of a checkpoint other than weights: config, tokenizer, card, manifest."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +18,9 @@ from matformer_lab.checkpoint.manifest import (
 from matformer_lab.common.atomic import write_atomic
 from matformer_lab.common.untrusted import read_small
 from matformer_lab.common.version import __version__
-from matformer_lab.parent.folder import path_inside
+from matformer_lab.common.written_json import written_json
 from matformer_lab.parent.index import INDEX_FILE
+from matformer_lab.parent.links import path_inside
 from matformer_lab.slicing.plan import Plan
 
 _TOKENIZER_FILES: Final = (
@@ -44,16 +45,20 @@ def read_side_files(plan: Plan) -> dict[str, bytes]:
         The files' contents by name.
 
     Raises:
-        InputError: When a file is too large, or is a link that leads out of the parent's folder.
+        InputError: When a file cannot be copied: it is a link that leads nowhere or out of the
+            parent's folder, a pipe, a folder or a Git-LFS pointer, or is too large.
     """
     patterns = _TOKENIZER_FILES + (() if plan.text_only else _PROCESSOR_FILES)
     folder = plan.parent.local
-    names = {path.name for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    return {
-        name: read_small(path_inside(folder, name, str(folder)))
-        for name in sorted(names)
-        if Path(name).suffix.lower() not in _EXCLUDED_SUFFIXES
+    names = {
+        path.name
+        for path in folder.iterdir()
+        if any(fnmatchcase(path.name, pattern) for pattern in patterns)
+        and path.suffix.lower() not in _EXCLUDED_SUFFIXES
+        # A folder of licences, say; one in place of a file has the file's name.
+        and (path.suffix or not path.is_dir())
     }
+    return {name: read_small(path_inside(folder, name, str(folder))) for name in sorted(names)}
 
 
 def file_names(side_files: Iterable[str], shards: Sequence[Shard]) -> set[str]:
@@ -87,7 +92,7 @@ def write_other_files(
         base_model: The parent's Hub id, for the card; None: what is known of it.
     """
     files = dict(side_files)
-    files["config.json"] = (json.dumps(plan.config, indent=2, ensure_ascii=False) + "\n").encode()
+    files["config.json"] = (written_json(plan.config) + "\n").encode()
     files[CARD_FILE] = model_card(plan, base_model).encode()
     if len(shards) > 1:
         files[INDEX_FILE] = index_json(shards)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from matformer_lab.checkpoint.disk.staging import Staging
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.version import __version__
-from matformer_lab.parent.folder import read_config, read_layout
+from matformer_lab.parent.folder import open_folder
 from matformer_lab.parent.parent import Parent
 
 
@@ -32,8 +32,11 @@ class ParentWatch:
         """
         self._parent = parent
         self._state = self._current_state()
-        folder = parent.local
-        if read_config(folder) != parent.config or read_layout(folder) != parent.tensors:
+        try:
+            now = open_folder(parent.local, ref=parent.ref, name=parent.name)
+        except InputError:
+            raise self._changed() from None
+        if (now.config, now.tensors) != (parent.config, parent.tensors):
             raise self._changed()
 
     def _current_state(self) -> dict[str, _FileState]:

@@ -8,6 +8,7 @@ change time cannot be set back, so that bytes replaced under an old modification
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,13 +35,19 @@ def cache_folder() -> Path:
 
 def known_digest(path: Path) -> str | None:
     """The digest of a file that was read before and has not changed since; None if it was not."""
+    known = _known(path)
+    return None if known is None else known["digest"]
+
+
+def _known(path: Path) -> dict[str, Any] | None:
+    """What is kept of a file that has not changed since."""
     try:
         note = json.loads(_note_of(path).read_bytes())
         state = _state(path)
     except (OSError, ValueError, RuntimeError):
         return None
-    known = note.get("digest") if isinstance(note, dict) and note.get("state") == state else None
-    return known if isinstance(known, str) else None
+    current = isinstance(note, dict) and note.get("state") == state
+    return note if current and isinstance(note.get("digest"), str) else None
 
 
 def content_digest(path: Path, advance: Advance = quiet) -> str:
@@ -53,28 +60,57 @@ def content_digest(path: Path, advance: Advance = quiet) -> str:
     Raises:
         InputError: When the file cannot be read, or changes meanwhile.
     """
-    known = known_digest(path)
-    if known is not None:
+    return digest_with(path, None, lambda chunk, position: None, lambda: None, advance)[0]
+
+
+def digest_with(
+    path: Path,
+    key: str | None,
+    look: Callable[[memoryview, int], None],
+    found: Callable[[], Any],
+    advance: Advance = quiet,
+) -> tuple[str, Any]:
+    """The digest of a file, and what else was found while its bytes passed by.
+
+    Args:
+        path: A regular file.
+        key: Under which the finding is kept beside the digest; None: there is none.
+        look: Shown every chunk and its position, in order.
+        found: The finding once all were shown, as JSON has it.
+        advance: Told the bytes read.
+
+    Returns:
+        The digest and the finding; those of an earlier reading if the file has not changed since.
+
+    Raises:
+        InputError: When the file cannot be read, or changes meanwhile.
+    """
+    known = _known(path)
+    if known is not None and (key is None or key in known):
         advance(path.stat().st_size)
-        return known
+        return known["digest"], known.get(key or "")
     started = time.time_ns()
     before = _state(path)
     hasher = blake3(max_threads=blake3.AUTO)
     chunk = bytearray(CHUNK_BYTES)
     view = memoryview(chunk)
+    position = 0
     try:
         with open_regular(path) as file:
             while count := file.readinto(view):  # type: ignore[attr-defined]
                 hasher.update(view[:count])
+                look(view[:count], position)
+                position += count
                 advance(count)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     digest = hasher.hexdigest()
     if _state(path) != before:
         raise InputError(f"{path}: changed while it was read; run again")
+    finding = found()
     if before["ctime_ns"] < started - RACY_NS:
-        _note(path, before, digest)
-    return digest
+        _note(path, before, digest, {} if key is None else {key: finding})
+    return digest, finding
 
 
 def _state(path: Path) -> dict[str, Any]:
@@ -97,13 +133,13 @@ def _note_of(path: Path) -> Path:
     return cache_folder() / "digests" / f"{name}.json"
 
 
-def _note(path: Path, state: dict[str, Any], digest: str) -> None:
+def _note(path: Path, state: dict[str, Any], digest: str, more: dict[str, Any]) -> None:
     """Keep a digest; where that is not possible it is computed again next time."""
     note = _note_of(path)
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(
-            note, json.dumps({"path": str(path), "state": state, "digest": digest}).encode()
+            note, json.dumps({**more, "path": str(path), "state": state, "digest": digest}).encode()
         )
     except (OSError, ValueError):
         pass

@@ -6,12 +6,13 @@ from typing import Any, Final
 
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.nesting import MAX_NESTING, check_nesting
+from matformer_lab.common.written_json import WrittenFloat, float_as_written
 
 MAX_DIGITS: Final = 1000
 """Digits of a whole number; Python itself refuses to read or print more than 4300."""
 
 
-def strict_json(data: bytes, where: str) -> dict[str, Any]:
+def strict_json(data: bytes, where: str, *, as_written: bool = False) -> dict[str, Any]:
     """Parse a JSON object, strictly.
 
     Python's `json` keeps the last of duplicate keys, reads NaN and Infinity, and accepts `\\ud800`,
@@ -21,6 +22,9 @@ def strict_json(data: bytes, where: str) -> dict[str, Any]:
     Args:
         data: UTF-8 text.
         where: Names the file in an error.
+        as_written: Keep the characters of numbers (`float_as_written`), for a file that
+            `written_json` writes again; NaN and Infinity, which Python's configs may hold, are then
+            read too.
 
     Raises:
         InputError: `data` is not JSON, is not an object, or holds one of the above.
@@ -46,7 +50,8 @@ def strict_json(data: bytes, where: str) -> dict[str, Any]:
         value = json.loads(
             data.decode(),
             object_pairs_hook=unique,
-            parse_constant=no_constant,
+            parse_constant=WrittenFloat if as_written else no_constant,
+            parse_float=float_as_written if as_written else float,
             parse_int=integer,
         )
         check_nesting([value])

@@ -11,6 +11,24 @@ MAX_SMALL_BYTES: Final = 100_000_000
 """Larger than any real config, index or tokenizer; such files are read into memory."""
 
 
+POINTER_START: Final = b"version https://git-lfs.github.com/spec/"
+"""How a Git-LFS pointer begins: the text that stands for a file until it is fetched."""
+
+
+def refuse_pointer(start: bytes, where: str) -> None:
+    """Raise `InputError` if a file begins as a Git-LFS pointer.
+
+    Args:
+        start: The file's first bytes; 8 are enough, since no JSON and no header begins so.
+        where: Names the file in the error.
+    """
+    if len(start) >= 8 and POINTER_START.startswith(start[: len(POINTER_START)]):
+        raise InputError(
+            f"{where}: is a Git-LFS pointer in place of the file; fetch the file with "
+            "`git lfs pull` in the clone, or with `hf download`"
+        )
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for unbuffered reading.
 
@@ -28,7 +46,8 @@ def open_regular(path: Path) -> BinaryIO:
     except InputError:
         raise  # it is a ValueError, and says what is wrong
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        missing = "is a link to a file that is not there" if path.is_symlink() else "no such file"
+        raise InputError(f"{path}: {missing}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # a NUL in the name, or what no file system can encode
@@ -40,7 +59,8 @@ def read_small(path: Path, limit: int = MAX_SMALL_BYTES) -> bytes:
     """The content of a file of at most `limit` bytes.
 
     Raises:
-        InputError: The file cannot be read, is not a regular file or is larger than `limit`.
+        InputError: The file cannot be read, is not a regular file, is larger than `limit` or is a
+            Git-LFS pointer.
     """
     try:
         with open_regular(path) as file:
@@ -54,6 +74,7 @@ def read_small(path: Path, limit: int = MAX_SMALL_BYTES) -> bytes:
         raise InputError(
             f"{path}: over the limit of {limit:,} bytes; no real file of this kind is so large"
         )
+    refuse_pointer(bytes(data[: len(POINTER_START)]), str(path))
     return bytes(data)
 
 

@@ -1,12 +1,22 @@
 """Loads a parent's tokenizer."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.untrusted import read_small
 from matformer_lab.parent.parent import Parent
+from matformer_lab.slicing.child_config import child_config
+from matformer_lab.slicing.slice import Slice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model")
+_SETTINGS: Final = "tokenizer_config.json"
+_FEWEST_TOKENS: Final = 16
+"""Of a tokenizer without a vocabulary, transformers makes one of a few special tokens."""
 
 
 def load_tokenizer(parent: Parent) -> "PreTrainedTokenizerBase":
@@ -16,7 +26,8 @@ def load_tokenizer(parent: Parent) -> "PreTrainedTokenizerBase":
         parent: From `open_parent`.
 
     Raises:
-        InputError: When the parent has no tokenizer files, or they cannot be read.
+        InputError: When the parent has no tokenizer files, or they cannot be read; or when
+            transformers refuses the parent's config.
 
     Examples:
         >>> import matformer_lab as ml
@@ -26,12 +37,54 @@ def load_tokenizer(parent: Parent) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
+    if parent.folder is not None:
+        _check_files(parent.folder, parent.ref)
+    check_config(parent)
     try:
         if parent.folder is not None:
-            return AutoTokenizer.from_pretrained(parent.folder, local_files_only=True)
-        return AutoTokenizer.from_pretrained(parent.name, revision=parent.revision)
+            tokenizer = AutoTokenizer.from_pretrained(parent.folder, local_files_only=True)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(parent.name, revision=parent.revision)
     except Exception as error:  # of many types, none of them documented
         raise InputError(
             f"{parent.ref}: the tokenizer cannot be loaded ({one_line(error)}); scoring needs "
             "tokenizer.json and tokenizer_config.json next to the weights"
+        ) from None
+    if len(tokenizer) < _FEWEST_TOKENS:
+        raise _missing(parent.ref, [_VOCABULARIES[0]])
+    return tokenizer
+
+
+def _check_files(folder: Path, ref: str) -> None:
+    """Raise `InputError` if a tokenizer's files are missing, or are no files.
+
+    transformers then makes up a tokenizer that knows no word, or another one than the model's.
+    """
+    there = [name for name in (*_VOCABULARIES, _SETTINGS) if (folder / name).exists()]
+    for name in there:
+        read_small(folder / name)  # names a Git-LFS pointer
+    missing = [] if set(_VOCABULARIES) & set(there) else [_VOCABULARIES[0]]
+    missing += [] if _SETTINGS in there else [_SETTINGS]
+    if missing:
+        raise _missing(ref, missing)
+
+
+def _missing(ref: str, files: list[str]) -> InputError:
+    return InputError(
+        f"{ref}: has no {' and no '.join(files)}, which scoring needs; copy what is missing from "
+        "the model that it was made from"
+    )
+
+
+def check_config(parent: Parent) -> None:
+    """Raise `InputError` if the installed transformers refuses the parent's text config."""
+    import transformers
+
+    whole = Slice("full", parent.text.intermediate_size)
+    try:
+        transformers.Gemma3nTextConfig.from_dict(child_config(parent, whole, text_only=True))
+    except Exception as error:  # of many types, none of them documented
+        raise InputError(
+            f"{parent.ref}: config.json: transformers {transformers.__version__} refuses it "
+            f"({one_line(error)}), so it cannot be scored"
         ) from None

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
-from matformer_lab.gemma3n import EMBED_TOKENS_PER_LAYER, PER_LAYER_MODEL_PROJECTION
+from matformer_lab.gemma3n import EMBED_TOKENS_PER_LAYER, LM_HEAD, PER_LAYER_MODEL_PROJECTION
 from matformer_lab.live.devices import resolve_device
 from matformer_lab.live.empty_model import empty_model
 from matformer_lab.live.per_layer_embedding import KeptPerLayerEmbedding, KeptPerLayerProjection
-from matformer_lab.live.stored_dtype import keeps_stored_dtype, use_stored
+from matformer_lab.live.stored_dtype import ConvertingLinear, keeps_stored_dtype, use_stored
 from matformer_lab.parent.fetch import fetched
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
@@ -155,7 +155,13 @@ class ElasticParent:
             self.dtype,
             self.device,
         )
-        if not stored:
+        if LM_HEAD in planned:
+            head = self._view(planned[LM_HEAD])
+            if head.dtype == self.dtype:
+                model.lm_head.weight = torch.nn.Parameter(head, requires_grad=False)
+            else:
+                model.lm_head = ConvertingLinear(head, self.dtype)
+        elif isinstance(model.lm_head, torch.nn.Linear):
             model.tie_weights()
         model.requires_grad_(False)
         model.train(False)
@@ -214,8 +220,7 @@ def _part_of(tensor: Tensor, part: _Leading | None) -> Tensor:
 def _tensors_to_read(parent: Parent, slices: Sequence[Slice] | None) -> list[TensorPlan]:
     """The tensors, or parts of them, that these slices need; None: all text tensors, whole."""
     if slices is None:
-        names = (name for name in parent.tensors if name.startswith(parent.prefix))
-        return [TensorPlan(name, name, parent.tensors[name]) for name in names]
+        return [TensorPlan(name, name, parent.tensors[name]) for name in _text_names(parent)]
     return [
         tensor for slice_ in slices for tensor in make_plan(parent, slice_, text_only=True).tensors
     ]
@@ -239,7 +244,7 @@ def _moved(tensor: Tensor, device: str, dtype: torch.dtype) -> Tensor:
 def _needed_parts(parent: Parent, slices: Sequence[Slice] | None) -> dict[str, _Leading | None]:
     """By name, the part of each text tensor that the widest of `slices` needs; None: all of it."""
     if slices is None:
-        return {name.removeprefix(parent.prefix): None for name in parent.tensors}
+        return {name.removeprefix(parent.prefix): None for name in _text_names(parent)}
     needed: dict[str, _Leading | None] = {}
     for slice_ in slices:
         for name, tensor in make_plan(parent, slice_, text_only=True).text_tensors().items():
@@ -251,12 +256,22 @@ def _needed_parts(parent: Parent, slices: Sequence[Slice] | None) -> dict[str, _
     return needed
 
 
+def _text_names(parent: Parent) -> list[str]:
+    """The full names of the parent's text tensors, with the LM head if it has one of its own."""
+    return [
+        name
+        for name in parent.tensors
+        if name.startswith(parent.prefix) or (name == LM_HEAD and parent.separate_head)
+    ]
+
+
 def _open_text_tensors(parent: Parent, folder: Path) -> Iterator[tuple[str, Tensor]]:
     from safetensors import safe_open
 
-    names = [name for name in parent.tensors if name.startswith(parent.prefix)]
+    names = _text_names(parent)
     for file in sorted({parent.tensors[name].file for name in names}):
         with safe_open(folder / file, framework="pt") as opened:
             for name in names:
                 if parent.tensors[name].file == file:
-                    yield name.removeprefix(parent.prefix), opened.get_tensor(name)
+                    stored = parent.stored.get(name, name)
+                    yield name.removeprefix(parent.prefix), opened.get_tensor(stored)

@@ -165,7 +165,7 @@ def fetched(parent: Parent, parts: Iterable[TensorPart], *, progress: bool = Tru
     local = open_folder(folder, ref=parent.ref, name=parent.name)
     if local.tensors != parent.tensors:
         raise InputError(f"{folder}: no longer matches {parent.ref}; remove it and run again")
-    return replace(local, revision=parent.revision)
+    return replace(local, revision=parent.revision, separate_head=parent.separate_head)
 
 
 def _folder_of(parent: Parent) -> Path:

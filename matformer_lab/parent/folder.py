@@ -1,14 +1,20 @@
 """A local checkpoint folder: its config.json and the layout of its tensors."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.errors import InputError
 from matformer_lab.common.strict_json import strict_json
 from matformer_lab.common.untrusted import read_small
+from matformer_lab.gemma3n import says_untied
+from matformer_lab.parent.head import repeats_embeddings
 from matformer_lab.parent.headers import TensorInfo, read_header
-from matformer_lab.parent.index import INDEX_FILE, add_shard, check_index_complete, parse_index
-from matformer_lab.parent.parent import SINGLE_FILE, Parent, build_parent
+from matformer_lab.parent.links import path_inside
+from matformer_lab.parent.parent import Parent, build_parent, parent_of_candidates
+from matformer_lab.parent.references import why_no_config
+from matformer_lab.parent.weight_files import WeightFiles, candidates, read_weight_files
 
 
 def open_folder(folder: Path, *, ref: str | None = None, name: str | None = None) -> Parent:
@@ -22,17 +28,29 @@ def open_folder(folder: Path, *, ref: str | None = None, name: str | None = None
     Raises:
         InputError: The folder is not a whole Gemma 3n checkpoint, or cannot be read.
     """
+    ref = ref or str(folder)
     try:
-        config, tensors = read_config(folder), read_layout(folder)
+        config = read_config(folder)
+
+        def build(weights: WeightFiles) -> Parent:
+            return build_parent(
+                ref=ref,
+                name=name or folder.resolve().name,
+                config=config,
+                tensors=_read(folder, weights),
+                folder=folder,
+            )
+
+        parent = parent_of_candidates(_candidates(folder), build, ref)
+        if (
+            parent.separate_head
+            and not says_untied(config)
+            and repeats_embeddings(folder, parent.tensors, parent.prefix)
+        ):
+            parent = replace(parent, separate_head=False)
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be read ({error.strerror})") from None
-    return build_parent(
-        ref=ref or str(folder),
-        name=name or folder.resolve().name,
-        config=config,
-        tensors=tensors,
-        folder=folder,
-    )
+    return parent
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -44,71 +62,65 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = path_inside(folder, "config.json", str(folder))
     if not path.exists():
-        raise InputError(f"{folder}: no config.json; is this a checkpoint folder?")
-    return strict_json(read_small(path), str(path))
+        raise InputError(f"{folder}: {why_no_config(folder)}")
+    return parse_config(read_small(path), str(path))
+
+
+def parse_config(data: bytes, where: str) -> dict[str, Any]:
+    """A config.json, its numbers as written; keys that nobody reads may hold NaN or Infinity.
+
+    Raises:
+        InputError: It is not a JSON object.
+    """
+    return strict_json(data, where, as_written=True)
 
 
 def read_layout(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of a checkpoint folder by name, from a single file or shards with an index.
+    """Every tensor of a checkpoint folder by the name in its file.
+
+    Where there are several sets of weight files, those that transformers would load: a single file
+    before shards.
 
     Raises:
         InputError: There are no safetensors weights, a file is broken or links out of the folder,
             or the index and the shards disagree.
         OSError: The folder cannot be read.
     """
-    if (folder / SINGLE_FILE).exists():
-        return read_header(path_inside(folder, SINGLE_FILE, str(folder)))
-    index = folder / INDEX_FILE
-    if index.exists():
-        return _read_sharded(folder, index)
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
-        raise InputError(
-            f"{folder}: only pickle weights (.bin, .pt), which can run code when they are read; "
+    return _read(folder, _candidates(folder)[0])
+
+
+def _candidates(folder: Path) -> tuple[WeightFiles, ...]:
+    names = [path.name for path in folder.iterdir()]
+    try:
+        found = candidates(names)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    if found:
+        return found
+    raise InputError(f"{folder}: {_why_no_weights(names)}")
+
+
+def _why_no_weights(names: list[str]) -> str:
+    if any(name.endswith(".gguf") for name in names):
+        return "holds a GGUF, which is made from a checkpoint; give the checkpoint in safetensors"
+    if any(Path(name).suffix in (".bin", ".pt", ".pth") for name in names):
+        return (
+            "only pickle weights (.bin, .pt), which can run code when they are read; "
             "convert them to safetensors first"
         )
-    if (folder / ".gitattributes").exists() or any(folder.glob("*.safetensors")):
-        raise InputError(f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}")
-    raise InputError(f"{folder}: no safetensors weights found")
+    return "no safetensors weights found"
 
 
-def _read_sharded(folder: Path, index: Path) -> dict[str, TensorInfo]:
-    path_inside(folder, INDEX_FILE, str(folder))
-    weight_map = parse_index(read_small(index), str(index))
-    tensors: dict[str, TensorInfo] = {}
-    shards = {
-        file: path_inside(folder, file, str(index)) for file in sorted(set(weight_map.values()))
-    }
-    for file, path in shards.items():
-        if not path.exists():
-            raise InputError(f"{index}: shard {file} is missing")
-    for file, path in shards.items():
-        add_shard(tensors, read_header(path), weight_map, file, str(index))
-    check_index_complete(tensors, weight_map, str(index))
-    return tensors
+def _read(folder: Path, weights: WeightFiles) -> dict[str, TensorInfo]:
+    where = str(folder / weights.index) if weights.index else str(folder)
 
+    def header(file: str) -> dict[str, TensorInfo]:
+        path = path_inside(folder, file, where)
+        if not os.path.exists(path):  # noqa: PTH110 (Path's raises for too long a name)
+            raise InputError(f"{where}: shard {file} is missing")
+        return read_header(path)
 
-def path_inside(folder: Path, file: str, where: str) -> Path:
-    """`folder/file`, which symbolic links must not lead out of the folder.
+    def index(file: str) -> bytes:
+        return read_small(path_inside(folder, file, str(folder)))
 
-    The snapshot folders of a Hub cache consist of links into the `blobs` folder beside `snapshots`;
-    these are the only outward links that are allowed.
-
-    Args:
-        folder: A checkpoint folder.
-        file: The name of a file in it, which need not exist.
-        where: Names the folder or the index in an error.
-
-    Raises:
-        InputError: The file is a link out of the folder, or a loop of links.
-    """
-    path = folder / file
-    try:
-        home, target = folder.resolve(), path.resolve()
-    except (OSError, RuntimeError) as error:  # a loop of links
-        raise InputError(f"{where}: {file} cannot be resolved ({one_line(error)})") from None
-    allowed = [home]
-    if home.parent.name == "snapshots":
-        allowed.append(home.parent.parent / "blobs")
-    if not any(target.is_relative_to(place) for place in allowed):
-        raise InputError(f"{where}: {file} is a link that leads out of the checkpoint folder")
-    return path
+    return read_weight_files(weights, header, index, str(folder))

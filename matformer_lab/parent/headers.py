@@ -30,7 +30,7 @@ from typing import Any, Final
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.strict_json import strict_json
 from matformer_lab.common.units import ALIGNMENT
-from matformer_lab.common.untrusted import open_regular, read_exactly
+from matformer_lab.common.untrusted import open_regular, read_exactly, refuse_pointer
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The safetensors library's own limit."""
@@ -115,8 +115,10 @@ def header_length(first_8_bytes: bytes | bytearray, file_size: int, where: str) 
         where: Names the file in an error.
 
     Raises:
-        InputError: The length is over `MAX_HEADER_BYTES`, or over what the file has.
+        InputError: The length is over `MAX_HEADER_BYTES`, or over what the file has; or the file is
+            a Git-LFS pointer.
     """
+    refuse_pointer(bytes(first_8_bytes), where)
     length: int = struct.unpack("<Q", first_8_bytes)[0]
     if length > MAX_HEADER_BYTES:
         raise InputError(f"{where}: header of {length:,} bytes is over the 100 MB limit")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.parent.folder import open_folder
+from matformer_lab.parent.folder import open_folder, parse_config
 from matformer_lab.parent.headers import TensorInfo, header_length, parse_header
-from matformer_lab.parent.index import INDEX_FILE, add_shard, check_index_complete, parse_index
-from matformer_lab.parent.parent import SINGLE_FILE, Parent, build_parent
+from matformer_lab.parent.parent import Parent, build_parent, parent_of_candidates
+from matformer_lab.parent.references import did_you_mean
+from matformer_lab.parent.weight_files import WeightFiles, candidates, read_weight_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileSystem
@@ -52,45 +52,82 @@ def open_remote(ref: str) -> Parent:
         InputError: The repository is gated, is missing, is not a Gemma 3n checkpoint, cannot be
             reached, or is not in the cache when offline.
     """
-    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import constants
 
     repo_id, revision = _parse_ref(ref)
     if constants.HF_HUB_OFFLINE:
-        try:
-            folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
-        except LocalEntryNotFoundError:
+        cached = _from_cache(ref)
+        if cached is None:
             raise InputError(
                 f"{ref}: not in the Hub's cache, and HF_HUB_OFFLINE is set; unset it to download, "
                 "or give a local checkpoint folder"
-            ) from None
-        return replace(open_folder(folder, ref=ref, name=repo_id), revision=folder.name)
-    with explained(repo_id, revision):
-        commit = HfApi().model_info(repo_id, revision=revision).sha
-        config_path = hf_hub_download(repo_id, "config.json", revision=commit)
-        tensors = _remote_layout(repo_id, commit)
-    config = strict_json(Path(config_path).read_bytes(), f"{ref}: config.json")
-    return build_parent(
-        ref=ref, name=repo_id, config=config, tensors=tensors, folder=None, revision=commit
-    )
+            )
+        return cached
+    try:
+        with explained(repo_id, revision):
+            return _from_hub(ref)
+    except HubUnreachableError as error:
+        try:
+            cached = _from_cache(ref)
+        except InputError:  # the cache has a part of it
+            cached = None
+        if cached is None:
+            raise
+        note = f"{error.short}; the Hub's cache has commit {cached.revision}, which is used"
+        return replace(cached, notes=(*cached.notes, note))
 
 
-def _remote_layout(repo_id: str, revision: str | None) -> dict[str, TensorInfo]:
-    from huggingface_hub import HfFileSystem
+def _from_cache(ref: str) -> Parent | None:
+    """The parent from the Hub's cache; None if it is not there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    files = HfFileSystem()
-    root = f"{repo_id}@{revision}"
-    if files.exists(f"{root}/{SINGLE_FILE}"):  # type: ignore[no-untyped-call]
-        return _remote_header(files, root, SINGLE_FILE)
-    if not files.exists(f"{root}/{INDEX_FILE}"):  # type: ignore[no-untyped-call]
-        raise InputError(f"{repo_id}: the repository has neither {SINGLE_FILE} nor {INDEX_FILE}")
-    where = f"{repo_id}/{INDEX_FILE}"
-    weight_map = parse_index(files.cat_file(f"{root}/{INDEX_FILE}"), where)
-    tensors: dict[str, TensorInfo] = {}
-    for file in sorted(set(weight_map.values())):
-        add_shard(tensors, _remote_header(files, root, file), weight_map, file, where)
-    check_index_complete(tensors, weight_map, where)
-    return tensors
+    repo_id, revision = _parse_ref(ref)
+    try:
+        folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return replace(open_folder(folder, ref=ref, name=repo_id), revision=folder.name)
+
+
+def _from_hub(ref: str) -> Parent:
+    from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
+
+    repo_id, revision = _parse_ref(ref)
+    info = HfApi().model_info(repo_id, revision=revision)
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    found = candidates(name for name in names if "/" not in name)
+    if "config.json" not in names:
+        raise InputError(f"{repo_id}: {_no_checkpoint(names)}")
+    if not found:
+        raise InputError(f"{repo_id}: the repository has no safetensors weights")
+    path = Path(hf_hub_download(repo_id, "config.json", revision=info.sha))
+    config = parse_config(path.read_bytes(), f"{ref}: config.json")
+    files, root = HfFileSystem(), f"{repo_id}@{info.sha}"
+
+    def build(weights: WeightFiles) -> Parent:
+        tensors = read_weight_files(
+            weights,
+            lambda file: _remote_header(files, root, file),
+            lambda file: bytes(files.cat_file(f"{root}/{file}")),
+            repo_id,
+        )
+        return build_parent(
+            ref=ref, name=repo_id, config=config, tensors=tensors, folder=None, revision=info.sha
+        )
+
+    return parent_of_candidates(found, build, ref)
+
+
+def _no_checkpoint(names: list[str]) -> str:
+    if "adapter_config.json" in names:
+        return (
+            "is an adapter, not a checkpoint; merge it into its base model first (PEFT: "
+            "merge_and_unload) and give the result"
+        )
+    if any(name.endswith(".gguf") for name in names):
+        return "holds GGUF files, which are made from a checkpoint; give the checkpoint"
+    return "the repository has no config.json"
 
 
 def read_range(files: Any, path: str, start: int, stop: int, size: int) -> bytes:
@@ -180,7 +217,19 @@ def open_downloaded(parent: Parent) -> Parent | None:
 
 def _opened_snapshot(parent: Parent, folder: Path) -> Parent:
     local = open_folder(folder, ref=parent.ref, name=parent.name)
-    return replace(local, revision=parent.revision)
+    return replace(local, revision=parent.revision, separate_head=parent.separate_head)
+
+
+class HubUnreachableError(InputError):
+    """The Hub does not answer, or not as it should.
+
+    Attributes:
+        short: What happened, without what to do.
+    """
+
+    def __init__(self, short: str) -> None:
+        super().__init__(f"{short}; check the network, or give a local checkpoint folder")
+        self.short = short
 
 
 @contextmanager
@@ -208,12 +257,11 @@ def explained(repo_id: str, revision: str | None) -> Iterator[None]:
     except errors.RepositoryNotFoundError:
         raise InputError(
             f"{repo_id}: no such folder here, and no such repository on the Hub "
-            "(a private one needs `hf auth login`)"
+            f"(a private one needs `hf auth login`){did_you_mean(repo_id)}"
         ) from None
     except errors.EntryNotFoundError as error:
         raise InputError(f"{repo_id}: {one_line(error)}") from None
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
-        raise InputError(
-            f"{repo_id}: the Hub cannot be reached ({one_line(error)}); check the network, or "
-            "give a local checkpoint folder"
+        raise HubUnreachableError(
+            f"{repo_id}: the Hub cannot be reached ({one_line(error)})"
         ) from None

@@ -19,7 +19,8 @@ def parse_index(data: bytes, where: str) -> dict[str, str]:
         where: Names the index file in an error.
 
     Returns:
-        The index's `weight_map`, every value of which is the plain name of a .safetensors file.
+        The index's `weight_map`, every value of which is the plain name of a .safetensors file
+        (`./` before it is left out).
 
     Raises:
         InputError: The index is not valid, or points outside its own folder.
@@ -27,7 +28,8 @@ def parse_index(data: bytes, where: str) -> dict[str, str]:
     weight_map = strict_json(data, where).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{where}: weight_map must map tensor names to shard files")
-    for name, file in weight_map.items():
+    for name, written in weight_map.items():
+        file = written.removeprefix("./") if isinstance(written, str) else written
         plain = (
             isinstance(file, str)
             and PurePosixPath(file).name == file
@@ -36,9 +38,10 @@ def parse_index(data: bytes, where: str) -> dict[str, str]:
         )
         if not plain:
             raise InputError(
-                f"{where}: {name} points at {file!r}; a shard is a .safetensors file in the "
+                f"{where}: {name} points at {written!r}; a shard is a .safetensors file in the "
                 "same folder"
             )
+        weight_map[name] = file
     return weight_map
 
 

@@ -2,27 +2,32 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from matformer_lab.common.content_digest import content_digest, known_digest
+from matformer_lab.common.content_digest import known_digest
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.progress import bytes_bar
 from matformer_lab.gemma3n import (
     EMBED_TOKENS,
+    LM_HEAD,
     TextConfig,
     expected_tensors,
     is_multimodal,
+    is_notebooks,
     read_text_config,
-    text_prefix,
 )
+from matformer_lab.parent.head import has_head
 from matformer_lab.parent.headers import TensorInfo
+from matformer_lab.parent.spelling import Spelling, spelling_of
+from matformer_lab.parent.unexpected import check_merged, check_unexpected, check_unquantised
+from matformer_lab.parent.weight_files import WeightFiles
 
-SINGLE_FILE: Final = "model.safetensors"
-"""The weights of a checkpoint that is not sharded."""
+if TYPE_CHECKING:
+    from matformer_lab.parent.weight_scan import WeightScan
 
 _GOOGLES: Final = ("gemma-3n-E4B", "gemma-3n-E4B-it")
 _TEXT_DTYPES: Final = ("BF16", "F16", "F32")
@@ -37,11 +42,14 @@ class Parent:
         name: For people: the folder's name or the Hub id.
         config: The config.json, as written.
         text: The text part of the config, checked.
-        tensors: Where each tensor lies, by its full name.
+        tensors: Where each tensor lies, by its full name, spelled as published.
         prefix: What precedes the names of the text tensors, e.g. `model.language_model.`.
         folder: The folder with the weights; None for a Hub repository of which only the config and
             the headers were read.
         revision: The commit of a parent from the Hub; None for other parents.
+        separate_head: Whether the LM head is a tensor of its own, not the embeddings.
+        stored: The name in its file of each tensor that is not spelled as published.
+        notes: What a user should know about how the checkpoint was read, a line each.
 
     Examples:
         >>> import matformer_lab as ml
@@ -60,6 +68,9 @@ class Parent:
     prefix: str
     folder: Path | None
     revision: str | None = None
+    separate_head: bool = False
+    stored: Mapping[str, str] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def multimodal(self) -> bool:
@@ -112,13 +123,36 @@ class Parent:
         if self.folder is None or self.revision is not None:
             digest.update(f"{self.name}@{self.revision}".encode())
             return digest.hexdigest()
-        files = [self.folder / file for file in sorted({i.file for i in self.tensors.values()})]
-        new = any(known_digest(path) is None for path in files)
-        size = sum(path.stat().st_size for path in files)
-        with bytes_bar(f"fingerprint of {self.name}", size, new) as advance:
-            for path in files:
-                digest.update(f"{content_digest(path, advance)}\n".encode())
+        for one in self._scans.values():
+            digest.update(f"{one.digest}\n".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def not_finite(self) -> frozenset[str]:
+        """The names of the tensors with NaN or infinity, found in the same reading.
+
+        Raises:
+            InputError: The weights are not downloaded, or cannot be read.
+        """
+        return frozenset(
+            name
+            for name, info in self.tensors.items()
+            if info.offset in self._scans[info.file].not_finite and info.nbytes
+        )
+
+    @cached_property
+    def _scans(self) -> "dict[str, WeightScan]":
+        """By file, what one reading of all its bytes found."""
+        from matformer_lab.parent.weight_scan import scan  # imports numpy, which a plan needs not
+
+        of_file: dict[str, list[TensorInfo]] = {}
+        for info in self.tensors.values():
+            of_file.setdefault(info.file, []).append(info)
+        paths = {file: self.local / file for file in sorted(of_file)}
+        new = any(known_digest(path) is None for path in paths.values())
+        size = sum(path.stat().st_size for path in paths.values())
+        with bytes_bar(f"fingerprint of {self.name}", size, new) as advance:
+            return {file: scan(path, of_file[file], advance) for file, path in paths.items()}
 
 
 def build_parent(
@@ -136,18 +170,26 @@ def build_parent(
         ref: The parent's `ref`, which also names it in errors.
         name: The parent's `name`.
         config: The config.json, as written.
-        tensors: Every tensor of the checkpoint by its full name.
+        tensors: Every tensor of the checkpoint by the name in its file.
         folder: The folder with the weights, if there is one.
         revision: The commit of a parent from the Hub.
 
     Raises:
-        InputError: The config is not a Gemma 3n's, or a text tensor that it calls for is missing,
-            has another shape, or has a dtype other than BF16, F16 and F32.
+        InputError: The config is not a Gemma 3n's; a text tensor that it calls for is missing, has
+            another shape, or has a dtype other than BF16, F16 and F32; the names are spelled in no
+            known way; or there are tensors of an adapter, or others that no rule cuts.
     """
     text = read_text_config(config, f"{ref}: config.json")
-    prefix = text_prefix(tensors, ref)
-    for expected in expected_tensors(text):
-        full_name = prefix + expected.name
+    check_unquantised(config, tensors, ref)
+    check_merged(tensors, ref)
+    spelling = spelling_of(tensors, full=is_multimodal(config), where=ref)
+    stored = {new: old for old, new in spelling.published.items() if new != old}
+    tensors = {spelling.published[name]: info for name, info in tensors.items()}
+    prefix = spelling.prefix
+    head = has_head(config, tensors, ref)
+    check_unexpected(tensors, prefix, text, ref)
+    for expected in expected_tensors(text, head=head):
+        full_name = expected.name if expected.name == LM_HEAD else prefix + expected.name
         info = tensors.get(full_name)
         if info is None:
             if expected.required:
@@ -164,4 +206,60 @@ def build_parent(
                 f"{ref}: tensor {full_name} is {info.dtype}; slicing takes "
                 f"{', '.join(_TEXT_DTYPES)} checkpoints, not quantised ones"
             )
-    return Parent(ref, name, config, text, dict(tensors), prefix, folder, revision)
+    return Parent(
+        ref=ref,
+        name=name,
+        config=config,
+        text=text,
+        tensors=tensors,
+        prefix=prefix,
+        folder=folder,
+        revision=revision,
+        separate_head=head,
+        stored=stored,
+        notes=tuple(_notes(config, spelling, ref)),
+    )
+
+
+def _notes(config: Mapping[str, Any], spelling: Spelling, ref: str) -> Iterator[str]:
+    if spelling.note:
+        yield spelling.note
+    if is_notebooks(config):
+        yield (
+            f"{ref}: Google's notebook wrote its config.json, with too many layer_types; it is "
+            "read as E4B without layers 20-24"
+        )
+
+
+def parent_of_candidates(
+    found: Sequence[WeightFiles], build: Callable[[WeightFiles], Parent], ref: str
+) -> Parent:
+    """The parent whose weights are those of the candidates that belong to its config.
+
+    Args:
+        found: What may be the weights; at least one.
+        build: Reads the headers of a candidate and calls `build_parent`.
+        ref: Names the parent in an error.
+
+    Raises:
+        InputError: No candidate fits the config, or more than one does.
+    """
+    if len(found) == 1:
+        return build(found[0])
+    fitting: dict[str, Parent] = {}
+    problems: list[InputError] = []
+    for weights in found:
+        try:
+            fitting[weights.name] = build(weights)
+        except InputError as error:
+            problems.append(error)
+    names = " and ".join(fitting or [weights.name for weights in found])
+    if not fitting:
+        raise InputError(f"{ref}: none of {names} is what config.json calls for: {problems[-1]}")
+    first, *others = fitting.values()
+    # Some tools write an index beside a single file; it names that file.
+    if any(other.tensors != first.tensors for other in others):
+        raise InputError(
+            f"{ref}: {names} each hold a whole checkpoint; remove the one that is left over"
+        )
+    return first

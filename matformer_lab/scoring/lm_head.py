@@ -77,6 +77,8 @@ def _by_blocks(
 
 
 def _softcapped(model: Gemma3nForCausalLM, logits: Tensor) -> Tensor:
-    softcap = model.config.final_logit_softcapping
+    softcap: float | None = model.config.final_logit_softcapping
+    if softcap is None:
+        return logits
     # In place: these are the largest tensors of a forward.
     return logits.div_(softcap).tanh_().mul_(softcap)

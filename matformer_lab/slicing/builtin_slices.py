@@ -1,21 +1,20 @@
 """The built-in slices with their sizes; for E4B no checkpoint is needed."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.common.strict_json import strict_json
 from matformer_lab.gemma3n import TEXT_ONLY_PREFIX, expected_tensors, read_text_config
 from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.parent.parent import SINGLE_FILE, Parent, build_parent
+from matformer_lab.parent.parent import Parent, build_parent
+from matformer_lab.parent.weight_files import SINGLE_FILE
+from matformer_lab.slicing.e4b import E4B
 from matformer_lab.slicing.notation.catalog import PUBLISHED, resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
 from matformer_lab.slicing.slice import Published
-
-E4B: Final = "google/gemma-3n-E4B"
-"""The Hub id of the parent that the built-in slices are counted for."""
 
 
 @dataclass(frozen=True)

@@ -26,16 +26,19 @@ def child_config(parent: Parent, slice_: Slice, *, text_only: bool) -> dict[str,
         "num_hidden_layers": len(kept),
         "num_kv_shared_layers": sum(layer >= text.first_kv_shared_layer for layer in kept),
         "layer_types": [text.layer_types[layer] for layer in kept],
-        "activation_sparsity_pattern": [text.activation_sparsity_pattern[n] for n in kept],
+        "activation_sparsity_pattern": [_sparsity(parent, n) for n in kept],
         "intermediate_size": list(slice_.widths),
     }
     if isinstance(written.get("intermediate_size"), int) and len(set(slice_.widths)) == 1:
         changes["intermediate_size"] = slice_.widths[0]
-    child_text = {**written, **changes}
+    # Where the head is a tensor of its own: transformers 5 reads this flag at the top of a full
+    # config, 4.x in text_config.
+    untied = {"tie_word_embeddings": False} if parent.separate_head else {}
+    child_text = {**written, **changes, **untied}
     if not parent.multimodal:
         return child_text
     if not text_only:
-        return {**parent.config, "text_config": child_text}
+        return {**parent.config, "text_config": child_text, **untied}
     top = parent.config
     inherited = (
         *("torch_dtype", "dtype", "transformers_version"),
@@ -48,3 +51,13 @@ def child_config(parent: Parent, slice_: Slice, *, text_only: bool) -> dict[str,
         **from_top,
         "model_type": "gemma3n_text",
     }
+
+
+def _sparsity(parent: Parent, layer: int) -> float:
+    """A layer's activation sparsity as the parent writes it; a float, which 5.x insists on."""
+    value = parent.text.activation_sparsity_pattern[layer]
+    written = text_part(parent.config).get("activation_sparsity_pattern")
+    if not isinstance(written, list) or len(written) != parent.text.num_hidden_layers:
+        return value
+    as_written = written[layer]
+    return as_written if isinstance(as_written, float) else value

@@ -10,19 +10,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from matformer_lab.common.errors import InputError
 from matformer_lab.common.spans import Span, merged
 from matformer_lab.gemma3n import (
+    LM_HEAD,
     TEXT_ONLY_PREFIX,
     Cut,
     TextConfig,
     cut_of,
-    is_lm_head,
     layer_tensor,
     read_text_config,
     split_layer,
 )
 from matformer_lab.parent.headers import TensorInfo, data_bytes
 from matformer_lab.parent.parent import Parent
+from matformer_lab.parent.unexpected import channels_last
 from matformer_lab.slicing.child_config import child_config
 from matformer_lab.slicing.slice import Slice
 
@@ -117,11 +119,11 @@ class Plan:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     def text_tensors(self) -> Mapping[str, TensorPlan]:
-        """The text model's tensors, by name without the prefix."""
+        """The text model's tensors, by name without the prefix; with the LM head, if it has one."""
         return {
             tensor.name.removeprefix(self.prefix): tensor
             for tensor in self.tensors
-            if tensor.name.startswith(self.prefix)
+            if tensor.name.startswith(self.prefix) or tensor.name == LM_HEAD
         }
 
 
@@ -134,6 +136,9 @@ def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan
         text_only: Leave out the towers of a full parent and plan a `gemma3n_text` checkpoint. The
             child of a text-only parent is text-only in any case.
 
+    Raises:
+        InputError: The parent's towers are in a layout that published checkpoints do not have.
+
     Examples:
         >>> import matformer_lab as ml
         >>> parent = ml.open_parent("tiny")
@@ -142,14 +147,21 @@ def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan
         (30, 10)
     """
     text_only = text_only or not parent.multimodal
+    if not text_only and (tower := channels_last(parent.tensors)):
+        raise InputError(
+            f"{parent.ref}: its towers are in MLX's layout ({tower} has its channels last), which "
+            "no other runtime reads; give the original, or `text_only`"
+        )
     kept = slice_.kept(parent.text.num_hidden_layers)
     new_index = {source: index for index, source in enumerate(kept)}
     child_prefix = TEXT_ONLY_PREFIX if text_only and parent.multimodal else parent.prefix
     tensors = []
     in_file_order = sorted(parent.tensors.items(), key=lambda item: (item[1].file, item[1].offset))
     for source, info in in_file_order:
-        if is_lm_head(source):
-            continue  # tied to the input embeddings; mlx-lm refuses a checkpoint that repeats it
+        if source == LM_HEAD:
+            if parent.separate_head:
+                tensors.append(TensorPlan(source, source, info))
+            continue  # else it repeats the embeddings, and mlx-lm refuses a checkpoint with it
         if not source.startswith(parent.prefix):
             if not text_only:
                 tensors.append(TensorPlan(source, source, info))

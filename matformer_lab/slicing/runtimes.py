@@ -6,8 +6,9 @@ wrong": the runtime loads the slice and says nothing.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
+from matformer_lab.gemma3n import LM_HEAD, expected_tensors, text_part
 from matformer_lab.slicing.plan import Plan
 
 Verdict = Literal["ok", "refuses", "silently wrong", "untested"]
@@ -54,26 +55,74 @@ def runtime_verdicts(plan: Plan) -> tuple[RuntimeVerdict, ...]:
     """
     return (
         RuntimeVerdict("transformers", "5.23", "ok"),
-        RuntimeVerdict(
-            "transformers",
-            "4.53-4.57",
-            "ok",
-            "only with use_cache=True: without a cache K/V are not shared and logits are wrong",
-        ),
-        _needs_full_form(plan, "mlx-lm", "0.32"),
-        _needs_full_form(plan, "mistral.rs", "0.9.5"),
+        _transformers_4(plan),
+        _mlx_lm(plan),
+        _mistral_rs(plan),
         _llama_cpp(plan),
         _vllm(plan),
     )
 
 
-def _needs_full_form(plan: Plan, runtime: str, version: str) -> RuntimeVerdict:
-    if plan.text_only:
-        why = "needs the full gemma3n form, with its towers"
-        if not plan.parent.multimodal:
-            why = "needs the full gemma3n form, the parent is text-only"
-        return RuntimeVerdict(runtime, version, "refuses", why)
-    return RuntimeVerdict(runtime, version, "ok")
+_OWN_HEAD: Final = "not run with an LM head of its own"
+
+
+def _transformers_4(plan: Plan) -> RuntimeVerdict:
+    verdict: Verdict = "untested" if _has_own_head(plan) else "ok"
+    why = "only with use_cache=True: without a cache K/V are not shared and logits are wrong"
+    return RuntimeVerdict(
+        "transformers", "4.53-4.57", verdict, f"{_OWN_HEAD}; {why}" if verdict != "ok" else why
+    )
+
+
+def _mlx_lm(plan: Plan) -> RuntimeVerdict:
+    """mlx-lm builds K/V for every layer and no head, and its config has two rope numbers."""
+    why = _not_full_form(plan) or _lacks_kv(plan) or _lacks_rope(plan)
+    if not why and _has_own_head(plan):
+        why = f"does not know {LM_HEAD}: it takes the embeddings as the head"
+    return RuntimeVerdict("mlx-lm", "0.32", "refuses" if why else "ok", why)
+
+
+def _mistral_rs(plan: Plan) -> RuntimeVerdict:
+    """mistral.rs builds K/V for every layer."""
+    version = "0.9.5"
+    if why := _not_full_form(plan) or _lacks_kv(plan):
+        return RuntimeVerdict("mistral.rs", version, "refuses", why)
+    if _has_own_head(plan):
+        return RuntimeVerdict("mistral.rs", version, "untested", _OWN_HEAD)
+    if why := _lacks_rope(plan):
+        return RuntimeVerdict("mistral.rs", version, "untested", why)
+    return RuntimeVerdict("mistral.rs", version, "ok")
+
+
+def _not_full_form(plan: Plan) -> str:
+    if not plan.text_only:
+        return ""
+    if plan.parent.multimodal:
+        return "needs the full gemma3n form, with its towers"
+    return "needs the full gemma3n form, the parent is text-only"
+
+
+def _has_own_head(plan: Plan) -> bool:
+    return LM_HEAD in plan.text_tensors()
+
+
+def _lacks_kv(plan: Plan) -> str:
+    """Why a runtime that builds K/V for every layer refuses; transformers 5 saves fewer."""
+    there = plan.text_tensors()
+    missing = sum(tensor.name not in there for tensor in expected_tensors(plan.text))
+    if not missing:
+        return ""
+    return (
+        f"builds K/V for every layer; {missing} tensors of layers that share K/V are not there "
+        "(transformers 5 does not save them)"
+    )
+
+
+def _lacks_rope(plan: Plan) -> str:
+    """Why a runtime that reads the rope numbers refuses; transformers 5 writes others."""
+    text = text_part(plan.config)
+    missing = [key for key in ("rope_theta", "rope_local_base_freq") if text.get(key) is None]
+    return f"config.json has no {' and no '.join(missing)}" if missing else ""
 
 
 def _llama_cpp(plan: Plan) -> RuntimeVerdict:
@@ -81,7 +130,9 @@ def _llama_cpp(plan: Plan) -> RuntimeVerdict:
     version = "0c1e57098"
     text = plan.text
     sparse = [layer for layer, share in enumerate(text.activation_sparsity_pattern) if share > 0]
-    if len(set(text.intermediate_size)) > 1:
+    if lacks_kv := _lacks_kv(plan):
+        verdict, why = "refuses", lacks_kv
+    elif len(set(text.intermediate_size)) > 1:
         verdict, why = "refuses", "reads one FFN width for all layers; widths are mixed"
     elif text.hidden_size_per_layer_input != 256:
         verdict, why = "refuses", "expects 256 per-layer inputs"
@@ -91,6 +142,8 @@ def _llama_cpp(plan: Plan) -> RuntimeVerdict:
         verdict, why = "silently wrong", "shares K/V from layer 20 whatever the config says"
     elif sparse != list(range(10)):
         verdict, why = "silently wrong", "treats layers 0-9 as the sparse ones"
+    elif _has_own_head(plan):
+        verdict, why = "untested", _OWN_HEAD
     else:
         verdict, why = "ok", "loads and runs; logits were not compared"
     return RuntimeVerdict("llama.cpp", version, verdict, why)  # type: ignore[arg-type]

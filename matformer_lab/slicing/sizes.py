@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from matformer_lab.gemma3n import EMBED_TOKENS, EMBED_TOKENS_PER_LAYER
+from matformer_lab.gemma3n import EMBED_TOKENS, EMBED_TOKENS_PER_LAYER, LM_HEAD
 from matformer_lab.parent.headers import ITEM_SIZE
 from matformer_lab.slicing.plan import Plan
 from matformer_lab.slicing.slice import Slice
@@ -15,7 +15,7 @@ class Sizes:
     Attributes:
         total: Parameters of all tensors.
         text: Parameters of the text model as the parent's files hold them, including K/V tensors
-            of layers that share K/V.
+            of layers that share K/V, and the LM head where it is not the embeddings.
         effective: `text` without the two embedding tables, which is how Google counts "effective
             parameters" (E4B: 3,980,491,248).
         nbytes: Bytes of all tensors on disk.
@@ -74,7 +74,7 @@ def sizes_of(plan: Plan, context: int | None = None) -> Sizes:
         accelerator_bytes=sum(t.nbytes for t in text_tensors.values()) - per_layer.nbytes,
         context=context,
         kv_cache_bytes=_kv_cache_tokens(plan, context) * _kv_bytes_per_token(plan),
-        flops_per_token=2 * (effective + embed.numel),
+        flops_per_token=2 * (effective + (0 if LM_HEAD in text_tensors else embed.numel)),
     )
 
 

@@ -31,6 +31,7 @@ from matformer_lab.sweep.provenance import as_run_yaml
 from matformer_lab.sweep.recipe import Recipe, load_recipe
 from matformer_lab.sweep.status import DryRun, statuses_of
 from matformer_lab.sweep.store import Store
+from matformer_lab.sweep.weights_check import check_weights
 
 
 def dry_run(recipe: Recipe | StrPath, out: StrPath, *, executor: Executor | None = None) -> DryRun:
@@ -109,6 +110,7 @@ def run_sweep(
     store = Store(out / STORE)
     if any(store.get(job.key) is None for job in prepared.jobs):
         prepared = executor.fetched(prepared)
+        check_weights(prepared)
     with _locked(out):
         own = _usable(out, places)  # another sweep may just have finished here
         with disk_errors(out):

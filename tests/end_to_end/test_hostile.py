@@ -201,7 +201,7 @@ SINGLE: dict[str, tuple[Break, str]] = {
     "weights are a pipe": (pipe("model.safetensors"), "not a regular file"),
     "weights are a folder": (into_folder("model.safetensors"), "cannot be read"),
     "weights link out": (link_out("model.safetensors"), "leads out"),
-    "weights link to themselves": (link_loop("model.safetensors"), "neither model.safetensors"),
+    "weights link to themselves": (link_loop("model.safetensors"), "cannot be resolved"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no safetensors weights"),
     "only pickles": (pickled, "pickle"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
@@ -210,9 +210,9 @@ SINGLE: dict[str, tuple[Break, str]] = {
         rewrite("config.json", lambda b: b.replace(b"{", b'{"vocab_size": 1,', 1)),
         "appears twice",
     ),
-    "config with NaN": (
-        rewrite("config.json", lambda b: b.replace(b"{", b'{"x": NaN,', 1)),
-        "NaN",
+    "config with NaN for a size": (
+        rewrite("config.json", lambda b: b.replace(b'"vocab_size": 96', b'"vocab_size": NaN')),
+        "vocab_size",
     ),
     "config of a terabyte": (huge_hole("config.json"), "no real file of this kind"),
     "config is a pipe": (pipe("config.json"), "not a regular file"),

@@ -1,5 +1,6 @@
 """Parents on a Hub, through the real client and real HTTP on loopback."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -163,6 +164,31 @@ def test_offline_uses_the_cache_or_says_so(
     before = hub.weights_served()
     assert online("slice", REPO, "--slice", "1/4", "--out", tmp_path / "d").code == 0
     assert hub.weights_served() - before <= len(list(wide.glob("*.safetensors"))) * (1 << 17)
+
+
+def test_the_cache_is_used_while_the_hub_is_away(hub: Hub, cli: Cli, tmp_path: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    home = tmp_path / "hf-home"
+    env = {"HF_HOME": str(home), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    snapshot = Path(snapshot_download(REPO, endpoint=hub.url, cache_dir=home / "hub", token=False))
+    done = cli("plan", REPO, "--slice", "1/2", env=env)
+    assert done.code == 0, done.err
+    assert done.err.count("\n") == 1 and "the Hub's cache" in done.err and COMMIT in done.err
+    min(snapshot.glob("*.safetensors")).unlink()  # no longer whole
+    done = cli("plan", REPO, "--slice", "1/2", env=env)
+    assert done.code == 2 and "the Hub cannot be reached" in done.err, done.err
+
+
+def test_shards_without_an_index_on_the_hub(wide: Path, cli: Cli, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(wide, tmp_path / "repo"))
+    (folder / "model.safetensors.index.json").unlink()
+    with serving(REPO, folder) as hub:
+        env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+        env |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_TOKEN": ""}
+        done = cli("slice", REPO, "--slice", "1/8", "--out", tmp_path / "child", env=env)
+    assert done.code == 0, done.err
+    same_as_local(tmp_path / "child", wide, "1/8", cli)
 
 
 spans = st.lists(

@@ -33,6 +33,11 @@ def test_products_are_multiplied_as_python_would(factors: list[list[int]]) -> No
         "[0x10]",
         "[-1]",
         "[1.5]",
+        "[int(2048*3.5]",
+        "[int(int(2))]",
+        "[int (2\x0b* 3)]",
+        "[float(2)]",
+        "[2048*3.3]",
         "[1 2]",
         "[,1]",
         "[9999999999999]",
@@ -46,6 +51,11 @@ def test_anything_else_is_refused(cell: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cell"):
         integers(cell, "cell")
     assert not Path("ran").exists()
+
+
+def test_widths_as_the_notebooks_write_them() -> None:
+    cell = "[2048*3.5, int(2048*3.5), int( 2_048 * 3.3 ), 8_192]"
+    assert integers(cell, "cell") == [7168, 7168, 6758, 8192]
 
 
 def test_reading_a_file_never_compiles_or_runs_code(tmp_path: Path) -> None:

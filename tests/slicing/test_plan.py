@@ -1,6 +1,7 @@
 """Golden numbers, the child's config, and the selection of every tensor, as properties."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from matformer_lab.parent.parent import Parent, build_parent
 from matformer_lab.slicing.builtin_slices import builtin_slices, e4b_text_parent
 from matformer_lab.slicing.notation.catalog import resolve_slice, resolve_slices
 from matformer_lab.slicing.plan import make_plan
+from matformer_lab.slicing.runtimes import runtime_verdicts
 from matformer_lab.slicing.sizes import sizes_of
 from matformer_lab.slicing.slice import Slice
 
@@ -145,3 +147,33 @@ def test_every_child_is_a_whole_checkpoint_of_its_own(slice_: Slice) -> None:
     assert all(tensor.axis is None for tensor in again.tensors)
     header = encode_header((t.name, t.dtype, t.shape) for t in plan.tensors)
     assert len(header) % 8 == 0
+
+
+@pytest.mark.parametrize(
+    ("kv", "rope", "verdicts"),
+    [
+        (True, True, {"mlx-lm": "ok", "mistral.rs": "ok"}),
+        (False, True, {"mlx-lm": "refuses", "mistral.rs": "refuses", "llama.cpp": "refuses"}),
+        (True, False, {"mlx-lm": "refuses", "mistral.rs": "untested"}),
+        (False, False, {"mlx-lm": "refuses", "mistral.rs": "refuses", "llama.cpp": "refuses"}),
+    ],
+)
+def test_verdicts_of_a_fine_tune_that_transformers_5_saved(
+    kv: bool, rope: bool, verdicts: dict[str, str], pico_full: Path
+) -> None:
+    """It leaves out the K/V of layers that share K/V, and the two rope numbers."""
+    parent = open_parent(pico_full)
+    text = {k: v for k, v in parent.config["text_config"].items() if rope or "rope_" not in k}
+    shared = re.compile(r"layers\.[5-9]\.self_attn\.(k_proj|v_proj|k_norm)\.")
+    tensors = {n: info for n, info in parent.tensors.items() if kv or not shared.search(n)}
+    saved = build_parent(
+        ref="t",
+        name="t",
+        config={**parent.config, "text_config": text},
+        tensors=tensors,
+        folder=None,
+    )
+    plan = make_plan(saved, resolve_slice("1/2", saved))
+    found = {one.runtime: one.verdict for one in runtime_verdicts(plan)}
+    assert verdicts.items() <= found.items()
+    assert len(parent.tensors) - len(tensors) == (0 if kv else 15)

@@ -173,3 +173,31 @@ def test_skip_lists_of_any_length_take_seconds() -> None:
         with pytest.raises(InputError):
             resolve(widths="1/2", skip=skip)
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("written", "units"),
+    [
+        ("3.5x", 7168),
+        ("3.5 x", 7168),
+        ("int(2048*3.5)", 7168),
+        ("2_048 * 8", 16384),
+        ("2048 * 2 * 2", 8192),
+        ("8_192", 8192),
+        ("int(2048 * 3.3)", 6758),
+    ],
+)
+def test_widths_as_people_write_them(written: str, units: int) -> None:
+    text = e4b_text_parent().text
+    width = Width.parse(written)
+    assert width.units(0, text) == units
+    assert Width.parse(str(width)).units(0, text) == units
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["3.5.1x", "x", "1e3x", "2**3", "int(2", "int(__import__('os'))", "2048 *", "-1", "2048.5x2"],
+)
+def test_no_other_arithmetic_is_read(written: str) -> None:
+    with pytest.raises(ValueError, match="width"):
+        Width.parse(written)

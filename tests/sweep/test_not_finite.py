@@ -1,6 +1,7 @@
 """NaN is never a score: nothing is stored, and the error names slice, task, item and dtype."""
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def test_a_slice_without_numbers_has_no_score(
     change: Break, dtype: str, says: str, scorer: str, scorable: Path, tmp_path: Path
 ) -> None:
     parent = broken(scorable, tmp_path / "parent", change)
-    with pytest.raises(InputError) as caught:
+    with warnings.catch_warnings(), pytest.raises(InputError) as caught:
+        warnings.simplefilter("ignore")  # the tensor at fault, named before: see below
         run(tmp_path / "out", parent, dtype=dtype, scorer=scorer)
     message = str(caught.value)
     assert message.startswith("slice uniform-full: tiny_mmlu_") and "\n" not in message
@@ -76,6 +78,22 @@ def test_a_slice_without_numbers_has_no_score(
     assert len(stored(tmp_path / "out")) == 1  # the other slice's score is whole, and kept
     assert not (tmp_path / "out" / "results.parquet").exists()
     run(tmp_path / "out", parent, dtype=dtype, scorer=scorer, slices=["1/4"])
+
+
+@pytest.mark.parametrize("change", [to_nan, to_infinity])
+def test_weights_that_are_no_numbers_are_named_before_a_sweep_starts(
+    change: Break, scorable: Path, tmp_path: Path
+) -> None:
+    parent = broken(scorable, tmp_path / "parent", change)
+    says = r"model\.layers\.8\.mlp\.up_proj\.weight holds NaN or infinity"
+    with pytest.raises(InputError, match=f"{says}, so there would be no score"):
+        run(tmp_path / "out", parent, slices=["full"])
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError), pytest.warns(UserWarning, match=f"{says}.*uniform-full"):
+        run(tmp_path / "out", parent)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # a narrow slice does not have the bad rows
+        run(tmp_path / "out", parent, slices=["1/4"])
 
 
 def test_ones_own_use_of_lm_eval_is_stopped_too(scorable: Path, tmp_path: Path) -> None:

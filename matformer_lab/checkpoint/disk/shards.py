@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from matformer_lab.common.units import ALIGNMENT
 from matformer_lab.parent.headers import ITEM_SIZE, encode_header
-from matformer_lab.parent.parent import SINGLE_FILE
+from matformer_lab.parent.weight_files import SINGLE_FILE
 from matformer_lab.slicing.plan import TensorPlan
 
 _HEADER_ENTRY_BYTES: Final = 160

@@ -9,10 +9,10 @@ from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, digest_of
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.strict_json import strict_json
 from matformer_lab.common.untrusted import read_small
-from matformer_lab.parent.folder import path_inside
 from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.index import INDEX_FILE
-from matformer_lab.parent.parent import SINGLE_FILE
+from matformer_lab.parent.links import path_inside
+from matformer_lab.parent.weight_files import SINGLE_FILE
 
 _FREE_FILES: Final = (CARD_FILE, ".gitattributes")
 _FREE_FOLDERS: Final = (".git", ".cache")

@@ -11,7 +11,7 @@ from matformer_lab.checkpoint.manifest import (
 )
 from matformer_lab.checkpoint.verification.accounting import is_free
 from matformer_lab.common.errors import InputError
-from matformer_lab.gemma3n import is_multimodal, read_text_config
+from matformer_lab.gemma3n import NOTEBOOK_SKIP, is_multimodal, is_notebooks, read_text_config
 from matformer_lab.parent.folder import read_config
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.plan import Plan, make_plan
@@ -83,6 +83,10 @@ def claimed_slice(folder: Path, config: Mapping[str, Any], parent: Parent) -> Sl
             )
         return claimed
     text = read_text_config(config, str(folder / "config.json"))
+    if is_notebooks(config) and parent.text.num_hidden_layers == len(NOTEBOOK_SKIP) + len(
+        text.intermediate_size
+    ):
+        return Slice(folder.name, text.intermediate_size, tuple(NOTEBOOK_SKIP))
     if text.num_hidden_layers != parent.text.num_hidden_layers:
         raise InputError(
             f"{folder}: has no {MANIFEST_FILE} to say which layers were skipped; give `slice`"

@@ -9,9 +9,10 @@ import numpy as np
 
 from matformer_lab.checkpoint.disk.tensor_bytes import Bytes, child_bytes, thread_scratch
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE, tensor_digest
+from matformer_lab.common.not_finite import holds_not_finite
 from matformer_lab.common.progress import Advance
 from matformer_lab.common.untrusted import open_regular, read_exactly
-from matformer_lab.parent.headers import TensorInfo
+from matformer_lab.parent.headers import ITEM_BITS, TensorInfo
 from matformer_lab.slicing.plan import TensorPlan
 
 _T = TypeVar("_T")
@@ -56,14 +57,17 @@ def wrong_digest(folder: Path, tensor: TensorPlan, expected: str, advance: Advan
         advance: Called with the number of bytes read since its last call.
 
     Returns:
-        The problem; None if the digests are equal.
+        The problem; None if the digests are equal and every element is a finite number.
     """
     digest = tensor_digest(tensor.dtype, tensor.shape)
+    not_finite = False
     for piece in child_bytes(folder, tensor, thread_scratch()):
         digest.update(piece)
+        not_finite = not_finite or holds_not_finite(piece, tensor.dtype)
         advance(len(piece))
-    equal = digest.hexdigest() == expected
-    return None if equal else f"tensor {tensor.name}: does not match the manifest's digest"
+    if digest.hexdigest() != expected:
+        return f"tensor {tensor.name}: does not match the manifest's digest"
+    return f"tensor {tensor.name}: holds NaN or infinity" if not_finite else None
 
 
 def whole_tensor(name: str, info: TensorInfo) -> TensorPlan:
@@ -90,10 +94,12 @@ def first_difference(
         digest: What the manifest says that the tensor's `tensor_digest` is; None: nothing.
 
     Returns:
-        The problem, with the index of the first element that differs; None if all are equal.
+        The problem, with the index of the first element that differs; None if all are equal and
+        finite.
     """
     path = folder / info.file
     done = 0
+    not_finite = False
     scratch = thread_scratch()
     hasher = tensor_digest(tensor.dtype, tensor.shape)
     with open_regular(path) as file:
@@ -103,16 +109,17 @@ def first_difference(
             expected = np.frombuffer(piece, dtype=np.uint8)
             if not _equal(found, expected):
                 different = found != expected
-                element = (done + int(different.argmax())) // (info.nbytes // info.numel)
+                element = (done + int(different.argmax())) * 8 // ITEM_BITS[info.dtype]
                 index = [int(i) for i in np.unravel_index(element, info.shape)]
                 return f"tensor {tensor.name}: differs from the parent's, first at {index}"
             if digest is not None:
                 hasher.update(piece)
+            not_finite = not_finite or holds_not_finite(piece, info.dtype)
             done += len(piece)
             advance(len(piece))
     if digest is not None and hasher.hexdigest() != digest:
         return f"{MANIFEST_FILE}: the digest of tensor {tensor.name} is wrong"
-    return None
+    return f"tensor {tensor.name}: holds NaN or infinity" if not_finite else None
 
 
 def _equal(left: Bytes, right: Bytes) -> bool:

@@ -1,18 +1,48 @@
 """The differences between two configs."""
 
+import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
+
+from matformer_lab.gemma3n import is_notebooks
 
 _ABSENT: Final = object()
 
 
-def config_differences(expected: Any, found: Any, at: str = "config.json") -> Iterable[str]:
+def config_problems(
+    expected: Mapping[str, Any], found: Mapping[str, Any], folder: Path
+) -> Iterable[str]:
+    """The differences between a checkpoint's config and what it should be, and whose they are.
+
+    Args:
+        expected: The config as it should be.
+        found: The checkpoint's.
+        folder: The checkpoint's.
+
+    Yields:
+        A line for each.
+    """
+    by_notebook = is_notebooks(found) and not is_notebooks(expected)
+    if by_notebook:
+        yield (
+            "config.json: written by Google's notebook: transformers 4.57 and newer refuse it; "
+            f"`matformer-lab slice {folder} --slice full --out FIXED` writes a right one"
+        )
+    # The notebook writes the integer 0 for 0.0, which is what the line above is about.
+    yield from config_differences(expected, found, same_numbers=by_notebook)
+
+
+def config_differences(
+    expected: Any, found: Any, at: str = "config.json", *, same_numbers: bool = False
+) -> Iterable[str]:
     """Every key at which two configs differ.
 
     Args:
         expected: The config as it should be, or a value inside it.
         found: The config as it is, or the value at the same place.
         at: Where the two values are, for the messages.
+        same_numbers: Whether `0` is as good as `0.0`; transformers 5 refuses some.
 
     Yields:
         Messages like `config.json: text_config.x is 1, expected 2`.
@@ -21,13 +51,28 @@ def config_differences(expected: Any, found: Any, at: str = "config.json") -> It
         for key in sorted(expected.keys() | found.keys()):
             where = f"{at}: {key}" if at == "config.json" else f"{at}.{key}"
             yield from config_differences(
-                expected.get(key, _ABSENT), found.get(key, _ABSENT), where
+                expected.get(key, _ABSENT),
+                found.get(key, _ABSENT),
+                where,
+                same_numbers=same_numbers,
             )
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
         for position, (wanted, got) in enumerate(zip(expected, found, strict=True)):
-            yield from config_differences(wanted, got, f"{at}[{position}]")
-    elif expected != found or type(expected) is not type(found):
+            yield from config_differences(
+                wanted, got, f"{at}[{position}]", same_numbers=same_numbers
+            )
+    elif isinstance(expected, list) and isinstance(found, list):
+        yield f"{at} has {len(found)} values, expected {len(expected)}"
+    elif not _equal(expected, found, same_numbers):
         yield f"{at} is {_shown(found)}, expected {_shown(expected)}"
+
+
+def _equal(expected: Any, found: Any, same_numbers: bool) -> bool:
+    if isinstance(expected, float) and isinstance(found, float):
+        return expected == found or (math.isnan(expected) and math.isnan(found))
+    if same_numbers and {type(expected), type(found)} == {int, float}:
+        return bool(expected == found)
+    return type(expected) is type(found) and bool(expected == found)
 
 
 def _shown(value: Any) -> str:

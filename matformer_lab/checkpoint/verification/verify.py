@@ -24,7 +24,10 @@ from matformer_lab.checkpoint.verification.comparison import (
     whole_tensor,
     wrong_digest,
 )
-from matformer_lab.checkpoint.verification.config_differences import config_differences
+from matformer_lab.checkpoint.verification.config_differences import (
+    config_differences,
+    config_problems,
+)
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
 from matformer_lab.common.progress import Advance, Progress, bytes_bar
@@ -237,7 +240,7 @@ def _verify_by_parent(
     manifest = read_manifest(folder)
     expected = {tensor.name: tensor for tensor in plan.tensors}
     problems = [
-        *config_differences(plan.config, config),
+        *config_problems(plan.config, config, folder),
         *_name_problems(expected.keys(), layout.keys()),
     ]
     if manifest:

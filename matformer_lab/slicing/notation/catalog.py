@@ -1,7 +1,9 @@
 """Finding the slices that people ask for: built-in names, files, widths, entries of a recipe."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,8 +14,8 @@ from matformer_lab.common.paths import StrPath
 from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.common.strict_yaml import load_yaml
 from matformer_lab.common.validation import explain
-from matformer_lab.gemma3n import TextConfig
 from matformer_lab.parent.parent import Parent
+from matformer_lab.slicing.e4b import check_is_e4b
 from matformer_lab.slicing.notation.google_csv import load_csv
 from matformer_lab.slicing.notation.sampler import SamplerSpec
 from matformer_lab.slicing.notation.spec import SliceSpec
@@ -22,6 +24,9 @@ from matformer_lab.slicing.slice import Slice
 
 PUBLISHED: Final = "published"
 """The reference of all slices that Google published."""
+
+_SIZE = re.compile(r"e([0-9]{1,3}(?:\.[0-9]+)?)b?|([0-9]{1,3}(?:\.[0-9]+)?)b", re.ASCII | re.I)
+"""A size as people name slices: `E3B`, `e2.5`, `3b`."""
 
 
 @cache
@@ -86,7 +91,7 @@ def resolve_slices(
     """
     found: dict[str, Slice] = {}
     for position, entry in enumerate(entries):
-        for slice_ in _resolve(entry, parent.text, Path(base), f"slices[{position}]"):
+        for slice_ in _resolve(entry, parent, Path(base), f"slices[{position}]"):
             known = found.setdefault(slice_.name, slice_)
             if known != slice_:
                 raise InputError(
@@ -97,23 +102,25 @@ def resolve_slices(
     return tuple(found.values())
 
 
-def _resolve(entry: object, text: TextConfig, base: Path, where: str) -> Iterable[Slice]:
+def _resolve(entry: object, parent: Parent, base: Path, where: str) -> Iterable[Slice]:
     if isinstance(entry, Slice):
         yield entry
         return
     specs = _specs_of_ref(entry, base) if isinstance(entry, str) else [parse_spec(entry, where)]
     for spec in specs:
         if isinstance(spec, SamplerSpec):
-            yield from spec.draw(text)
+            yield from spec.draw(parent.text)
         else:
-            yield spec.resolve(text)
+            if spec in published_specs():
+                check_is_e4b(parent, published_specs())
+            yield spec.resolve(parent.text)
 
 
 def _specs_of_ref(ref: str, base: Path) -> Sequence[SliceSpec | SamplerSpec]:
     if ref == PUBLISHED:
         return published_specs()
     for spec in published_specs():
-        if ref == spec.name or (spec.published and ref == spec.published.row):
+        if ref.lower() == spec.name or (spec.published and ref == spec.published.row):
             return [spec]
     if _is_file(ref):
         return _specs_of_file(ref, base)
@@ -173,15 +180,26 @@ def load_slices_file(path: Path) -> tuple[SliceSpec | SamplerSpec, ...]:
 
 
 def _unknown(ref: str) -> str:
+    return (
+        f"no slice named {ref!r}; {_nearest(ref)}`matformer-lab slices` lists the built-in ones; "
+        "files must end in .yaml or .csv"
+    )
+
+
+def _nearest(ref: str) -> str:
+    """The published slices of the size that `ref` seems to name, else the most similar name."""
     from difflib import get_close_matches
 
+    if size := _SIZE.fullmatch(ref):
+        labels = {s.name: s.published.effective_params_b for s in published_specs() if s.published}
+        near = sorted(labels, key=lambda name: abs(labels[name] - float(size[1] or size[2])))[:3]
+        shown = ", ".join(f"{name} ({labels[name]}B)" for name in near)
+        search = find_spec("matformer_lab.search") is not None
+        budget = "`matformer-lab search` finds one for a budget; " if search else ""
+        return f"the nearest are {shown}; {budget}"
     names = [spec.name for spec in published_specs()] + [PUBLISHED]
-    near = get_close_matches(ref, names, n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return (
-        f"no slice named {ref!r}; {guess}`matformer-lab slices` lists the built-in ones; files "
-        "must end in .yaml or .csv"
-    )
+    alike = get_close_matches(ref, names, n=1)
+    return f"did you mean {alike[0]!r}? " if alike else ""
 
 
 def parse_spec(written: Any, where: str) -> SliceSpec | SamplerSpec:

@@ -6,7 +6,6 @@ The file is that of the Hub dataset google/gemma3n-slicing-configs; the constant
 import csv
 import io
 import math
-import re
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +16,7 @@ from matformer_lab.common.untrusted import read_small
 from matformer_lab.common.validation import explain
 from matformer_lab.slicing.notation.name import MAX_NAME
 from matformer_lab.slicing.notation.spec import SliceSpec
-from matformer_lab.slicing.notation.width import Width
+from matformer_lab.slicing.notation.width import Width, product
 from matformer_lab.slicing.slice import Published
 
 NAME: Final = "name"
@@ -27,9 +26,7 @@ DIMS: Final = "FFN Hidden Dims"
 SKIPPED: Final = "Layers Skipped"
 
 _MAX_BYTES: Final = 1 << 20
-_NUMBER = r"[0-9](?:_?[0-9]){0,11}"
 _SPACE: Final = " \t\r\n"
-_PRODUCT = re.compile(rf"{_NUMBER}(?:[{_SPACE}]*\*[{_SPACE}]*{_NUMBER}){{0,3}}")
 
 
 def load_csv(path: Path) -> tuple[SliceSpec, ...]:
@@ -84,7 +81,7 @@ def _published(name: str, row: dict[str, str | None]) -> Published | None:
 
 
 def integers(cell: str, where: str) -> list[int]:
-    """The integers of a cell: a list of non-negative integers or products of up to four of them.
+    """The integers of a cell: a list of non-negative integers, or of products (`product`).
 
     Args:
         cell: The cell's text.
@@ -103,10 +100,13 @@ def integers(cell: str, where: str) -> list[int]:
     items = [item.strip(_SPACE) for item in text[1:-1].split(",")]
     if items and not items[-1]:
         items.pop()  # an empty list, or a trailing comma
+    found = []
     for position, item in enumerate(items):
-        if not _PRODUCT.fullmatch(item):
+        value = product(item)
+        if value is None or value.denominator != 1:
             raise InputError(
                 f"{where}: item {position} is {item!r:.60}; only integers and products of "
-                "integers are allowed"
+                "numbers that are integers are allowed"
             )
-    return [math.prod(int(factor.strip(_SPACE)) for factor in item.split("*")) for item in items]
+        found.append(int(value))
+    return found

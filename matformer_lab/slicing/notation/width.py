@@ -1,7 +1,9 @@
 """An FFN width as a person writes it."""
 
+import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, Final, Literal
 
@@ -11,7 +13,32 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.gemma3n import TextConfig
 
 _FRACTION = re.compile(r"([0-9]{1,9})\s*/\s*([0-9]{1,9})")
-_MULTIPLE = re.compile(r"([0-9]{1,6})x")
+_MULTIPLE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*x")
+_NUMBER = r"[0-9](?:_?[0-9]){0,11}(?:\.[0-9]{1,6})?"
+_SPACE = r"[ \t\r\n]*"
+_PRODUCT = re.compile(rf"{_NUMBER}(?:{_SPACE}\*{_SPACE}{_NUMBER}){{0,3}}")
+_INT = re.compile(rf"int{_SPACE}\({_SPACE}([^()]*?){_SPACE}\)")
+
+
+def product(written: str) -> Fraction | None:
+    """A number, or a product of up to four, as Python writes them: parsed, never evaluated.
+
+    Args:
+        written: `8192`, `2_048 * 4`, `2048*3.5`, or one of these in `int(...)`, which rounds down.
+
+    Returns:
+        The value; None if it is anything else.
+
+    Examples:
+        >>> product("int(2_048 * 3.5)"), product("2 ** 3")
+        (Fraction(7168, 1), None)
+    """
+    inside = _INT.fullmatch(written)
+    text = inside[1] if inside else written
+    if not _PRODUCT.fullmatch(text):
+        return None
+    value = math.prod(Fraction(n.strip().replace("_", "")) for n in text.split("*"))
+    return Fraction(math.floor(value)) if inside else Fraction(value)
 
 
 @dataclass(frozen=True)
@@ -32,8 +59,9 @@ class Width:
         """Read a width.
 
         Args:
-            written: Hidden units (8192, a number), a fraction of the parent's FFN (`1/2`, `full`),
-                a multiple of `hidden_size` (`4x`), or a `Width`, which is returned.
+            written: Hidden units (8192, or a product such as `2_048 * 4` or `int(2048 * 3.5)`), a
+                fraction of the parent's FFN (`1/2`, `full`), a multiple of `hidden_size` (`4x`,
+                `3.5x`), or a `Width`, which is returned.
 
         Raises:
             ValueError: It is none of these.
@@ -53,7 +81,9 @@ class Width:
             if (match := _FRACTION.fullmatch(text)) and int(match[2]):
                 return cls(Fraction(int(match[1]), int(match[2])), "ffn")
             if match := _MULTIPLE.fullmatch(text):
-                return cls(Fraction(int(match[1])), "hidden")
+                return cls(Fraction(match[1]), "hidden")
+            if (units := product(text)) is not None:
+                return cls(units, "units")
         if isinstance(written, float):
             raise ValueError(
                 f"width {written} is not an integer; write hidden units (8192) or a fraction (1/2)"
@@ -66,7 +96,7 @@ class Width:
     def __str__(self) -> str:
         """The width in a form that `parse` reads."""
         if self.unit == "hidden":
-            return f"{self.value}x"
+            return f"{Decimal(self.value.numerator) / self.value.denominator}x"
         if self.unit == "ffn":
             return "full" if self.value == 1 else str(self.value)
         return str(self.value)
@@ -98,8 +128,8 @@ class Width:
 
 WIDTH_SCHEMA: Final = {
     "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}],
-    "description": "hidden units (8192), a fraction of the parent's FFN (1/2, full), or a multiple "
-    "of hidden_size (4x)",
+    "description": "hidden units (8192, or 2_048 * 4), a fraction of the parent's FFN (1/2, full), "
+    "or a multiple of hidden_size (4x, 3.5x)",
 }
 """The JSON schema of a width."""
 

@@ -1,0 +1,56 @@
+"""A parent that cannot be scored says which file or key is at fault."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from matformer_lab import tiny
+from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.tokenizer import load_tokenizer
+from matformer_lab.parent.opening import open_parent
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 33384568\n"
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return change
+
+
+def pointer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text(POINTER)
+
+
+def no_softcap(folder: Path) -> None:
+    """transformers 5.23 takes a number only."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "final_logit_softcapping": None}))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (without("tokenizer.json"), r"has no tokenizer\.json, which"),
+        (without("tokenizer_config.json"), r"has no tokenizer_config\.json, which"),
+        (
+            without("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+            r"has no tokenizer\.json and no tokenizer_config\.json, which",
+        ),
+        (pointer, r"tokenizer\.json: is a Git-LFS pointer"),
+        (no_softcap, r"config\.json: transformers [\d.]+ refuses it .*final_logit_softcapping"),
+    ],
+)
+def test_what_is_missing_is_named(
+    change: Callable[[Path], None], says: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny.model_dir(), tmp_path / "p"))
+    change(folder)
+    with pytest.raises(InputError, match=says) as caught:
+        load_tokenizer(open_parent(folder))
+    assert "\n" not in str(caught.value)
