@@ -71,8 +71,8 @@ def _check_files(folder: Path, ref: str) -> None:
 
 def _missing(ref: str, files: list[str]) -> InputError:
     return InputError(
-        f"{ref}: has no {' and no '.join(files)}, which scoring needs; copy what is missing from "
-        "the model that it was made from"
+        f"{ref}: the tokenizer cannot be loaded: there is no {' and no '.join(files)}; copy "
+        "what is missing from the model that this one was made from"
     )
 
 

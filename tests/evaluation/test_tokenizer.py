@@ -36,11 +36,11 @@ def no_softcap(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (without("tokenizer.json"), r"has no tokenizer\.json, which"),
-        (without("tokenizer_config.json"), r"has no tokenizer_config\.json, which"),
+        (without("tokenizer.json"), r"there is no tokenizer\.json;"),
+        (without("tokenizer_config.json"), r"there is no tokenizer_config\.json;"),
         (
             without("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-            r"has no tokenizer\.json and no tokenizer_config\.json, which",
+            r"there is no tokenizer\.json and no tokenizer_config\.json;",
         ),
         (pointer, r"tokenizer\.json: is a Git-LFS pointer"),
         (no_softcap, r"config\.json: transformers [\d.]+ refuses it .*final_logit_softcapping"),
