@@ -1,11 +1,12 @@
 """The command that sends slices to the Hub: push."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from matformer_lab.cli.output import print_table, say, warn
+from matformer_lab.cli.output import print_table, say
 
 if TYPE_CHECKING:
     from matformer_lab.publish.push import Pushed
@@ -63,10 +64,8 @@ def push(
     )
     if dry_run:
         _print_dry_run(done)
-    for note in done.notes:
-        warn(note)
-    for problem in done.problems:
-        warn(problem)
+    for line in (*done.notes, *done.problems):
+        warnings.warn(line, stacklevel=1)  # shown with the names of options
     for branch in done.branches:
         say(str(branch))
 

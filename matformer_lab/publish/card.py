@@ -58,7 +58,7 @@ def notice(card: str) -> bytes | None:
     """
     return (
         f"{GEMMA_NOTICE}\n".encode()
-        if _metadata(card, CARD_FILE).get("license") == "gemma"
+        if metadata_of(card, CARD_FILE).get("license") == "gemma"
         else None
     )
 
@@ -85,7 +85,7 @@ def checkpoint_card(
     body = body.replace(LOADED_FROM, loaded)
     if not scores or sweep is None:
         return card if front is None else f"---\n{front}---{body}"
-    metadata = _metadata(card, where)
+    metadata = metadata_of(card, where)
     name = destination.repo_id.partition("/")[2]
     index = _with_results(metadata, name, scores, where)
     return f"---\n{index}\n---{body.rstrip()}\n\n{_scores_section(sweep, scores)}"
@@ -106,7 +106,7 @@ def family_card(
         InputError: The metadata in a member's card cannot be read.
     """
     cards = [
-        _metadata(member.card, str(member.destination.folder / CARD_FILE)) for member in members
+        metadata_of(member.card, str(member.destination.folder / CARD_FILE)) for member in members
     ]
     metadata = {
         key: value
@@ -154,7 +154,12 @@ matformer-lab verify {example.revision}
 {licence}"""
 
 
-def _metadata(card: str, where: str) -> dict[str, Any]:
+def metadata_of(card: str, where: str) -> dict[str, Any]:
+    """The metadata of a card; empty if it has none.
+
+    Raises:
+        InputError: It is no plain mapping in YAML.
+    """
     front = card_parts(card).front
     if front is None:
         return {}

@@ -25,7 +25,7 @@ from matformer_lab.publish.outgoing import DiskFiles, OutgoingFile, checkpoint_f
 from matformer_lab.publish.refusals import explained
 from matformer_lab.publish.remote import RemoteBranch, RemoteRepo, look_at_branch, look_at_repo
 from matformer_lab.publish.scores import Score, scored_slice, scores_of
-from matformer_lab.publish.upload import check_account, head_of, make_repo, upload
+from matformer_lab.publish.upload import check_account, check_card, head_of, make_repo, upload
 from matformer_lab.results.files import FRONTIER_PNG
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
@@ -69,8 +69,9 @@ class PushedBranch:
     def __str__(self) -> str:
         states = [one.state for one in self.files]
         sent = states.count("new") + states.count("changed")
+        done = "sent" if self.commit else "to send"
         parts = [
-            f"{sent} files, {self.nbytes_to_send:,} bytes" if sent else "",
+            f"{sent} files, {self.nbytes_to_send:,} bytes {done}" if sent else "",
             f"{states.count('there')} there already" if "there" in states else "",
             f"{states.count('removed')} removed" if "removed" in states else "",
             "card kept" if "kept" in states else "",
@@ -125,6 +126,10 @@ class _Step:
     @property
     def ref(self) -> str:
         return Destination(Path(), self.repo_id, self.revision).ref
+
+    @property
+    def sends_card(self) -> bool:
+        return any(file.path == CARD_FILE for file in self.changes.to_send)
 
 
 def push(
@@ -189,6 +194,10 @@ def push(
             check_account(api)
     known = {one: _look(api, one, private) for one in where.repo_ids}
     steps, more = _steps(api, folder, where, locals_, known, results, card)
+    for step in steps:
+        if step.sends_card:
+            with explained(step.ref):
+                check_card(step.card, step.ref)
     problems = tuple(all_problems((step.ref, step.changes) for step in steps))
     notes += more
     if dry_run:

@@ -51,6 +51,8 @@ def explained(ref: str) -> Iterator[None]:
         cause = _root(error)
         if isinstance(cause, errors.HfHubHTTPError):
             text = _by_status(cause.response.status_code, cause)
+        elif isinstance(cause, PermissionError):  # what the storage behind the Hub says
+            text = _by_status(403, cause)
         else:
             text = f"the connection to the Hub was lost ({one_line(cause)}); {_AGAIN}"
         raise InputError(f"{ref}: {text}") from None

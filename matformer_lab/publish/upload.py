@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from matformer_lab.common.errors import InputError
+from matformer_lab.checkpoint.card import CARD_FILE
+from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.progress import Progress, bar_console
+from matformer_lab.publish.card import metadata_of
 from matformer_lab.publish.changes import Changes
 from matformer_lab.publish.destinations import MAIN
 from matformer_lab.publish.remote import RemoteRepo, commit_title, first_commit
@@ -28,6 +30,30 @@ def check_account(api: "HfApi") -> None:
             f"the token {token.get('displayName', '')} may only read; make one with write access "
             "at https://huggingface.co/settings/tokens, then run `hf auth login`"
         )
+
+
+def check_card(card: str, ref: str) -> None:
+    """Ask the Hub whether it takes a card's metadata, before anything is sent.
+
+    Args:
+        card: Its text.
+        ref: Where it goes, for errors.
+
+    Raises:
+        InputError: It does not, and says why; or the metadata cannot be read at all.
+        OSError: The Hub refuses or cannot be reached; `refusals.explained` words it.
+    """
+    from huggingface_hub import ModelCard
+
+    metadata_of(card, CARD_FILE)  # strictly, before the client reads it less so
+    try:
+        ModelCard(card, ignore_metadata_errors=True).validate()
+    except ValueError as error:
+        if isinstance(error, OSError):
+            raise
+        raise InputError(
+            f"{ref}: the Hub does not take the metadata of {CARD_FILE}: {one_line(error)}"
+        ) from None
 
 
 def make_repo(api: "HfApi", repo_id: str, *, private: bool) -> None:

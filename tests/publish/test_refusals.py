@@ -1,5 +1,6 @@
-"""What a push refuses, one test for each reason: in one line, and with nothing of anybody's lost."""
+"""What a push refuses, a test for each reason: in one line, with nothing of anybody's lost."""
 
+import json
 import os
 import re
 import shutil
@@ -46,7 +47,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a file too few": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json: missing"),
     "no card": (lambda f: (f / "README.md").unlink(), "README.md: missing"),
-    "no folder": (lambda f: shutil.rmtree(f), "no such folder"),
+    "no folder": (shutil.rmtree, "no such folder"),
 }
 
 
@@ -188,9 +189,11 @@ def test_a_card_that_the_hub_does_not_take(hub: WritableHub, mine: Path) -> None
 
 def test_a_revision_that_moved(hub: WritableHub, child: Path) -> None:
     theirs = {"notes.txt": Blob(b"theirs")}
-    hub.before[f"POST /api/models/{REPO}/commit/main"] = lambda: (
-        hub.model(REPO).commit("main", theirs) and None
-    )
+
+    def moves() -> None:
+        hub.model(REPO).commit("main", theirs)
+
+    hub.before[f"POST /api/models/{REPO}/commit/main"] = moves
     refused("somebody else changed it during the push", child, REPO)
     assert hub.model(REPO).texts() == {"notes.txt": b"theirs"}
     received = dict(hub.received)
@@ -270,17 +273,20 @@ def test_a_checkpoint_on_main_stays_beside_a_family(
 # --- sweeps --------------------------------------------------------------------------------------
 
 
-def test_scores_of_another_parent(hub: WritableHub, child: Path, scored: Path) -> None:
-    refused("its scores are of another parent", child, REPO, sweep=scored)
+def test_scores_of_another_parent(
+    hub: WritableHub, child: Path, scored: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(scored, tmp_path / "other"))
+    fingerprint = json.loads((scored / "slices.json").read_text())["parent"]["fingerprint"]
+    for name in ("slices.json", "recipe.yaml"):
+        (other / name).write_text((other / name).read_text().replace(fingerprint, "5f" * 32))
+    refused("its scores are of another parent, tiny with fingerprint 5f", child, REPO, sweep=other)
     assert not hub.requests
 
 
-def test_scores_of_other_slices(hub: WritableHub, scored: Path, tmp_path: Path) -> None:
-    other = ml.write_slices("tiny", ["1/8", "e2b"], tmp_path / "other", progress=False).folder
-    refused("has no scores of it", other / "uniform-1-8", REPO, sweep=scored)
-    done = ml.push(other, REPO, sweep=scored, progress=False)
-    assert "uniform-1-8" in done.notes[0] and "has no scores of it" in done.notes[0]
-    assert "frontier.png" not in hub.model(REPO).texts("uniform-1-8")
+def test_scores_of_other_slices(hub: WritableHub, child: Path, scored: Path) -> None:
+    refused("has no scores of it; give a sweep of this slice", child, REPO, sweep=scored)
+    assert not hub.requests
 
 
 # --- connections ---------------------------------------------------------------------------------

@@ -349,7 +349,9 @@ class _Handler(BaseHTTPRequestHandler):
                     assert result["task"]["type"] and result["dataset"]["type"]
                     assert all("value" in metric for metric in result["metrics"])
         except (ValueError, KeyError, AssertionError, yaml.YAMLError) as error:
-            self._send(400, json.dumps({"errors": [{"message": str(error)}]}).encode())
+            told = json.dumps({"errors": [{"message": str(error)}]})
+            as_text = self.headers.get("Accept") == "text/plain"
+            self._send(400, (str(error) if as_text else told).encode())
             return None
         return {"errors": [], "warnings": []}
 
