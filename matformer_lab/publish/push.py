@@ -87,6 +87,12 @@ class Pushed:
         branches: One for each checkpoint; for a family in one repository, then its `main`.
         problems: What stands in the way; empty unless `dry_run`.
         notes: What else there is to know.
+
+    Examples:
+        >>> import matformer_lab as ml
+        >>> done = ml.push("e2b", "me/gemma-3n-e2b", dry_run=True)  # doctest: +SKIP
+        >>> [(file.path, file.state) for file in done.branches[0].files][:1]  # doctest: +SKIP
+        [('README.md', 'new')]
     """
 
     branches: tuple[PushedBranch, ...]
