@@ -23,6 +23,11 @@ from matformer_lab.slicing.tables import (
 )
 
 CARD_FILE: Final = "README.md"
+
+NOTICE_FILE: Final = "NOTICE"
+PICTURE_FILE: Final = "frontier.png"
+"""What a push puts beside a checkpoint's own files, as the card and its licence need it."""
+
 MAX_CARD_BYTES: Final = 1 << 20
 _FRONT = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 """A card's metadata: YAML between two lines of dashes, at its very start."""

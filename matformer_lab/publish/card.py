@@ -6,7 +6,13 @@ from typing import Any, Final
 
 import yaml
 
-from matformer_lab.checkpoint.card import CARD_FILE, GEMMA_NOTICE, LOADED_FROM, card_parts
+from matformer_lab.checkpoint.card import (
+    CARD_FILE,
+    GEMMA_NOTICE,
+    LOADED_FROM,
+    PICTURE_FILE,
+    card_parts,
+)
 from matformer_lab.checkpoint.manifest import Manifest
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.markdown import escape_markdown, markdown_table
@@ -14,10 +20,7 @@ from matformer_lab.common.strict_yaml import parse_yaml
 from matformer_lab.publish.destinations import MAIN, Destination
 from matformer_lab.publish.scores import Score
 from matformer_lab.report.provenance import commands
-from matformer_lab.results.files import FRONTIER_PNG
 from matformer_lab.results.sweep_results import SweepResults
-
-NOTICE_FILE: Final = "NOTICE"
 
 _SCORES: Final = "<!-- matformer-lab: scores of a sweep -->"
 _SHARED_KEYS: Final = (
@@ -51,16 +54,20 @@ def has_scores(card: str) -> bool:
     return _SCORES in card
 
 
-def notice(card: str) -> bytes | None:
+def notice(card: str, where: str) -> bytes | None:
     """The notice file that the licence in a card wants beside every copy; None for other licences.
 
-    The Gemma Terms of Use want "a Notice text file" with this sentence.
+    The Gemma Terms of Use want a text file with this sentence.
+
+    Args:
+        card: The card.
+        where: Names it in errors.
+
+    Raises:
+        InputError: The card's metadata cannot be read.
     """
-    return (
-        f"{GEMMA_NOTICE}\n".encode()
-        if metadata_of(card, CARD_FILE).get("license") == "gemma"
-        else None
-    )
+    is_gemma = metadata_of(card, where).get("license") == "gemma"
+    return f"{GEMMA_NOTICE}\n".encode() if is_gemma else None
 
 
 def checkpoint_card(
@@ -255,7 +262,7 @@ The sweep's recipe, and the commands that run it:
 def _picture(sweep: SweepResults) -> str:
     others = len(sweep.scored)
     return (
-        f"![Size against score of {others} slices]({FRONTIER_PNG})\n\n"
+        f"![Size against score of {others} slices]({PICTURE_FILE})\n\n"
         "Scored with lm-eval by matformer-lab, as slices of the parent in memory. The intervals "
         "are of each score by itself; which slices differ is told by pairs, in the sweep's "
         "report.\n"

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from matformer_lab.checkpoint.card import CARD_FILE
+from matformer_lab.checkpoint.card import CARD_FILE, PICTURE_FILE
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE
 from matformer_lab.publish.card import has_scores
 from matformer_lab.publish.outgoing import OutgoingFile
 from matformer_lab.publish.remote import RemoteBranch
-from matformer_lab.results.files import FRONTIER_PNG
 
 CardChoice = Literal["keep", "replace"]
 """What to do with a card on the Hub that push may not replace unasked."""
@@ -99,7 +98,7 @@ def changes(
         if path in files or "/" in path:
             continue
         # A kept card shows the picture that an earlier push put beside it.
-        if there.is_ours and not (card != "replace" and path == FRONTIER_PNG):
+        if there.is_ours and not (card != "replace" and path == PICTURE_FILE):
             found.append(Change(path, there.size, "removed"))
         elif slice_name is not None and path.endswith(_WEIGHTS):
             problems.append(f"{path} on the Hub would be loaded in place of the checkpoint's files")

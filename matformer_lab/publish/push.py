@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from matformer_lab.checkpoint.card import CARD_FILE, MAX_CARD_BYTES
+from matformer_lab.checkpoint.card import (
+    CARD_FILE,
+    MAX_CARD_BYTES,
+    NOTICE_FILE,
+    PICTURE_FILE,
+)
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, read_manifest
 from matformer_lab.checkpoint.verification.verify import verify_checkpoint
 from matformer_lab.common.errors import InputError
@@ -13,7 +18,6 @@ from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.progress import Progress, bytes_bar
 from matformer_lab.common.untrusted import read_small
 from matformer_lab.publish.card import (
-    NOTICE_FILE,
     MemberCard,
     checkpoint_card,
     family_card,
@@ -252,7 +256,7 @@ def _read(
             text = _card_of(destination.folder)
             scores = scores_of(sweep, score.name) if sweep and score else ()
             outgoing = disk.outgoing(files, advance)
-            notice_text = notice(text)
+            notice_text = notice(text, str(destination.folder / CARD_FILE))
             if notice_text and not any(
                 one.path.upper().startswith(NOTICE_FILE) for one in outgoing
             ):
@@ -329,7 +333,7 @@ def _steps(
     ]
     card = family_card(where.index, folder.resolve().name, members, sweep)
     outgoing = [from_memory(CARD_FILE, card.encode())]
-    if notice_text := notice(card):
+    if notice_text := notice(card, CARD_FILE):
         outgoing.append(from_memory(NOTICE_FILE, notice_text))
     if picture and any(one.scores for one in locals_):
         outgoing.append(picture)
@@ -345,7 +349,7 @@ def _nbytes(files: Iterable[OutgoingFile]) -> int:
 def _picture(sweep: SweepResults) -> OutgoingFile:
     from matformer_lab.report.figure import figure_files
 
-    return from_memory(FRONTIER_PNG, figure_files(sweep)[FRONTIER_PNG])
+    return from_memory(PICTURE_FILE, figure_files(sweep)[FRONTIER_PNG])
 
 
 def _branch(api: "HfApi", destination: Destination, repo: RemoteRepo | None) -> RemoteBranch | None:
@@ -353,9 +357,8 @@ def _branch(api: "HfApi", destination: Destination, repo: RemoteRepo | None) -> 
         return None
     if destination.revision in repo.tags:
         raise InputError(f"{destination.ref}: is a tag, and a push adds to a branch; give a branch")
-    commit = repo.branches.get(destination.revision)
-    if commit is None:
-        return None
+    # A branch that is not there yet will begin with what the repository began with.
+    commit = repo.branches.get(destination.revision, repo.first)
     with explained(destination.ref):
         return look_at_branch(api, destination.repo_id, commit)
 

@@ -78,11 +78,13 @@ class RemoteRepo:
         private: Whether only its owners see it.
         branches: Their heads, by name.
         tags: Names.
+        first: The commit that it began with, which usually holds nothing but the Hub's own files.
     """
 
     private: bool
     branches: Mapping[str, str]
     tags: frozenset[str]
+    first: str
 
 
 def look_at_repo(api: "HfApi", repo_id: str) -> RemoteRepo | None:
@@ -112,6 +114,7 @@ def look_at_repo(api: "HfApi", repo_id: str) -> RemoteRepo | None:
         bool(info.private),
         {branch.name: branch.target_commit for branch in refs.branches},
         frozenset(tag.name for tag in refs.tags),
+        first_commit(api, repo_id),
     )
 
 
@@ -143,7 +146,7 @@ def look_at_branch(api: "HfApi", repo_id: str, commit: str) -> RemoteBranch:
 
 
 def first_commit(api: "HfApi", repo_id: str) -> str:
-    """The commit that a repository began with, which holds nothing but the Hub's own files."""
+    """The commit that a repository began with."""
     return api.list_repo_commits(repo_id)[-1].commit_id
 
 

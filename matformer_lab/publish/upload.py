@@ -69,7 +69,7 @@ def head_of(api: "HfApi", repo_id: str, revision: str, repo: RemoteRepo | None) 
     """
     if repo is not None and revision in repo.branches:
         return repo.branches[revision]
-    first = first_commit(api, repo_id)
+    first = repo.first if repo is not None else first_commit(api, repo_id)
     if revision != MAIN:
         api.create_branch(repo_id, branch=revision, revision=first)
     return first

@@ -33,6 +33,7 @@ def test_a_checkpoint_arrives_whole_and_only_once(hub: WritableHub, child: Path)
     assert {one.state for one in branch.files} == {"new"}
     # One commit on top of the Hub's own.
     assert len([*hub.model(REPO).branches["main"].history()]) == 2
+    assert ml.verify_checkpoint(REPO, progress=False).ok
     before, received = dict(hub.requests), dict(hub.received)
     (again,) = ml.push(child, REPO, progress=False).branches
     assert again.commit is None and {one.state for one in again.files} == {"there"}

@@ -151,6 +151,13 @@ def test_a_repository_of_another_kind(kind: str, said: str, hub: WritableHub, ch
     assert hub.writes() == []
 
 
+def test_a_repository_that_was_renamed(hub: WritableHub, child: Path) -> None:
+    hub.repos["models", REPO] = new_repo()
+    hub.renamed[REPO] = "me/better"
+    refused("is called me/better on the Hub", child, REPO)
+    assert hub.writes() == []
+
+
 def test_a_licence_that_is_not_accepted(hub: WritableHub, child: Path) -> None:
     hub.repos["models", REPO] = new_repo()
     hub.answers["GET /api/models/"] = (403, "GatedRepo", "Access to model is restricted.")
@@ -228,9 +235,13 @@ def test_a_strangers_file_is_not_replaced(name: str, hub: WritableHub, child: Pa
     assert repo.branches["main"] == head and hub.writes() == []
 
 
-def test_weights_that_would_be_loaded_instead(hub: WritableHub, family: Path) -> None:
+@pytest.mark.parametrize("where", ["on the branch", "where every branch begins"])
+def test_weights_that_would_be_loaded_instead(where: str, hub: WritableHub, family: Path) -> None:
     repo = hub.repos["models", REPO] = new_repo()
-    repo.commit("e2b", {"model.safetensors": Blob(b"theirs", lfs=True)})
+    if where != "on the branch":  # a history that was squashed
+        repo.branches.clear()
+    branch = "e2b" if where == "on the branch" else "main"
+    repo.commit(branch, {"model.safetensors": Blob(b"theirs", lfs=True)})
     refused("model.safetensors on the Hub would be loaded in place", family, REPO)
     assert hub.writes() == []
 

@@ -124,6 +124,8 @@ class WritableHub(ThreadingHTTPServer):
         self.stalled, self.released = threading.Event(), threading.Event()
         self.answers: dict[str, tuple[int, str, str]] = {}
         """Refusals by the beginning of method and path: status, code, message."""
+        self.renamed: dict[str, str] = {}
+        """What repositories are called now, by the name that still leads to them."""
         self.before: dict[str, Callable[[], None]] = {}
         """What happens (once) just before a request, by the beginning of method and path."""
         self.lock = threading.Lock()
@@ -246,7 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, _: Any, __: bytes, kind: str, repo: str, rev: str = "main") -> dict[str, Any]:
         head = self._commit_at(repo, rev, kind)
         return {
-            "id": repo,
+            "id": self.server.renamed.get(repo, repo),
             "sha": head.oid,
             "private": self.server.repos[kind, repo].private,
             "siblings": [{"rfilename": path} for path in sorted(head.files)],
