@@ -30,6 +30,10 @@ _SHARED_KEYS: Final = (
 """What the card of a family says if all of its members' cards say the same."""
 
 
+_OF_A_MACHINE: Final = ("as_run", "datasets", "task_folders", "device", "batch_size", "name")
+"""Keys of a recipe that say where it ran, not what was scored."""
+
+
 @dataclass(frozen=True)
 class MemberCard:
     """What the card of a family says of a member.
@@ -38,6 +42,7 @@ class MemberCard:
         destination: Where it is.
         manifest: Its manifest.
         card: Its own card in DIR.
+        effective: Its effective parameters.
         nbytes: Bytes of its files.
         scores: What it scored; empty if that is not known.
     """
@@ -45,6 +50,7 @@ class MemberCard:
     destination: Destination
     manifest: Manifest
     card: str
+    effective: int
     nbytes: int
     scores: Sequence[Score]
 
@@ -93,7 +99,8 @@ def checkpoint_card(
     if not scores or sweep is None:
         return card if front is None else f"---\n{front}---{body}"
     metadata = metadata_of(card, where)
-    name = destination.repo_id.partition("/")[2]
+    of_repo = destination.revision == MAIN
+    name = destination.repo_id.partition("/")[2] if of_repo else destination.revision
     index = _with_results(metadata, name, scores, where)
     return f"---\n{index}\n---{body.rstrip()}\n\n{_scores_section(sweep, scores)}"
 
@@ -129,12 +136,16 @@ def family_card(
         (
             one.destination.revision,
             str(len(one.manifest.slice.widths)),
+            f"{one.effective:,}",
             f"{one.nbytes:,}",
             *(_value({s.task: s for s in one.scores}.get(task.task)) for task in tasks),
         )
         for one in members
     ]
-    table = markdown_table(("revision", "layers", "bytes", *(_title(task) for task in tasks)), rows)
+    table = markdown_table(
+        ("revision", "layers", "effective parameters", "bytes", *(_title(task) for task in tasks)),
+        rows,
+    )
     example = members[0].destination
     base = metadata.get("base_model")
     of = f" of {escape_markdown(base)}" if isinstance(base, str) else ""
@@ -260,18 +271,19 @@ The sweep's recipe, and the commands that run it:
 
 
 def _picture(sweep: SweepResults) -> str:
-    others = len(sweep.scored)
+    limit = sweep.recipe.get("limit")
+    limited = f" Only a part of each task's items was scored (`limit: {limit}`)." if limit else ""
     return (
-        f"![Size against score of {others} slices]({PICTURE_FILE})\n\n"
+        f"![Size against score of {len(sweep.scored)} slices]({PICTURE_FILE})\n\n"
         "Scored with lm-eval by matformer-lab, as slices of the parent in memory. The intervals "
         "are of each score by itself; which slices differ is told by pairs, in the sweep's "
-        "report.\n"
+        f"report.{limited}\n"
     )
 
 
 def _recipe(sweep: SweepResults) -> str:
-    """A recipe that scores these slices on these tasks again, without this machine's paths."""
-    parent = sweep.parent
+    """The recipe that scores these slices on these tasks again, without this machine's paths."""
+    parent, written = sweep.parent, sweep.recipe
     recipe = {
         "parent": f"{parent.name}@{parent.revision}" if parent.revision else parent.name,
         "slices": [
@@ -280,16 +292,11 @@ def _recipe(sweep: SweepResults) -> str:
             else {"name": one.name, "widths": [*one.widths], "skip": [*one.skipped]}
             for one in sweep.scored
         ],
-        "tasks": [
-            {"name": task.name, "metric": task.metric}
-            | ({} if task.num_fewshot is None else {"num_fewshot": task.num_fewshot})
-            for task in sweep.tasks
-        ],
+        "tasks": written.get("tasks") or [task.name for task in sweep.tasks],
         **({"dtype": sweep.dtype} if sweep.dtype else {}),
-        **{
-            key: sweep.recipe[key] for key in ("limit", "seed") if sweep.recipe.get(key) is not None
-        },
     }
+    left = recipe.keys() | {*_OF_A_MACHINE}
+    recipe |= {k: v for k, v in written.items() if k not in left and v not in (None, False)}
     return yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=10**6).strip()
 
 

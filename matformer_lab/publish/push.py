@@ -17,6 +17,7 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.progress import Progress, bytes_bar
 from matformer_lab.common.untrusted import read_small
+from matformer_lab.parent.folder import open_folder
 from matformer_lab.publish.card import (
     MemberCard,
     checkpoint_card,
@@ -33,6 +34,9 @@ from matformer_lab.publish.upload import check_account, check_card, head_of, mak
 from matformer_lab.results.files import FRONTIER_PNG
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
+from matformer_lab.slicing.notation.catalog import resolve_slice
+from matformer_lab.slicing.plan import make_plan
+from matformer_lab.slicing.sizes import sizes_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -328,9 +332,17 @@ def _steps(
         note = f"{where.index}: its main holds {branch.manifest.slice.name} and stays as it is"
         return steps, (note,)
     members = [
-        MemberCard(one.destination, one.manifest, one.card, _nbytes(one.files), one.scores)
-        for one in sorted(locals_, key=lambda one: (_nbytes(one.files), one.manifest.slice.name))
+        MemberCard(
+            one.destination,
+            one.manifest,
+            one.card,
+            _effective(one.destination.folder),
+            _nbytes(one.files),
+            one.scores,
+        )
+        for one in locals_
     ]
+    members.sort(key=lambda member: (member.effective, member.destination.revision))
     card = family_card(where.index, folder.resolve().name, members, sweep)
     outgoing = [from_memory(CARD_FILE, card.encode())]
     if notice_text := notice(card, CARD_FILE):
@@ -340,6 +352,12 @@ def _steps(
     found = changes(outgoing, branch, choice, None)
     what = f"{len(members)} slices"
     return [*steps, _Step(where.index, MAIN, what, card, found)], ()
+
+
+def _effective(folder: Path) -> int:
+    """A checkpoint's effective parameters, counted as those of a parent."""
+    parent = open_folder(folder)
+    return sizes_of(make_plan(parent, resolve_slice("full", parent))).effective
 
 
 def _nbytes(files: Iterable[OutgoingFile]) -> int:

@@ -101,6 +101,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (out / "slices.json").write_text(json.dumps(described))
     recipe = yaml.safe_load((out / "recipe.yaml").read_text())
     recipe["as_run"]["parent"]["fingerprint"] = parent.fingerprint
+    recipe |= {"limit": 50, "device": "cpu", "datasets": str(out)}
     recipe["as_run"]["tasks"]["boolq"]["datasets"] = ["super_glue"]
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return out

@@ -55,7 +55,7 @@ def test_a_family_is_a_branch_each_that_every_command_reads(
         assert there == sent(family / name)  # `tiny` is not under Gemma's licence: no notice
     index = repo.texts()
     assert set(index) == {"README.md"}
-    assert "| e2b | 30 |" in index["README.md"].decode()
+    assert "| e2b | 30 | 86,996 |" in index["README.md"].decode()
     # Pieces that members share went once.
     weights = {path.stat().st_ino: path.stat().st_size for path in family.glob("*/*.safetensors")}
     assert sum(hub.received.values()) == sum(weights.values())
@@ -116,7 +116,7 @@ def test_scores_go_on_the_card(hub: WritableHub, family: Path, scored: Path) -> 
     recipe = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     again = ml.resolve_slices(recipe["slices"], ml.open_parent("tiny"))
     assert [one.name for one in again] == [one.name for one in sweep.scored]
-    assert ml.parse_recipe(recipe).tasks
+    assert ml.parse_recipe(recipe).limit == 50 and "`limit: 50`" in text
     # The page of the family says the same of all of them.
     index = hub.model(REPO).texts()
     assert {one["name"] for one in front_of(index["README.md"])["model-index"]} == {"e2b"}
