@@ -30,7 +30,14 @@ from matformer_lab.publish.outgoing import DiskFiles, OutgoingFile, checkpoint_f
 from matformer_lab.publish.refusals import explained
 from matformer_lab.publish.remote import RemoteBranch, RemoteRepo, look_at_branch, look_at_repo
 from matformer_lab.publish.scores import Score, scored_slice, scores_of
-from matformer_lab.publish.upload import check_account, check_card, head_of, make_repo, upload
+from matformer_lab.publish.upload import (
+    check_account,
+    check_card,
+    head_of,
+    is_logged_in,
+    make_repo,
+    upload,
+)
 from matformer_lab.results.files import FRONTIER_PNG
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
@@ -215,6 +222,8 @@ def push(
     problems = tuple(all_problems((step.ref, step.changes) for step in steps))
     notes += more
     if dry_run:
+        if not is_logged_in():
+            notes += ("not logged in to the Hub: what is private there was not seen",)
         return Pushed(tuple(_pushed(api, step, None) for step in steps), problems, notes)
     if problems:
         rest = f" (and {len(problems) - 1} more; `dry_run` lists them)" if len(problems) > 1 else ""

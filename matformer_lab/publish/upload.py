@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
+def is_logged_in() -> bool:
+    """Whether there is a token, good or not."""
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
 def check_account(api: "HfApi") -> None:
     """Check that somebody is logged in, with a token that may write.
 
