@@ -266,7 +266,9 @@ def test_own_files_that_are_no_part_any_more_are_removed(
 def test_another_slice_is_not_replaced(hub: WritableHub, child: Path, family: Path) -> None:
     ml.push(child, REPO, progress=False)
     refused("holds another slice, uniform-1-2; give another `revision`", family / "e2b", REPO)
-    ml.push(family / "e2b", REPO, revision="small", progress=False)
+    done = run_here("push", family / "e2b", REPO, "--revision", "small")
+    assert done.code == 0 and done.out.startswith(f"{REPO}@small: "), done
+    assert f"bytes sent; {hub.url}/{REPO}/tree/small" in done.out
     assert "small" in hub.model(REPO).branches
 
 
@@ -337,6 +339,18 @@ def test_a_hub_that_is_not_there(
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     refused("the connection to the Hub was lost", child, REPO)
+
+
+def test_the_hubs_other_storage_fails_in_a_line(
+    hub: WritableHub, child: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hf_xet, the client's default, with a Hub that has no such storage."""
+    from huggingface_hub import constants
+
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    refused("xet-write-token.*run the same command again", child, REPO)
+    assert not hub.model(REPO).texts()
 
 
 def test_a_file_that_changes_while_it_is_sent(hub: WritableHub, mine: Path) -> None:
