@@ -17,6 +17,8 @@ from .live.elastic import ElasticParent as ElasticParent
 from .notebook.editor import SliceEditor as SliceEditor
 from .parent.opening import open_parent as open_parent
 from .parent.parent import Parent as Parent
+from .publish.push import Pushed as Pushed
+from .publish.push import push as push
 from .report.write import write_report as write_report
 from .results.compare import compare_sweeps as compare_sweeps
 from .results.load import load_results as load_results

@@ -163,8 +163,8 @@ def verify(
 ) -> int:
     """Check that DIR is exactly the slice it claims to be (exit code 1 if not).
 
-    DIR is a checkpoint or a family. Without --parent and --against it is checked against the
-    digests in its own manifest.
+    DIR is a checkpoint or a family, or a Hub id (org/name@revision). Without --parent and --against
+    it is checked against the digests in its own manifest.
     """
     from matformer_lab.checkpoint.verification.verify import compare_checkpoints, verify_checkpoint
 

@@ -232,6 +232,22 @@ class HubUnreachableError(InputError):
         self.short = short
 
 
+def downloaded(ref: str) -> Path:
+    """All files of a Hub repository, in the Hub's cache.
+
+    Args:
+        ref: `org/name` or `org/name@revision`.
+
+    Raises:
+        InputError: The Hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import snapshot_download
+
+    repo_id, revision = _parse_ref(ref)
+    with explained(repo_id, revision):
+        return Path(snapshot_download(repo_id, revision=revision))
+
+
 @contextmanager
 def explained(repo_id: str, revision: str | None) -> Iterator[None]:
     """Turn the errors of huggingface_hub into one line that says what to do.

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from matformer_lab.checkpoint.card import CARD_FILE
+from matformer_lab.checkpoint.card import CARD_FILE, NOTICE_FILE, PICTURE_FILE
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, digest_of
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.strict_json import strict_json
@@ -14,7 +14,7 @@ from matformer_lab.parent.index import INDEX_FILE
 from matformer_lab.parent.links import path_inside
 from matformer_lab.parent.weight_files import SINGLE_FILE
 
-_FREE_FILES: Final = (CARD_FILE, ".gitattributes")
+_FREE_FILES: Final = (CARD_FILE, NOTICE_FILE, PICTURE_FILE, ".gitattributes")
 _FREE_FOLDERS: Final = (".git", ".cache")
 """What people edit, and what git and the Hub's tools keep beside a checkpoint: nothing loads it."""
 

@@ -34,6 +34,7 @@ from matformer_lab.common.progress import Advance, Progress, bytes_bar
 from matformer_lab.gemma3n import is_multimodal
 from matformer_lab.parent.folder import open_folder, read_config, read_layout
 from matformer_lab.parent.headers import TensorInfo
+from matformer_lab.parent.hub import downloaded, looks_like_repo_id
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.notation.catalog import resolve_slice
@@ -90,7 +91,8 @@ def verify_checkpoint(
     every member is checked; a file that members share is read once.
 
     Args:
-        folder: A checkpoint, or a family.
+        folder: A checkpoint, or a family; or a Hub id (`org/name@revision`), whose files are
+            downloaded.
         parent: What it was cut from: an opened parent, or what `open_parent` accepts.
         slice_: The slice that it has to be. None: the one in its manifest or, without a manifest
             and if no layer was skipped, the widths in its config.json.
@@ -185,9 +187,11 @@ def compare_checkpoints(
 
 def _existing(folder: StrPath) -> Path:
     path = Path(folder)
-    if not path.is_dir():
-        raise InputError(f"{path}: no such folder")
-    return path
+    if path.is_dir():
+        return path
+    if looks_like_repo_id(str(path)):
+        return downloaded(str(path))
+    raise InputError(f"{path}: no such folder")
 
 
 def _weight_bytes(folders: Sequence[Path]) -> int:
