@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.answers import AnswersTask, score_answers
 from matformer_lab.evaluation.finite import (
     NotFiniteError,
     NotFiniteScoresError,
@@ -18,7 +19,7 @@ from matformer_lab.evaluation.finite import (
 )
 from matformer_lab.evaluation.lm import make_lm
 from matformer_lab.evaluation.lm_eval_results import item_records, metric_rows
-from matformer_lab.evaluation.quiet import quiet_lm_eval
+from matformer_lab.evaluation.quiet import quiet_lm_eval, templates_compiled_once
 from matformer_lab.evaluation.score import Score
 from matformer_lab.evaluation.tasks.loading import LoadedTask
 
@@ -73,15 +74,22 @@ def score_together(
     known: Mapping[str, Sequence[Answer]] = {}
     requests = [each for each in task.requests if each.request_type == "loglikelihood"]
     began = time.perf_counter()
-    if scorer == "prefix" and requests:
+
+    def together() -> Mapping[str, "Sequence[Answer]"]:
         from matformer_lab.scoring.slice_scoring import score_slices
 
-        encoder = make_lm(next(iter(models.values())), tokenizer, scorer=scorer)
-        known = score_slices(
+        encoder = make_lm(next(iter(models.values())), tokenizer, scorer="prefix")
+        return score_slices(
             models,
             _encoded_once(task, requests, encoder),
             progress=lambda done, count: progress(done / count),
         )
+
+    if isinstance(task, AnswersTask):
+        yield from (SliceScore(*each) for each in score_answers(models, task, together))
+        return
+    if scorer == "prefix" and requests:
+        known = together()
     shared = (time.perf_counter() - began) / len(models)
     not_finite: dict[str, NotFiniteError] = {}
     for number, (name, model) in enumerate(models.items(), 1):
@@ -129,10 +137,10 @@ def score(lm: Any, task: LoadedTask) -> Score:
     """
     from lm_eval.evaluator import evaluate
 
-    with quiet_lm_eval(), _requests_built(task), ExitStack() as stack:
+    with quiet_lm_eval(), templates_compiled_once(), _requests_built(task), ExitStack() as stack:
         if any(request.request_type == "generate_until" for request in task.requests):
             stack.enter_context(finite_logits(lm.model, task.name))
-        results = evaluate(lm=lm, task_dict=task.task_dict, limit=task.limit)
+        results = evaluate(lm=lm, task_dict=task.task_dict, limit=task.limit, samples=task.chosen)
     found = Score(
         metrics=tuple(metric_rows(task, results)), items=tuple(item_records(task, results))
     )

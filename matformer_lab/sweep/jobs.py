@@ -125,6 +125,10 @@ def prepare(recipe: Recipe, *, device: str | None = None) -> Prepared:
     device = device or resolve_device(recipe.device)
     tokenizer = load_tokenizer(parent)
     tasks = load_tasks(
-        recipe.tasks, limit=recipe.limit, seed=recipe.seed, datasets=recipe.datasets_folder
+        recipe.tasks,
+        limit=recipe.limit,
+        seed=recipe.seed,
+        datasets=recipe.datasets_folder,
+        split=recipe.split,
     )
     return Prepared(recipe, parent, sized, tasks, tokenizer, tokenizer_hash(tokenizer), device)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -13,6 +13,7 @@ from pydantic import (
     StrictInt,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from matformer_lab.common.errors import InputError
@@ -21,7 +22,9 @@ from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.common.strict_yaml import load_yaml
 from matformer_lab.common.validation import explain
 from matformer_lab.evaluation.tasks.entry import USUAL_NUM_FEWSHOT, Scorer, TaskEntry
+from matformer_lab.evaluation.tasks.split import Split
 from matformer_lab.parent.opening import TINY
+from matformer_lab.sweep.search_block import SearchBlock
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -84,6 +87,14 @@ class Recipe(BaseModel):
         Scorer,
         Field(description="prefix: shared work once (same scores, faster); lm-eval: its own HFLM."),
     ] = "prefix"
+    split: Annotated[
+        Split | None,
+        Field(description="Score one part of the items; `search` writes it for its proof."),
+    ] = None
+    search: Annotated[
+        SearchBlock | None,
+        Field(description="What `matformer-lab search` looks for; a sweep ignores it."),
+    ] = None
     as_run: Annotated[
         dict[str, Any] | None,
         Field(description="Written by `sweep` into a finished folder: versions and hashes."),
@@ -115,6 +126,15 @@ class Recipe(BaseModel):
                 raise ValueError("is a whole number of items, or a fraction below 1")
             return int(limit)
         return limit
+
+    @model_validator(mode="after")
+    def _one_choice_of_items(self) -> Self:
+        if self.limit is not None and (self.split is not None or self.search is not None):
+            raise ValueError(
+                "limit does not go with search or split; set search.calibration.items and "
+                "search.proof"
+            )
+        return self
 
     @property
     def where(self) -> str:
