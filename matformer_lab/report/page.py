@@ -33,6 +33,11 @@ _ASSETS = Path(__file__).parent / "assets"
 _DTYPES = (("fp32", 32), ("bf16 / fp16", 16), ("int8", 8), ("int4", 4))
 
 
+def style_sheet() -> str:
+    """The pages' CSS."""
+    return (_ASSETS / "report.css").read_text(encoding="utf-8")
+
+
 def render(sweep: SweepResults) -> str:
     """The page as HTML text."""
     environment = Environment(
@@ -50,7 +55,7 @@ def render(sweep: SweepResults) -> str:
         title=f"{sweep.parent.name}: size/quality frontier",
         subtitle=_subtitle(sweep, items),
         policy=_policy(scripts),
-        css=Markup((_ASSETS / "report.css").read_text(encoding="utf-8")),
+        css=Markup(style_sheet()),
         scripts=[Markup(script) for script in scripts],
         data=Markup(script_safe_json(page_data(sweep))),
         parent=sweep.parent,

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from matformer_lab.common.errors import InputError
 from matformer_lab.search.budget import Budget
 from matformer_lab.search.measure import Measurements
@@ -25,6 +27,8 @@ _APART: Final = 2
 """In how many layers the proposals of a round differ at least."""
 RACERS: Final = 4
 """Slices of a budget that go on to the second calibration set; half of them go on to the next."""
+_PATIENCE: Final = 2
+"""Rounds without a better slice after which a budget's search is over."""
 _REACH: Final = 0.12
 """Within which share of the parent's layers slices inform each other about a budget."""
 
@@ -119,7 +123,7 @@ def target_size(space: Space, budget: Budget) -> int:
     whole = budget.parameters.of(space.full)
     reached = []
     for limit in budget.limits:
-        if limit.costs is budget.parameters:
+        if limit.costs == budget.parameters:
             reached.append(limit.most)
             continue
         top, low = limit.costs.of(space.full), limit.costs.of(space.at(0))
@@ -132,14 +136,15 @@ def target_size(space: Space, budget: Budget) -> int:
 def _rounds(
     space: Space, group: Sequence[Budget], measured: Measurements, nested: bool, stop: int
 ) -> tuple[list[Candidate], list[Surrogate]]:
-    """Propose and measure until only `stop` evaluations are left, or nothing new is proposed."""
+    """Propose and measure until that brings nothing, or only `stop` evaluations are left."""
     proposed: list[Candidate] = []
     known: set[tuple[Pattern, ...]] = set()
-    round_ = 0
+    round_ = idle = 0
+    best = _best(space, group, measured, nested)
     while True:
         models = models_for(space, group, measured.values)
         room = (measured.left - stop) // len(group)
-        if room < 1 or round_ > 30:
+        if room < 1 or idle >= _PATIENCE:
             return proposed, models
         cuts = [Cut(each, 1) for each in known]
         fresh: list[tuple[Pattern, ...]] = []
@@ -163,6 +168,15 @@ def _rounds(
             if pattern in there
         ]
         round_ += 1
+        now = _best(space, group, measured, nested)
+        idle = 0 if now > best else idle + 1
+        best = now
+
+
+def _best(space: Space, group: Sequence[Budget], measured: Measurements, nested: bool) -> float:
+    """The objective of the best measured slices of a group's budgets."""
+    runners = _runners(space, group, measured, nested)
+    return _worth(measured, runners[0], 1) if runners else -np.inf
 
 
 def _race_cost(budgets: int, sets: int) -> int:

@@ -12,7 +12,7 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
-from matformer_lab.results.files import SLICES_YAML
+from matformer_lab.results.files import SEARCH_HTML, SLICES_YAML
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
 from matformer_lab.search.budget import Budget, make_budgets
@@ -94,6 +94,11 @@ class SearchResult:
     def slices_file(self) -> Path:
         """The file of the found slices, which `slice`, `sweep`, `plan` and `push` take."""
         return self.folder / SLICES_YAML
+
+    @property
+    def page(self) -> Path:
+        """The page."""
+        return self.folder / SEARCH_HTML
 
     def proofs(self) -> Iterator[Proof]:
         """Every comparison of a found slice that the proof was made for."""

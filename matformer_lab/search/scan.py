@@ -3,7 +3,8 @@
 A slice that differs from its base in layer k shares the first k layers with every slice that
 differs further up, and the sweep's trie computes those once: a scan costs about half of as many
 unrelated slices. What one layer is worth depends on the others (at half width a layer is missed
-more than at full width), so there is more than one base.
+more than at full width), so there is more than one base. Around the middle one, every choice of
+every layer is measured; around the widest, the next narrower width alone.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ def bases(space: Space) -> tuple[Pattern, ...]:
 def first_scan(space: Space, most: int) -> tuple[Pattern, ...]:
     """The slices to measure first, the most telling ones first.
 
-    Skips are tried around the first base alone.
-
     Args:
         space: What may be chosen.
         most: How many slices there may be. With fewer than the scan has, every base keeps an even
@@ -38,8 +37,12 @@ def first_scan(space: Space, most: int) -> tuple[Pattern, ...]:
     uniform = [space.at(rank) for rank in range(space.widths)]
     anchors = [each for each in dict.fromkeys((*centres, *uniform)) if space.valid(each)]
     changes = [
-        [near for near in space.neighbours(base) if number == 0 or near.count(0) <= base.count(0)]
-        for number, base in enumerate(centres)
+        [
+            near
+            for near in space.neighbours(base)
+            if base != space.full or base == centres[0] or _is_next_narrower(space, base, near)
+        ]
+        for base in centres
     ]
     if space.skip_sets:  # whole sets, which no single step reaches
         anchors += [
@@ -53,6 +56,12 @@ def first_scan(space: Space, most: int) -> tuple[Pattern, ...]:
     kept = [_thinned(each, room * len(each) // max(1, total)) for each in changes]
     chosen = (*anchors, *(near for each in kept for near in each))
     return tuple(dict.fromkeys(chosen))[:most]
+
+
+def _is_next_narrower(space: Space, base: Pattern, near: Pattern) -> bool:
+    (layer,) = (k for k, width in enumerate(near) if width != base[k])
+    narrower = [width for width in space.choices[layer] if 0 < width < base[layer]]
+    return bool(narrower) and near[layer] == narrower[-1]
 
 
 def _thinned(patterns: Sequence[Pattern], most: int) -> list[Pattern]:

@@ -226,8 +226,8 @@ def check_budgets(space: Space, budgets: Sequence[Budget], *, runtimes: Sequence
                 which = f" that {', '.join(runtimes)} loads" if runtimes else ""
                 raise InputError(
                     f"the budget `{limit.kind}` {limit.written} is below the smallest slice"
-                    f"{which}, which takes {limit.text(smallest)}; raise it, or allow narrower widths or "
-                    "more skips"
+                    f"{which}, which takes {limit.text(smallest)}; raise it, or allow "
+                    "narrower widths or more skips"
                 )
         most = extreme(space, budget, 0, largest=True)
         if most is None:
@@ -256,7 +256,7 @@ def _same_slices(space: Space, one: Budget, other: Budget) -> bool:
     if len(one.limits) != 1 or len(other.limits) != 1:
         return False
     (a,), (b,) = one.limits, other.limits
-    if a.kind != b.kind or a.costs is not b.costs:
+    if a.kind != b.kind or a.costs != b.costs:
         return False
     larger = max(one, other, key=lambda budget: budget.limits[0].most)
     most = extreme(space, larger, 0, largest=True)

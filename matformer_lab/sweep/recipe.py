@@ -167,8 +167,8 @@ def load_recipe(path: StrPath, overrides: Mapping[str, Any] | None = None) -> Re
     """Read a recipe file.
 
     Args:
-        path: A YAML file, or the name of a shipped recipe: demo, published-slices,
-            smoke-real-data.
+        path: A YAML file, or the name of a shipped recipe: demo, published-slices, search-demo,
+            search-e4b, smoke-real-data.
         overrides: Values that replace its top-level keys. A relative `Path` among them starts from
             the working directory, as a user expects.
 
@@ -182,10 +182,24 @@ def load_recipe(path: StrPath, overrides: Mapping[str, Any] | None = None) -> Re
         10
     """
     path = _file_of(path)
+    written = read_recipe_file(path)
+    return parse_recipe({**written, **_absolute_paths(overrides or {})}, source=path)
+
+
+def read_recipe_file(path: StrPath) -> dict[str, Any]:
+    """The keys and values of a recipe file, unchecked.
+
+    Args:
+        path: As for `load_recipe`.
+
+    Raises:
+        InputError: When the file is missing or not a mapping.
+    """
+    path = _file_of(path)
     written = load_yaml(path)
     if not isinstance(written, dict) or not all(isinstance(key, str) for key in written):
         raise InputError(f"{path}: a recipe is a mapping of keys (parent, slices, tasks, ...)")
-    return parse_recipe({**written, **_absolute_paths(overrides or {})}, source=path)
+    return written
 
 
 def parse_recipe(values: Mapping[str, Any], *, source: StrPath | None = None) -> Recipe:
