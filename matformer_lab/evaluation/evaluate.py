@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.agreement import AgreementTask, score_agreement
 from matformer_lab.evaluation.answers import AnswersTask, score_answers
 from matformer_lab.evaluation.finite import (
     NotFiniteError,
@@ -17,7 +18,7 @@ from matformer_lab.evaluation.finite import (
     check_score,
     finite_logits,
 )
-from matformer_lab.evaluation.lm import make_lm
+from matformer_lab.evaluation.lm import check_bos, make_lm
 from matformer_lab.evaluation.lm_eval_results import item_records, metric_rows
 from matformer_lab.evaluation.quiet import quiet_lm_eval, templates_compiled_once
 from matformer_lab.evaluation.score import Score
@@ -50,6 +51,7 @@ def score_together(
     *,
     scorer: "Scorer",
     batch_size: int | str = "auto",
+    parent: "Callable[[], Gemma3nForCausalLM] | None" = None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Iterator[SliceScore]:
     """Yield the scores of live slices of one parent on `task`, in the order of `models`.
@@ -63,6 +65,7 @@ def score_together(
         task: The task, with its requests built.
         scorer: Who computes the log-likelihoods.
         batch_size: Requests in one forward pass, for what lm-eval's own backend computes.
+        parent: Makes the whole parent, for the task that compares slices with it.
         progress: Called with the fraction of the work done, 0 to 1.
 
     Raises:
@@ -85,6 +88,12 @@ def score_together(
             progress=lambda done, count: progress(done / count),
         )
 
+    if isinstance(task, AgreementTask):
+        assert parent is not None, "agreement is with the parent"
+        bos = check_bos(make_lm(next(iter(models.values())), tokenizer, scorer="prefix"))
+        scored = score_agreement(models, parent(), bos, task, progress)
+        yield from (SliceScore(*each) for each in scored)
+        return
     if isinstance(task, AnswersTask):
         yield from (SliceScore(*each) for each in score_answers(models, task, together))
         return

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from matformer_lab.evaluation.agreement import KL
 from matformer_lab.evaluation.answers import METRIC, AnswersTask
+from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.results.own_files import disk_errors
 from matformer_lab.search.space import Pattern, slice_of
 from matformer_lab.slicing.plan import make_plan
@@ -25,14 +28,15 @@ class Measurements:
     """The slices that a search has measured, and the means to measure more.
 
     Attributes:
-        sets: The recipe with each of the calibration sets as its one task (`AnswersTask`); its
-            slices do not matter. All slices are measured on the first set, the best on all.
+        sets: The recipe with each of the calibration sets as its one task (`AnswersTask` or
+            `AgreementTask`); its slices do not matter. All slices are measured on the first set,
+            the best on all.
         store: Where scores are kept.
         executor: Where they are computed.
         limit: Most evaluations: one slice on one set.
         deadline: `time.monotonic()` at which to stop; None: never.
         progress: Whether to show a bar.
-        found: For each set, [items] log-probabilities of the right answers by pattern.
+        found: For each set, [items] the objective by pattern.
     """
 
     sets: tuple[Prepared, ...]
@@ -69,7 +73,7 @@ class Measurements:
 
     def task_means(self) -> dict[Pattern, tuple[float, ...]]:
         """The objective of every slice on the first set, by task."""
-        ends = np.cumsum([count for _, count in self.tasks[0].parts])[:-1]
+        ends = np.cumsum([count for _, count in parts_of(self.tasks[0])])[:-1]
         return {
             pattern: tuple(float(part.mean()) for part in np.split(items, ends))
             for pattern, items in self.found[0].items()
@@ -81,18 +85,16 @@ class Measurements:
 
     def weights(self, sets: int = 1) -> Floats:
         """[items] What each item of the first sets counts: every task the same."""
-        parts = [part for task in self.tasks[:sets] for part in task.parts]
+        parts = [part for task in self.tasks[:sets] for part in parts_of(task)]
         total = {name: sum(count for other, count in parts if other == name) for name, _ in parts}
         return np.concatenate(
             [np.full(count, 1 / (total[name] * len(total))) for name, count in parts]
         )
 
     @property
-    def tasks(self) -> tuple[AnswersTask, ...]:
+    def tasks(self) -> tuple[LoadedTask, ...]:
         """The calibration sets."""
-        tasks = tuple(prepared.tasks[0] for prepared in self.sets)
-        assert all(isinstance(task, AnswersTask) for task in tasks)
-        return tasks  # type: ignore[return-value]
+        return tuple(prepared.tasks[0] for prepared in self.sets)
 
     def difference(self, pattern: Pattern, other: Pattern, sets: int = 1) -> tuple[float, float]:
         """How much better a slice is than another on the same items, and its standard error."""
@@ -122,8 +124,7 @@ class Measurements:
             self._compute(pending, of)
         for pattern, job in jobs.items():
             if self.store.get(job.key) is not None:
-                values = self.store.items(job.key).column(METRIC)
-                found[pattern] = np.asarray(values.to_pylist(), dtype=np.float64)
+                found[pattern] = objective(self.store.items(job.key))
         return tuple(each for each in dict.fromkeys(patterns) if each in found)
 
     def job(self, pattern: Pattern, of: int = 0) -> Job:
@@ -143,6 +144,23 @@ class Measurements:
                 bar.stored(scored.key)
                 if self.late:
                     return
+
+
+def objective(items: Any) -> Floats:
+    """[items] What a search makes as large as it can, from a stored score's items.
+
+    The log-probability of the right answer; on a text, how little a slice diverges from the parent.
+
+    Args:
+        items: A pyarrow Table.
+    """
+    column, sign = (METRIC, 1.0) if METRIC in items.column_names else (KL, -1.0)
+    return sign * np.asarray(items.column(column).to_pylist(), dtype=np.float64)
+
+
+def parts_of(task: LoadedTask) -> tuple[tuple[str, int], ...]:
+    """The number of a calibration set's items by task, in the order of the items."""
+    return task.parts if isinstance(task, AnswersTask) else ((task.name, task.items),)
 
 
 def _name(pattern: Pattern) -> str:

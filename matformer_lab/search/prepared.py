@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.agreement import AgreementText, load_agreement
 from matformer_lab.evaluation.answers import answers_task
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.evaluation.tasks.names import check_names
@@ -71,9 +72,14 @@ class PreparedSearch:
             *(name if slice_.published else _entry(slice_) for name, slice_ in rivals.items()),
             *(_entry(slice_) for slice_ in drawn),
         ]
-        split = _split(self.block, "proof")
+        text = _text(self.block)
         return self.recipe.model_copy(
-            update={"slices": tuple(entries), "split": split, "search": None}
+            update={
+                "slices": tuple(entries),
+                "split": _split(self.block, "proof"),
+                "search": None,
+                "agreement": text or self.recipe.agreement,
+            }
         )
 
 
@@ -107,20 +113,37 @@ def prepare_search(recipe: Recipe, *, device: str | None = None) -> PreparedSear
             "slices": ("full",),
             "split": _split(block, 0),
             "search": None,
+            "agreement": None,
             "scorer": "prefix",
         }
     )
     prepared = prepare(first, device=device)
-    loaded = [prepared.tasks, *(_load(recipe, _split(block, part)) for part in range(1, SETS))]
+    proof = _load(recipe, _split(block, "proof"))
+    loaded: list[tuple[LoadedTask, ...]]
+    if text := _text(block):
+        length = parent.text.max_position_embeddings
+        *sets, unseen = [
+            load_agreement(
+                text, recipe.base, prepared.tokenizer, max_length=length, split=_split(block, part)
+            )
+            for part in (*range(SETS), "proof")
+        ]
+        proof = (*proof, unseen)
+        loaded = [(each,) for each in sets]
+        merged: list[LoadedTask] = list(sets)
+    else:
+        others = (_load(recipe, _split(block, part)) for part in range(1, SETS))
+        loaded = [prepared.tasks, *others]
+        merged = [answers_task(tasks) for tasks in loaded]
     return PreparedSearch(
         recipe=recipe,
         block=block,
         parent=parent,
         space=space,
         budgets=budgets,
-        sets=tuple(replace(prepared, tasks=(answers_task(tasks),)) for tasks in loaded),
-        calibration=tuple(tuple(tasks) for tasks in loaded),
-        proof=_load(recipe, _split(block, "proof")),
+        sets=tuple(replace(prepared, tasks=(task,)) for task in merged),
+        calibration=tuple(loaded),
+        proof=proof,
         compared=compared,
     )
 
@@ -195,6 +218,14 @@ def _split(block: SearchBlock, part: int | str) -> Split:
         proof=block.proof,
         seed=block.seed,
     )
+
+
+def _text(block: SearchBlock) -> AgreementText | None:
+    """The text to agree on, where the search has one."""
+    calibration = block.calibration
+    if calibration.text is None:
+        return None
+    return AgreementText(text=calibration.text, tokens=calibration.tokens)
 
 
 def _load(recipe: Recipe, split: Split) -> tuple[LoadedTask, ...]:

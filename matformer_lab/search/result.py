@@ -24,6 +24,7 @@ from matformer_lab.search.solve import check_budgets, solve
 from matformer_lab.search.space import Space, slice_of
 from matformer_lab.slicing.slice import Slice
 from matformer_lab.statistics.panel import Panel
+from matformer_lab.statistics.study import AVERAGE
 from matformer_lab.sweep.search_block import BudgetEntry
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class SearchResult:
     @property
     def panel(self) -> Panel:
         """The average of the tasks, or the only task."""
-        return self.proof.panels[-1]
+        panels = {panel.name: panel for panel in self.proof.panels}
+        return panels.get(AVERAGE) or panels[self.record.tasks[0]]
 
     @property
     def slices_file(self) -> Path:

@@ -307,7 +307,7 @@ def _record(
         else tuple(tuple(sorted(each)) for each in space.skip_sets),
         uniform=space.uniform,
         nested=search.block.nested,
-        tasks=tuple(task.name for task in search.proof),
+        tasks=tuple(task.name for task in search.recipe.tasks),
         split={**split, "proof": _places(search.proof)},
         budgets=tuple(budgets),
         measured=tuple(

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.agreement import load_agreement
 from matformer_lab.evaluation.evaluate import SCORER_VERSIONS
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.evaluation.tokenizer import load_tokenizer
@@ -131,4 +132,13 @@ def prepare(recipe: Recipe, *, device: str | None = None) -> Prepared:
         datasets=recipe.datasets_folder,
         split=recipe.split,
     )
+    if recipe.agreement is not None:
+        agreement = load_agreement(
+            recipe.agreement,
+            recipe.base,
+            tokenizer,
+            max_length=parent.text.max_position_embeddings,
+            split=recipe.split,
+        )
+        tasks = (*tasks, agreement)
     return Prepared(recipe, parent, sized, tasks, tokenizer, tokenizer_hash(tokenizer), device)

@@ -21,6 +21,7 @@ from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.common.strict_yaml import load_yaml
 from matformer_lab.common.validation import explain
+from matformer_lab.evaluation.agreement import AGREEMENT, AgreementText
 from matformer_lab.evaluation.tasks.entry import USUAL_NUM_FEWSHOT, Scorer, TaskEntry
 from matformer_lab.evaluation.tasks.split import Split
 from matformer_lab.parent.opening import TINY
@@ -87,6 +88,10 @@ class Recipe(BaseModel):
         Scorer,
         Field(description="prefix: shared work once (same scores, faster); lm-eval: its own HFLM."),
     ] = "prefix"
+    agreement: Annotated[
+        AgreementText | None,
+        Field(description="Also score how well slices agree with the parent on a text."),
+    ] = None
     split: Annotated[
         Split | None,
         Field(description="Score one part of the items; `search` writes it for its proof."),
@@ -114,6 +119,8 @@ class Recipe(BaseModel):
     def _names_once(cls, tasks: tuple[TaskEntry, ...]) -> tuple[TaskEntry, ...]:
         names = [task.name for task in tasks]
         twice = sorted({name for name in names if names.count(name) > 1})
+        if AGREEMENT in names:
+            raise ValueError(f"{AGREEMENT} is a key beside tasks ({AGREEMENT}: {{text: FILE}})")
         if twice:
             raise ValueError(f"{', '.join(twice)} is listed more than once")
         return tasks

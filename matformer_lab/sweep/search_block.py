@@ -1,5 +1,6 @@
 """The `search` block of a recipe: what `matformer-lab search` looks for, and how long."""
 
+from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
@@ -55,13 +56,21 @@ class BudgetEntry(BaseModel):
 
 
 class Calibration(BaseModel):
-    """What candidates are scored on while the search runs."""
+    """What candidates are scored on while the search runs: items of the tasks, or a text.
+
+    With a text, slices are scored by how well they agree with the parent on it, and the tasks only
+    prove the result.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     items: Annotated[Positive, Field(description="Items of each task; the proof uses others.")] = (
-        150
+        100
     )
+    text: Annotated[
+        Path | None, Field(description="A UTF-8 text file; `tiny`: the embedded parent's.")
+    ] = None
+    tokens: Annotated[Positive, Field(description="Its first so many tokens count.")] = 65_536
 
 
 class SearchBlock(BaseModel):

@@ -31,7 +31,11 @@ class Split(BaseModel):
 
 
 def split_items(
-    name: str, documents: Mapping[str, Sequence[Any]], split: Split
+    name: str,
+    documents: Mapping[str, Sequence[Any]],
+    split: Split,
+    *,
+    fewest: int = FEWEST_PROOF_ITEMS,
 ) -> dict[str, list[int]]:
     """The items of a task that belong to one part of a split: a calibration set, or the proof.
 
@@ -42,6 +46,7 @@ def split_items(
         name: The task's or group's name, for the error.
         documents: Of each leaf task, in lm-eval's order.
         split: How many items go where; the subjects of a group share them equally.
+        fewest: Items that the proof must have at least.
 
     Returns:
         The places of the chosen documents by leaf task, ascending.
@@ -64,11 +69,11 @@ def split_items(
     for leaf, each in keys.items():
         if len(each) < used or not proof[leaf]:
             raise InputError(_too_few(name, leaf, len(each), used))
-    if (left := sum(map(len, proof.values()))) < FEWEST_PROOF_ITEMS:
+    if (left := sum(map(len, proof.values()))) < fewest:
         raise InputError(
             f"tasks: {name} has {sum(map(len, keys.values()))} items, too few to split: the "
             f"{used * len(keys)} to search with leave {left} for the proof, which needs "
-            f"{FEWEST_PROOF_ITEMS}; lower search.calibration.items, or leave the task out"
+            f"{fewest}; lower search.calibration.items, or leave the task out"
         )
     if split.part == "proof":
         return {leaf: sorted(places) for leaf, places in proof.items()}

@@ -1,0 +1,66 @@
+"""Slices that keep the same layers, as models that share all modules but those of other widths.
+
+Building a model takes as long as scoring hundreds of tokens of a small one, and a search scores
+hundreds of slices. These models are for scoring: what is done to the modules of one (moved, cast,
+hooked) is done to those of the others.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import Gemma3nForCausalLM
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def sibling(
+    model: Gemma3nForCausalLM, widths: Sequence[int], weight: Callable[[str], Tensor]
+) -> Gemma3nForCausalLM:
+    """A slice that keeps the same layers as `model`, at other FFN widths.
+
+    Args:
+        model: A live slice.
+        widths: Of its layers.
+        weight: The weight of a text tensor of the slice, by its name.
+    """
+    config = copy.deepcopy(model.config)
+    config.intermediate_size = list(widths)
+    made, text = _alike(model), _alike(model.model)
+    made.config = text.config = config
+    made.model = text
+    text.layers = nn.ModuleList(
+        layer if layer.mlp.intermediate_size == width else _with_width(layer, number, width, weight)
+        for number, (layer, width) in enumerate(zip(model.model.layers, widths, strict=True))
+    )
+    return made
+
+
+def _with_width(
+    layer: nn.Module, number: int, width: int, weight: Callable[[str], Tensor]
+) -> nn.Module:
+    made = _alike(layer)
+    mlp = _alike(layer.mlp)  # type: ignore[arg-type]
+    made.mlp = mlp
+    mlp.intermediate_size = width
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        linear = _alike(getattr(mlp, name))
+        setattr(mlp, name, linear)
+        value = weight(f"layers.{number}.mlp.{name}.weight")
+        linear.weight = nn.Parameter(value, requires_grad=False)
+        linear.out_features, linear.in_features = value.shape
+    return made
+
+
+def _alike(module: _M) -> _M:
+    """The same module with lists of its own: children, parameters, hooks."""
+    made = copy.copy(module)
+    for name, value in vars(module).items():
+        if isinstance(value, dict):
+            vars(made)[name] = copy.copy(value)
+    return made
