@@ -7,7 +7,6 @@ formula of `slicing.sizes` is repeated here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,9 +47,9 @@ class LayerCosts:
         )
 
     @cached_property
-    def unit(self) -> int:
-        """The largest number that divides every share, so that a solver meets small integers."""
-        return math.gcd(*(share for shares in self.shares for share in shares.values())) or 1
+    def largest(self) -> int:
+        """The largest share, in absolute value."""
+        return max(abs(share) for shares in self.shares for share in shares.values()) or 1
 
 
 class CostTable:

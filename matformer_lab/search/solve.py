@@ -7,19 +7,23 @@ solves it through `scipy.optimize.milp`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from itertools import combinations, pairwise
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.search.budget import Budget
+from matformer_lab.search.costs import LayerCosts
 from matformer_lab.search.space import Pattern, Space
 
 Values = tuple[Mapping[int, float], ...]
 """What each choice is worth, by layer and width: larger is better."""
 
-_SECONDS = 20.0
-"""Of one program; most take a few hundredths of a second."""
+_SECONDS: Final = 5.0
+"""Of one program, after which the best solution so far counts; most take 0.02."""
+_LARGEST_ENTRY: Final = 1000.0
+"""Of a row that limits a size: with larger ones, the solver's tolerance would be parameters."""
 
 
 class Cut(NamedTuple):
@@ -78,24 +82,23 @@ def solve(
     return patterns
 
 
-def extreme(space: Space, budget: Budget, kind: int, *, largest: bool) -> int | None:
-    """The largest, or smallest, size that a slice within a budget can have.
+def smallest(space: Space, budget: Budget, kind: int) -> int:
+    """The smallest size that a slice can have.
 
     Args:
         space: What may be chosen.
-        budget: All of its limits hold.
+        budget: Its limits do not matter.
         kind: Which of its limits the size is of.
-        largest: Whether to look for the largest.
-
-    Returns:
-        The size; None where no slice is within the budget.
     """
-    costs = budget.limits[kind].costs
-    sign = 1 if largest else -1
-    values = tuple({width: sign * share / costs.unit for width, share in shares.items()}
-                   for shares in costs.shares)  # fmt: skip
-    found = solve(space, [budget], [values])
-    return None if found is None else costs.of(found[0])
+    limit = budget.limits[kind]
+    free = Budget(
+        budget.name, (limit._replace(most=limit.costs.of(space.full)),), budget.parameters
+    )
+    values = tuple({width: -share / limit.costs.largest for width, share in shares.items()}
+                   for shares in limit.costs.shares)  # fmt: skip
+    found = solve(space, [free], [values])
+    assert found is not None, "the widest slice is one"
+    return limit.costs.of(found[0])
 
 
 class _Program:
@@ -114,14 +117,15 @@ class _Program:
             self._choose(target)
             self._skips(target)
             for limit in budget.limits:
-                room = (limit.most - limit.costs.constant) // limit.costs.unit
+                scale = limit.costs.largest / _LARGEST_ENTRY
+                room = limit.most - limit.costs.constant
                 self._row(
                     {
-                        self.places[target, layer, width]: share / limit.costs.unit
+                        self.places[target, layer, width]: share / scale
                         for layer, shares in enumerate(limit.costs.shares)
                         for width, share in shares.items()
                     },
-                    upper=room,
+                    upper=room / scale,
                 )
         if nested:
             for target in range(len(budgets) - 1):
@@ -220,21 +224,20 @@ def check_budgets(space: Space, budgets: Sequence[Budget], *, runtimes: Sequence
                     f"the budget `{limit.kind}` {limit.written} is above the largest slice, which "
                     f"takes {limit.text(whole)}: there is nothing to search; lower it"
                 )
-            alone = Budget(budget.name, (limit,), budget.parameters)
-            if extreme(space, alone, 0, largest=False) is None:
-                smallest = _smallest(space, budget, kind)
+            least = smallest(space, budget, kind)
+            if limit.most < least:
                 which = f" that {', '.join(runtimes)} loads" if runtimes else ""
                 raise InputError(
                     f"the budget `{limit.kind}` {limit.written} is below the smallest slice"
-                    f"{which}, which takes {limit.text(smallest)}; raise it, or allow "
-                    "narrower widths or more skips"
+                    f"{which}, which takes {limit.text(least)}; raise it, or allow narrower widths "
+                    "or more skips"
                 )
-        most = extreme(space, budget, 0, largest=True)
-        if most is None:
+        nothing = tuple(dict.fromkeys(choices, 0.0) for choices in space.choices)
+        if solve(space, [budget], [nothing]) is None:
             raise InputError(
                 f"no slice is within all limits of the budget {budget.written}; raise one of them"
             )
-    for one, other in ((a, b) for n, a in enumerate(budgets) for b in budgets[n + 1 :]):
+    for one, other in combinations(budgets, 2):
         if _same_slices(space, one, other):
             raise InputError(
                 f"the budgets {one.written} and {other.written} give the same slice: no slice lies "
@@ -242,22 +245,42 @@ def check_budgets(space: Space, budgets: Sequence[Budget], *, runtimes: Sequence
             )
 
 
-def _smallest(space: Space, budget: Budget, kind: int) -> int:
-    limit = budget.limits[kind]
-    open_limit = limit._replace(most=limit.costs.of(space.full))
-    alone = Budget(budget.name, (open_limit,), budget.parameters)
-    found = extreme(space, alone, 0, largest=False)
-    assert found is not None
-    return found
-
-
 def _same_slices(space: Space, one: Budget, other: Budget) -> bool:
-    """Whether two budgets of the same kind admit the same slices."""
+    """Whether no slice's size lies between two budgets of the same kind."""
     if len(one.limits) != 1 or len(other.limits) != 1:
         return False
     (a,), (b,) = one.limits, other.limits
     if a.kind != b.kind or a.costs != b.costs:
         return False
-    larger = max(one, other, key=lambda budget: budget.limits[0].most)
-    most = extreme(space, larger, 0, largest=True)
-    return most is not None and most <= min(a.most, b.most)
+    low, high = sorted((a.most, b.most))
+    steps = [sorted(shares.values()) for shares in a.costs.shares]
+    widest_step = max(y - x for each in steps for x, y in pairwise([*each, each[-1]]))
+    if (
+        high - low >= widest_step
+        and not space.uniform
+        and space.skip_sets in (None, (frozenset(),))
+    ):
+        return False  # on the way from a slice below to the widest, one step at a time
+    return not any(low < a.costs.constant + total <= high for total in _totals(space, a.costs))
+
+
+def _totals(space: Space, costs: LayerCosts) -> set[int]:
+    """The sums of shares that there are."""
+    ranks = range(space.widths) if space.uniform else [None]
+    sets = space.skip_sets if space.skip_sets is not None else [None]
+    found: set[int] = set()
+    for rank in ranks:
+        for skipped in sets:
+            totals = {0}
+            for layer, choices in enumerate(space.choices):
+                allowed = [width for width in choices if width]
+                if rank is not None:
+                    allowed = [allowed[rank]]
+                if skipped is None and 0 in choices:
+                    allowed.append(0)
+                elif skipped is not None and layer in skipped:
+                    allowed = [0]
+                shares = {costs.shares[layer][width] for width in allowed}
+                totals = {total + share for total in totals for share in shares}
+            found |= totals
+    return found
