@@ -88,6 +88,7 @@ def answers_task(tasks: Sequence[LoadedTask]) -> AnswersTask:
         items=sum(task.items for task in tasks),
         prompt_chars=sum(task.prompt_chars for task in tasks),
         task_dict={"tasks": {leaf: each for task in tasks for leaf, each in task.subtasks.items()}},
+        chosen={leaf: places for task in tasks for leaf, places in (task.chosen or {}).items()},
         parts=tuple((name, len(items)) for name, items in answers.items()),
         answers=tuple(item for items in answers.values() for item in items),
     )

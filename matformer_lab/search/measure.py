@@ -13,7 +13,7 @@ from matformer_lab.evaluation.agreement import KL
 from matformer_lab.evaluation.answers import METRIC, AnswersTask
 from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.results.own_files import disk_errors
-from matformer_lab.search.space import Pattern, slice_of
+from matformer_lab.search.space import Pattern, entry_of, slice_of
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import SizedPlan, sizes_of
 from matformer_lab.statistics.outcomes import Floats
@@ -135,8 +135,10 @@ class Measurements:
         return job
 
     def _compute(self, pending: Sequence[Job], of: int) -> None:
-        needed = {job.key.slice: job.sized for job in pending}
-        prepared = self.executor.fetched(replace(self.sets[of], sized=tuple(needed.values())))
+        needed = {job.key.slice: job.sized for job in pending}.values()
+        entries = tuple(entry_of(sized.slice) for sized in needed)
+        recipe = self.sets[of].recipe.model_copy(update={"slices": entries})
+        prepared = self.executor.fetched(replace(self.sets[of], recipe=recipe, sized=tuple(needed)))
         with SweepBar(pending, show=self.progress) as bar:
             for scored in self.executor.scores(prepared, pending, bar.advance):
                 with disk_errors(self.store.folder.parent):

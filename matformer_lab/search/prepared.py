@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.evaluation.agreement import AgreementText, load_agreement
-from matformer_lab.evaluation.answers import answers_task
-from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
+from matformer_lab.evaluation.agreement import AgreementText
+from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.evaluation.tasks.names import check_names
 from matformer_lab.evaluation.tasks.split import Split
 from matformer_lab.parent.opening import open_parent
@@ -20,12 +19,12 @@ from matformer_lab.search.costs import CostTable
 from matformer_lab.search.refine import target_size
 from matformer_lab.search.runtimes import for_runtimes
 from matformer_lab.search.solve import check_budgets
-from matformer_lab.search.space import Pattern, Space, make_space
+from matformer_lab.search.space import Pattern, Space, entry_of, make_space
 from matformer_lab.slicing.notation.catalog import PUBLISHED, resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
 from matformer_lab.slicing.slice import Slice
-from matformer_lab.sweep.jobs import Prepared, prepare
+from matformer_lab.sweep.jobs import Prepared, prepare, recipe_tasks
 from matformer_lab.sweep.recipe import Recipe
 from matformer_lab.sweep.search_block import SearchBlock
 
@@ -48,7 +47,6 @@ class PreparedSearch:
         space: What may be chosen.
         budgets: From small to large.
         sets: The recipe with each calibration set as its one task.
-        calibration: The tasks of each set, loaded.
         proof: The tasks with the items kept out of the search, loaded.
         compared: The slices that the user wants compared, by the budget whose size they have.
     """
@@ -59,7 +57,6 @@ class PreparedSearch:
     space: Space
     budgets: tuple[Budget, ...]
     sets: tuple[Prepared, ...]
-    calibration: tuple[tuple[LoadedTask, ...], ...]
     proof: tuple[LoadedTask, ...]
     compared: Mapping[str, tuple[Slice, ...]]
 
@@ -68,19 +65,12 @@ class PreparedSearch:
         rivals = {slice_.name: slice_ for each in self.compared.values() for slice_ in each}
         entries = [
             {"name": PARENT_NAME, "widths": "full"},
-            *(_entry(slice_) for slice_ in found.values()),
-            *(name if slice_.published else _entry(slice_) for name, slice_ in rivals.items()),
-            *(_entry(slice_) for slice_ in drawn),
+            *(entry_of(slice_) for slice_ in found.values()),
+            *(name if slice_.published else entry_of(slice_) for name, slice_ in rivals.items()),
+            *(entry_of(slice_) for slice_ in drawn),
         ]
-        text = _text(self.block)
-        return self.recipe.model_copy(
-            update={
-                "slices": tuple(entries),
-                "split": _split(self.block, "proof"),
-                "search": None,
-                "agreement": text or self.recipe.agreement,
-            }
-        )
+        recipe = _part(self.recipe, self.block, "proof")
+        return recipe.model_copy(update={"slices": tuple(entries)})
 
 
 def prepare_search(recipe: Recipe, *, device: str | None = None) -> PreparedSearch:
@@ -108,42 +98,24 @@ def prepare_search(recipe: Recipe, *, device: str | None = None) -> PreparedSear
     check_budgets(space, budgets, runtimes=block.runtimes)
     budgets = tuple(sorted(budgets, key=lambda budget: target_size(space, budget)))
     compared = _compared(recipe, parent, budgets)
-    first = recipe.model_copy(
-        update={
-            "slices": ("full",),
-            "split": _split(block, 0),
-            "search": None,
-            "agreement": None,
-            "scorer": "prefix",
-        }
-    )
+    first = _part(recipe, block, 0)
     prepared = prepare(first, device=device)
-    proof = _load(recipe, _split(block, "proof"))
-    loaded: list[tuple[LoadedTask, ...]]
-    if text := _text(block):
-        length = parent.text.max_position_embeddings
-        *sets, unseen = [
-            load_agreement(
-                text, recipe.base, prepared.tokenizer, max_length=length, split=_split(block, part)
-            )
-            for part in (*range(SETS), "proof")
-        ]
-        proof = (*proof, unseen)
-        loaded = [(each,) for each in sets]
-        merged: list[LoadedTask] = list(sets)
-    else:
-        others = (_load(recipe, _split(block, part)) for part in range(1, SETS))
-        loaded = [prepared.tasks, *others]
-        merged = [answers_task(tasks) for tasks in loaded]
+    others = [_part(recipe, block, part) for part in range(1, SETS)]
+    proof = _part(recipe, block, "proof")
     return PreparedSearch(
         recipe=recipe,
         block=block,
         parent=parent,
         space=space,
         budgets=budgets,
-        sets=tuple(replace(prepared, tasks=(task,)) for task in merged),
-        calibration=tuple(loaded),
-        proof=proof,
+        sets=(
+            prepared,
+            *(
+                replace(prepared, recipe=each, tasks=recipe_tasks(each, parent, prepared.tokenizer))
+                for each in others
+            ),
+        ),
+        proof=recipe_tasks(proof, parent, prepared.tokenizer),
         compared=compared,
     )
 
@@ -210,27 +182,26 @@ def _steps(space: Space, pattern: Pattern, direction: int) -> list[Pattern]:
     return steps
 
 
-def _split(block: SearchBlock, part: int | str) -> Split:
-    return Split(
-        part=part,  # type: ignore[arg-type]
-        calibration=block.calibration.items,
-        sets=SETS,
-        proof=block.proof,
-        seed=block.seed,
-    )
-
-
-def _text(block: SearchBlock) -> AgreementText | None:
-    """The text to agree on, where the search has one."""
-    calibration = block.calibration
-    if calibration.text is None:
-        return None
-    return AgreementText(text=calibration.text, tokens=calibration.tokens)
-
-
-def _load(recipe: Recipe, split: Split) -> tuple[LoadedTask, ...]:
-    return load_tasks(
-        recipe.tasks, limit=None, seed=recipe.seed, datasets=recipe.datasets_folder, split=split
+def _part(recipe: Recipe, block: SearchBlock, part: int | Literal["proof"]) -> Recipe:
+    """The recipe of one part of the items: a calibration set, or the proof."""
+    text = None
+    if block.calibration.text is not None:
+        text = AgreementText(text=block.calibration.text, tokens=block.calibration.tokens)
+    is_proof = part == "proof"
+    return recipe.model_copy(
+        update={
+            "slices": ("full",),
+            "split": Split(
+                part=part,
+                calibration=block.calibration.items,
+                sets=SETS,
+                proof=block.proof,
+                seed=block.seed,
+            ),
+            "search": None,
+            "agreement": text or (recipe.agreement if is_proof else None),
+            "scorer": recipe.scorer if is_proof else "prefix",
+        }
     )
 
 
@@ -257,11 +228,3 @@ def _compared(
             slice_ for slice_ in fitting if sizes[slice_.name] >= (1 - _ALIKE) * largest
         )
     return found
-
-
-def _entry(slice_: Slice) -> dict[str, object]:
-    return {
-        "name": slice_.name,
-        "widths": list(slice_.widths),
-        "skip": list(slice_.skipped),
-    }

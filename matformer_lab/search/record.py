@@ -114,7 +114,7 @@ class SearchRecord(_Model):
         skip_sets: The sets of skipped layers; None: any.
         uniform: Whether all layers have one width.
         tasks: The tasks of the objective.
-        split: The places of the items by part (`set 0` ..., `proof`), task and leaf task.
+        split: The places of the items by part (`set 0` ..., `proof`) and leaf task.
         budgets: From small to large.
         measured: Every slice measured on the first set.
         scan: The scan's one-step changes.
@@ -137,7 +137,7 @@ class SearchRecord(_Model):
     uniform: bool
     nested: bool
     tasks: tuple[str, ...]
-    split: dict[str, dict[str, dict[str, list[int]]]]
+    split: dict[str, dict[str, list[int]]]
     budgets: tuple[BudgetRecord, ...]
     measured: tuple[MeasuredRecord, ...]
     scan: tuple[ScanRecord, ...]

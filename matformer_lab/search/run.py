@@ -16,6 +16,7 @@ from pathlib import Path
 
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.version import __version__
+from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.results.files import SEARCH_HTML, SEARCH_JSON, SLICES_YAML, STORE
 from matformer_lab.results.own_files import disk_errors, own_files
 from matformer_lab.search.measure import Measurements
@@ -294,7 +295,7 @@ def _record(
             search.budgets, refined.best, refined.surrogates, strict=True
         )
     ]
-    split = {f"set {number}": _places(tasks) for number, tasks in enumerate(search.calibration)}
+    split = {f"set {number}": _places(each.tasks) for number, each in enumerate(search.sets)}
     return SearchRecord(
         version=__version__,
         parent=search.recipe.parent,
@@ -368,8 +369,8 @@ def rank_correlation(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -
     return float(spearmanr(a, b).statistic)
 
 
-def _places(tasks: Sequence[object]) -> dict[str, dict[str, list[int]]]:
-    return {task.name: dict(task.chosen or {}) for task in tasks}  # type: ignore[attr-defined]
+def _places(tasks: Sequence[LoadedTask]) -> dict[str, list[int]]:
+    return {leaf: places for task in tasks for leaf, places in (task.chosen or {}).items()}
 
 
 def _write(

@@ -141,3 +141,12 @@ def pattern_of(slice_: Slice, layers: int) -> Pattern:
 def distance(a: Pattern, b: Pattern) -> int:
     """In how many layers two patterns differ."""
     return sum(x != y for x, y in zip(a, b, strict=True))
+
+
+def entry_of(slice_: Slice) -> dict[str, object]:
+    """A slice written out, as an entry of a recipe."""
+    return {
+        "name": slice_.name,
+        "widths": list(slice_.widths),
+        "skip": list(slice_.skipped),
+    }

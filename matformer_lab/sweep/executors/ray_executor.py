@@ -256,7 +256,8 @@ def work_of(prepared: Prepared, group: Sequence[Job], *, sweep: str, threads: in
         threads: CPU threads of the worker.
     """
     recipe = portable(prepared.recipe, prepared.parent)
-    tasks = [task for task in recipe["tasks"] if task["name"] == group[0].task.name]
+    own = [task for task in recipe["tasks"] if task["name"] == group[0].task.name]
+    tasks = own or recipe["tasks"]  # none is what is made of them: agreement, a calibration set
     return Work(
         sweep=sweep,
         recipe=json.dumps({**recipe, "tasks": tasks, "device": prepared.device}),
