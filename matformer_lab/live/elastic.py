@@ -175,9 +175,10 @@ class ElasticParent:
                 made[name] = firsts[slice_.skipped] = self.live(slice_)
                 continue
             planned = make_plan(self.parent, slice_, text_only=True).text_tensors()
-            made[name] = sibling(
-                first, slice_.widths, lambda tensor, planned=planned: self._view(planned[tensor])
-            )
+            views = {
+                tensor: self._view(plan) for tensor, plan in planned.items() if ".mlp." in tensor
+            }
+            made[name] = sibling(first, slice_.widths, views)
         return made
 
     def _source(self, tensor: TensorPlan) -> Tensor:

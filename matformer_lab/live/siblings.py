@@ -8,8 +8,8 @@ hooked) is done to those of the others.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -20,14 +20,14 @@ _M = TypeVar("_M", bound=nn.Module)
 
 
 def sibling(
-    model: Gemma3nForCausalLM, widths: Sequence[int], weight: Callable[[str], Tensor]
+    model: Gemma3nForCausalLM, widths: Sequence[int], weights: Mapping[str, Tensor]
 ) -> Gemma3nForCausalLM:
     """A slice that keeps the same layers as `model`, at other FFN widths.
 
     Args:
         model: A live slice.
         widths: Of its layers.
-        weight: The weight of a text tensor of the slice, by its name.
+        weights: Those of the slice's FFNs, by name (`layers.0.mlp.up_proj.weight`).
     """
     config = copy.deepcopy(model.config)
     config.intermediate_size = list(widths)
@@ -35,23 +35,22 @@ def sibling(
     made.config = text.config = config
     made.model = text
     text.layers = nn.ModuleList(
-        layer if layer.mlp.intermediate_size == width else _with_width(layer, number, width, weight)
+        layer
+        if layer.mlp.intermediate_size == width
+        else _with_width(layer, number, width, weights)
         for number, (layer, width) in enumerate(zip(model.model.layers, widths, strict=True))
     )
     return made
 
 
-def _with_width(
-    layer: nn.Module, number: int, width: int, weight: Callable[[str], Tensor]
-) -> nn.Module:
-    made = _alike(layer)
-    mlp = _alike(layer.mlp)  # type: ignore[arg-type]
+def _with_width(layer: Any, number: int, width: int, weights: Mapping[str, Tensor]) -> Any:
+    made, mlp = _alike(layer), _alike(layer.mlp)
     made.mlp = mlp
     mlp.intermediate_size = width
     for name in ("gate_proj", "up_proj", "down_proj"):
         linear = _alike(getattr(mlp, name))
         setattr(mlp, name, linear)
-        value = weight(f"layers.{number}.mlp.{name}.weight")
+        value = weights[f"layers.{number}.mlp.{name}.weight"]
         linear.weight = nn.Parameter(value, requires_grad=False)
         linear.out_features, linear.in_features = value.shape
     return made

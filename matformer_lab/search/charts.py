@@ -128,7 +128,7 @@ class _Axis(NamedTuple):
         room = 0.06 * ((high - low) or abs(high) or 1.0)
         return cls(low - room, high + room, start, stop)
 
-    def __call__(self, value: float) -> float:  # type: ignore[override]
+    def __call__(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.stop - self.start)
 
