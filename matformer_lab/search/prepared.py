@@ -140,13 +140,17 @@ def random_slices(
     for _ in range(50 * count):
         if len(found) == count:
             break
-        pattern = _fitted(space, budget, space.draw(rng), rng)
+        pattern = fitted(space, budget, space.draw(rng), rng)
         if pattern is not None:
             found.setdefault(pattern)
     return tuple(found)
 
 
-def _fitted(space: Space, budget: Budget, pattern: Pattern, rng: random.Random) -> Pattern | None:
+def fitted(space: Space, budget: Budget, pattern: Pattern, rng: random.Random) -> Pattern | None:
+    """A pattern narrowed at random until it fits a budget, then widened as long as it fits.
+
+    None where that leads nowhere.
+    """
     for _ in range(20 * len(pattern)):
         if budget.holds(pattern):
             break
