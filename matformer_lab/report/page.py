@@ -108,6 +108,10 @@ def _notes(sweep: SweepResults) -> list[str]:
             f"Scored with limit {limit}: part of each task's items, so the intervals are wide and "
             "the scores are not comparable to full runs."
         )
+    if sweep.recipe.get("split"):
+        notes.append(
+            "Scored on the items that a search kept for its proof; it chose its slices by others."
+        )
     everyone = {scored.name for scored in sweep.scored}
     for task in sweep.tasks:
         if missing := everyone - set(task.slices):

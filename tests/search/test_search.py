@@ -152,6 +152,21 @@ def test_again_scores_nothing_and_writes_the_same(
     assert plan.done == plan.scan and plan.seconds is not None
 
 
+def test_the_command_prints_what_was_found(done: SearchResult, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        yaml.safe_dump({k: v for k, v in done.record.settings.items() if v is not None})
+    )
+    planned = run_here("search", file, "--out", done.folder, "--dry-run")
+    assert planned.code == 0, planned.err
+    assert "layer forwards" in planned.out and "time    about" in planned.out
+    printed = run_here("search", file, "--out", done.folder)
+    assert printed.code == 0, printed.err
+    for name in {budget.same_as or budget.name for budget in done.record.budgets}:
+        assert name in printed.out
+    assert "slices.yaml" in printed.out and "30 items that the search has not seen" in printed.out
+
+
 def test_a_killed_search_continues(
     scorable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
