@@ -154,36 +154,18 @@ def fitted(space: Space, budget: Budget, pattern: Pattern, rng: random.Random) -
     for _ in range(20 * len(pattern)):
         if budget.holds(pattern):
             break
-        narrower = [near for near in _steps(space, pattern, -1) if space.valid(near)]
+        narrower = [near for near in space.steps(pattern, -1) if space.valid(near)]
         if not narrower:
             return None
         pattern = rng.choice(narrower)
     else:
         return None
     while True:
-        wider = [near for near in _steps(space, pattern, 1)
+        wider = [near for near in space.steps(pattern, 1)
                  if budget.holds(near) and space.valid(near)]  # fmt: skip
         if not wider:
             return pattern
         pattern = rng.choice(wider)
-
-
-def _steps(space: Space, pattern: Pattern, direction: int) -> list[Pattern]:
-    """The patterns with one layer a step narrower (-1) or wider (1), skips aside."""
-    if space.uniform:
-        ranks = [space.at(rank) for rank in range(space.widths)]
-        kept = [tuple(w and u for w, u in zip(pattern, each, strict=True)) for each in ranks]
-        place = kept.index(pattern) + direction
-        return [kept[place]] if 0 <= place < len(kept) else []
-    steps = []
-    for layer, width in enumerate(pattern):
-        widths = [each for each in space.choices[layer] if each]
-        if not width:
-            continue
-        place = widths.index(width) + direction
-        if 0 <= place < len(widths):
-            steps.append((*pattern[:layer], widths[place], *pattern[layer + 1 :]))
-    return steps
 
 
 def _part(recipe: Recipe, block: SearchBlock, part: int | Literal["proof"]) -> Recipe:

@@ -1,9 +1,10 @@
 """From a scan to one slice for each budget: propose, measure, learn, and choose among the best.
 
 Each round the surrogate is fitted to everything measured so far, the nearest slices counting most,
-and the solver proposes its best few; what they measure goes into the next round. The best of them
-then run a race on further items (successive halving: Jamieson & Talwalkar 2016, arXiv:1502.07943),
-in which paired differences decide.
+and the solver proposes its best few; what they measure goes into the next round. Once that brings
+nothing better, the best slice so far is scanned around, one layer a width narrower or wider, and
+the rounds go on. The best then run a race on further items (successive halving: Jamieson &
+Talwalkar 2016, arXiv:1502.07943), in which paired differences decide.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from matformer_lab.common.errors import InputError
 from matformer_lab.search.budget import Budget
 from matformer_lab.search.measure import Measurements
+from matformer_lab.search.scan import thinned
 from matformer_lab.search.solve import Cut, solve
 from matformer_lab.search.space import Pattern, Space
 from matformer_lab.search.surrogate import Surrogate, fit, near
@@ -140,12 +142,18 @@ def _rounds(
     proposed: list[Candidate] = []
     known: set[tuple[Pattern, ...]] = set()
     round_ = idle = 0
+    rescanned = False
     best = _best(space, group, measured, nested)
     while True:
         models = models_for(space, group, measured.values)
         room = (measured.left - stop) // len(group)
-        if room < 1 or idle >= _PATIENCE:
+        if room < 1 or (idle >= _PATIENCE and rescanned):
             return proposed, models
+        if idle >= _PATIENCE:
+            rescanned, idle = True, 0
+            around = _around(space, (_runners(space, group, measured, nested) or [()])[0])
+            measured.measure(thinned(around, (measured.left - stop) * 2 // 3))
+            continue
         cuts = [Cut(each, 1) for each in known]
         fresh: list[tuple[Pattern, ...]] = []
         for _ in range(min(A_ROUND, room)):
@@ -171,6 +179,16 @@ def _rounds(
         now = _best(space, group, measured, nested)
         idle = 0 if now > best else idle + 1
         best = now
+
+
+def _around(space: Space, incumbents: Sequence[Pattern]) -> list[Pattern]:
+    """One layer a width narrower or wider than in the best slices so far."""
+    return [
+        near
+        for pattern in incumbents
+        for direction in (1, -1)
+        for near in space.steps(pattern, direction)
+    ]
 
 
 def _best(space: Space, group: Sequence[Budget], measured: Measurements, nested: bool) -> float:

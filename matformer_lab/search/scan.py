@@ -53,7 +53,7 @@ def first_scan(space: Space, most: int) -> tuple[Pattern, ...]:
         ]
     room = max(0, most - len(anchors))
     total = sum(map(len, changes))
-    kept = [_thinned(each, room * len(each) // max(1, total)) for each in changes]
+    kept = [thinned(each, room * len(each) // max(1, total)) for each in changes]
     chosen = (*anchors, *(near for each in kept for near in each))
     return tuple(dict.fromkeys(chosen))[:most]
 
@@ -64,7 +64,7 @@ def _is_next_narrower(space: Space, base: Pattern, near: Pattern) -> bool:
     return bool(narrower) and near[layer] == narrower[-1]
 
 
-def _thinned(patterns: Sequence[Pattern], most: int) -> list[Pattern]:
+def thinned(patterns: Sequence[Pattern], most: int) -> list[Pattern]:
     """At most so many of the patterns, evenly spread."""
     if len(patterns) <= most:
         return list(patterns)

@@ -72,6 +72,26 @@ class Space:
                 if width != base[layer] and self.valid(changed):
                     yield changed
 
+    def steps(self, pattern: Pattern, direction: int) -> list[Pattern]:
+        """The patterns with one layer a width narrower (-1) or wider (1); skips stay as they are.
+
+        All layers together where all have one width.
+        """
+        if self.uniform:
+            ranks = [self.at(rank) for rank in range(self.widths)]
+            kept = [tuple(w and u for w, u in zip(pattern, each, strict=True)) for each in ranks]
+            place = kept.index(pattern) + direction
+            return [kept[place]] if 0 <= place < len(kept) else []
+        steps = []
+        for layer, width in enumerate(pattern):
+            if not width:
+                continue
+            widths = [each for each in self.choices[layer] if each]
+            place = widths.index(width) + direction
+            if 0 <= place < len(widths):
+                steps.append((*pattern[:layer], widths[place], *pattern[layer + 1 :]))
+        return steps
+
     def draw(self, rng: random.Random) -> Pattern:
         """A random pattern: every layer's width is drawn by itself, skips from the given sets."""
         widths = [rng.choice([width for width in each if width]) for each in self.choices]
