@@ -32,7 +32,9 @@ RACERS: Final = 4
 _PATIENCE: Final = 2
 """Rounds without a better slice after which a budget's search is over."""
 _REACH: Final = 0.12
-"""Within which share of the parent's layers slices inform each other about a budget."""
+_FAR: Final = 0.4
+"""Within which share of the way from the smallest to the widest slice others inform a budget: by
+turns, as shares near a budget are the right ones and those from afar are more."""
 
 
 @dataclass(frozen=True)
@@ -88,30 +90,43 @@ def refine(
             "nothing could be measured in the time that was given; raise `minutes` or `evaluations`"
         )
     groups = [tuple(budgets)] if nested else [(budget,) for budget in budgets]
+    pursuits = [_Pursuit(space, group, measured, nested) for group in groups]
+    kept = sum(_race_cost(len(group), len(measured.sets)) for group in groups)
+    while active := [pursuit for pursuit in pursuits if not pursuit.over]:
+        for pursuit in active:
+            pursuit.advance((measured.left - kept) // len(active))
     best: list[Pattern] = []
-    candidates: list[Candidate] = []
     surrogates: list[Surrogate] = []
-    for number, group in enumerate(groups):
-        share = measured.left // (len(groups) - number)
-        race = _race_cost(len(group), len(measured.sets))
-        stop = measured.left - max(0, share - race)
-        proposed, models = _rounds(space, group, measured, nested, stop)
-        candidates += proposed
+    for group in groups:
+        models = models_for(space, group, measured.values)
         surrogates += models
-        best += _race(space, group, measured, proposed, nested, models)
+        best += _race(space, group, measured, nested, models)
+    candidates = sorted(
+        (each for pursuit in pursuits for each in pursuit.proposed), key=lambda each: each.round
+    )
     return Refined(tuple(best), tuple(candidates), tuple(surrogates))
 
 
 def models_for(
-    space: Space, budgets: Sequence[Budget], values: Mapping[Pattern, float]
+    space: Space,
+    budgets: Sequence[Budget],
+    values: Mapping[Pattern, float],
+    reach: float = _REACH,
 ) -> list[Surrogate]:
-    """A surrogate for each budget, in which slices of about that size count most."""
+    """A surrogate for each budget, in which slices of about that size count most.
+
+    Args:
+        space: What may be chosen.
+        budgets: For each a model.
+        values: The objective of the slices measured so far.
+        reach: Within which share of the way from the smallest to the widest slice they count.
+    """
     models = []
     for budget in budgets:
         sizes = [budget.parameters.of(pattern) for pattern in values]
         whole = budget.parameters.of(space.full)
         least = budget.parameters.of(space.at(0))
-        weights = near(sizes, target_size(space, budget), _REACH * (whole - least) or 1.0)
+        weights = near(sizes, target_size(space, budget), reach * (whole - least) or 1.0)
         models.append(fit(space, values, dict(zip(values, map(float, weights), strict=True))))
     return models
 
@@ -135,50 +150,69 @@ def target_size(space: Space, budget: Budget) -> int:
     return min(reached)
 
 
-def _rounds(
-    space: Space, group: Sequence[Budget], measured: Measurements, nested: bool, stop: int
-) -> tuple[list[Candidate], list[Surrogate]]:
-    """Propose and measure until that brings nothing, or only `stop` evaluations are left."""
-    proposed: list[Candidate] = []
-    known: set[tuple[Pattern, ...]] = set()
-    round_ = idle = 0
-    rescanned = False
-    best = _best(space, group, measured, nested)
-    while True:
-        models = models_for(space, group, measured.values)
-        room = (measured.left - stop) // len(group)
-        if room < 1 or (idle >= _PATIENCE and rescanned):
-            return proposed, models
-        if idle >= _PATIENCE:
-            rescanned, idle = True, 0
-            around = _around(space, (_runners(space, group, measured, nested) or [()])[0])
-            measured.measure(thinned(around, (measured.left - stop) * 2 // 3))
-            continue
-        cuts = [Cut(each, 1) for each in known]
+class _Pursuit:
+    """The rounds for one budget, or for all budgets of a nested family.
+
+    Budgets take turns, so that each learns from what the others have measured.
+    """
+
+    def __init__(
+        self, space: Space, group: Sequence[Budget], measured: Measurements, nested: bool
+    ) -> None:
+        self.proposed: list[Candidate] = []
+        self.over = False
+        self._space, self._group, self._measured, self._nested = space, group, measured, nested
+        self._known: set[tuple[Pattern, ...]] = set()
+        self._round = self._idle = 0
+        self._rescanned = False
+        self._best = self._value()
+
+    def advance(self, room: int) -> None:
+        """One round, with at most so many evaluations."""
+        if room < len(self._group) or (self._idle >= _PATIENCE and self._rescanned):
+            self.over = True
+        elif self._idle >= _PATIENCE:
+            self._rescanned, self._idle = True, 0
+            runners = _runners(self._space, self._group, self._measured, self._nested)
+            around = _around(self._space, runners[0] if runners else ())
+            self._measured.measure(thinned(around, room * 2 // 3))
+        else:
+            self._propose(min(A_ROUND, room // len(self._group)))
+
+    def _propose(self, count: int) -> None:
+        """Measure the best by surrogates that look near and far by turns."""
+        reach = _REACH if self._round % 2 == 0 else _FAR
+        models = models_for(self._space, self._group, self._measured.values, reach)
+        values = [model.shares for model in models]
+        cuts = [Cut(each, 1) for each in self._known]
         fresh: list[tuple[Pattern, ...]] = []
-        for _ in range(min(A_ROUND, room)):
-            found = solve(
-                space, group, [model.shares for model in models], nested=nested, cuts=cuts
-            )
+        for _ in range(count):
+            found = solve(self._space, self._group, values, nested=self._nested, cuts=cuts)
             if found is None:
                 break
             fresh.append(found)
             cuts.append(Cut(found, _APART))
-        known.update(fresh)
-        if not fresh:
-            return proposed, models
-        there = set(measured.measure([pattern for found in fresh for pattern in found]))
-        values = measured.values
-        proposed += [
-            Candidate(budget.name, pattern, model.predict(pattern), values[pattern], round_)
+        self._known.update(fresh)
+        there = set(self._measured.measure([pattern for found in fresh for pattern in found]))
+        if not there:
+            self.over = True
+            return
+        measured = self._measured.values
+        self.proposed += [
+            Candidate(budget.name, pattern, model.predict(pattern), measured[pattern], self._round)
             for found in fresh
-            for budget, pattern, model in zip(group, found, models, strict=True)
+            for budget, pattern, model in zip(self._group, found, models, strict=True)
             if pattern in there
         ]
-        round_ += 1
-        now = _best(space, group, measured, nested)
-        idle = 0 if now > best else idle + 1
-        best = now
+        self._round += 1
+        value = self._value()
+        self._idle = 0 if value > self._best else self._idle + 1
+        self._best = value
+
+    def _value(self) -> float:
+        """The objective of the best measured slices within the budgets."""
+        runners = _runners(self._space, self._group, self._measured, self._nested)
+        return _worth(self._measured, runners[0], 1) if runners else -np.inf
 
 
 def _around(space: Space, incumbents: Sequence[Pattern]) -> list[Pattern]:
@@ -191,12 +225,6 @@ def _around(space: Space, incumbents: Sequence[Pattern]) -> list[Pattern]:
     ]
 
 
-def _best(space: Space, group: Sequence[Budget], measured: Measurements, nested: bool) -> float:
-    """The objective of the best measured slices of a group's budgets."""
-    runners = _runners(space, group, measured, nested)
-    return _worth(measured, runners[0], 1) if runners else -np.inf
-
-
 def _race_cost(budgets: int, sets: int) -> int:
     return budgets * sum(max(2, RACERS >> rung) for rung in range(sets - 1))
 
@@ -205,7 +233,6 @@ def _race(
     space: Space,
     group: Sequence[Budget],
     measured: Measurements,
-    proposed: Sequence[Candidate],
     nested: bool,
     models: Sequence[Surrogate],
 ) -> list[Pattern]:

@@ -157,7 +157,7 @@ def _ridge(x: Floats, y: Floats, w: Floats, penalties: Floats) -> tuple[Floats, 
     a = (x * root).T @ (x * root) + np.diag(penalties)
     inverse = np.linalg.pinv(a, hermitian=True)
     solution = inverse @ (x.T @ (w * y))
-    leverage = np.einsum("ij,jk,ik->i", x, inverse, x) * w
+    leverage = ((x @ inverse) * x).sum(axis=1) * w
     residual = y - x @ solution
     loo = y - residual / np.maximum(1.0 - leverage, 1e-6)
     return solution, loo
