@@ -18,6 +18,7 @@ from matformer_lab.cli.checkpoints import plan, slice_command, slices, verify
 from matformer_lab.cli.exit_codes import BAD_INPUT, DONE, INTERRUPTED, UNFORESEEN
 from matformer_lab.cli.output import PrintableRecord, WarningLog, complain, flush, note, warn
 from matformer_lab.cli.publishing import push
+from matformer_lab.cli.searches import search
 from matformer_lab.cli.starting import started
 from matformer_lab.cli.sweeps import gate, report, sweep
 from matformer_lab.cli.unforeseen import out_of_memory, unforeseen
@@ -83,7 +84,7 @@ def cli() -> None:
     """Slice, score and plot the models nested inside Gemma 3n E4B."""
 
 
-for command in (slices, plan, slice_command, verify, sweep, report, gate, push):
+for command in (slices, plan, slice_command, verify, sweep, search, report, gate, push):
     cli.add_command(command)
 
 

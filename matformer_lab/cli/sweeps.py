@@ -87,7 +87,7 @@ def sweep(
     folder = out or Path("runs", loaded.name)
     if check and executor == "ray":
         raise InputError("`check` scores on this machine; leave it out with `executor` ray")
-    with _executor(executor, cpus_per_worker) as chosen:
+    with chosen_executor(executor, cpus_per_worker) as chosen:
         if dry_run:
             for line in run.dry_run(loaded, folder, executor=chosen).lines:
                 say(line)
@@ -105,7 +105,8 @@ def sweep(
 
 
 @contextmanager
-def _executor(name: str, cpus_per_worker: int | None) -> Iterator["Executor"]:
+def chosen_executor(name: str, cpus_per_worker: int | None) -> Iterator["Executor"]:
+    """The executor that `--executor` names."""
     if name == "ray":
         from matformer_lab.sweep.executors.ray_executor import ray_cluster
 

@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write and read them."""
+"""Sizes and counts as people write and read them."""
 
 import re
 from typing import Final
@@ -40,6 +40,31 @@ def parse_size(written: int | str, name: str) -> int:
     if not match or not unit or not (size := int(float(match[1]) * unit)):
         raise InputError(f"`{name}` is {written!r}; write a size like 5GB or 500MB")
     return size
+
+
+_COUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([KMBGT]?)", re.ASCII)
+_COUNT_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+
+
+def parse_count(written: int | str, name: str) -> int:
+    """A number of parameters or operations as written: `3.0B`, `86996`.
+
+    Args:
+        written: A number, or text with K, M, B (or G) or T behind the number.
+        name: The parameter's name, for the error.
+
+    Raises:
+        InputError: `written` is not a count, or is less than one.
+
+    Examples:
+        >>> parse_count("3.0B", "max_params"), parse_count("120K", "max_params")
+        (3000000000, 120000)
+    """
+    match = _COUNT.fullmatch(str(written).strip().upper().replace("_", "").replace(",", ""))
+    count = round(float(match[1]) * _COUNT_UNITS[match[2]]) if match else 0
+    if count < 1:
+        raise InputError(f"`{name}` is {written!r}; write a number like 3.0B, 250M or 86996")
+    return count
 
 
 def in_units(nbytes: int) -> str:

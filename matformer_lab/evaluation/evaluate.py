@@ -10,15 +10,17 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.agreement import AgreementTask, score_agreement
+from matformer_lab.evaluation.answers import AnswersTask, score_answers
 from matformer_lab.evaluation.finite import (
     NotFiniteError,
     NotFiniteScoresError,
     check_score,
     finite_logits,
 )
-from matformer_lab.evaluation.lm import make_lm
+from matformer_lab.evaluation.lm import check_bos, make_lm
 from matformer_lab.evaluation.lm_eval_results import item_records, metric_rows
-from matformer_lab.evaluation.quiet import quiet_lm_eval
+from matformer_lab.evaluation.quiet import quiet_lm_eval, templates_compiled_once
 from matformer_lab.evaluation.score import Score
 from matformer_lab.evaluation.tasks.loading import LoadedTask
 
@@ -50,6 +52,7 @@ def score_together(
     *,
     scorer: "Scorer",
     batch_size: int | str = "auto",
+    parent: "Callable[[], Gemma3nForCausalLM] | None" = None,
     progress: Callable[[float], None] = lambda _: None,
     journal: "Journal | None" = None,
 ) -> Iterator[SliceScore]:
@@ -64,6 +67,7 @@ def score_together(
         task: The task, with its requests built.
         scorer: Who computes the log-likelihoods.
         batch_size: Requests in one forward pass, for what lm-eval's own backend computes.
+        parent: Makes the whole parent, for the task that compares slices with it.
         progress: Called with the fraction of the work done, 0 to 1.
         journal: Of `prefix`, as `score_slices` takes it.
 
@@ -76,16 +80,29 @@ def score_together(
     known: Mapping[str, Sequence[Answer]] = {}
     requests = [each for each in task.requests if each.request_type == "loglikelihood"]
     began = time.perf_counter()
-    if scorer == "prefix" and requests:
+
+    def together() -> Mapping[str, "Sequence[Answer]"]:
         from matformer_lab.scoring.slice_scoring import score_slices
 
-        encoder = make_lm(next(iter(models.values())), tokenizer, scorer=scorer)
-        known = score_slices(
+        encoder = make_lm(next(iter(models.values())), tokenizer, scorer="prefix")
+        return score_slices(
             models,
             _encoded_once(task, requests, encoder),
             progress=lambda done, count: progress(done / count),
             journal=journal,
         )
+
+    if isinstance(task, AgreementTask):
+        assert parent is not None, "agreement is with the parent"
+        bos = check_bos(make_lm(next(iter(models.values())), tokenizer, scorer="prefix"))
+        scored = score_agreement(models, parent(), bos, task, progress)
+        yield from (SliceScore(*each) for each in scored)
+        return
+    if isinstance(task, AnswersTask):
+        yield from (SliceScore(*each) for each in score_answers(models, task, together))
+        return
+    if scorer == "prefix" and requests:
+        known = together()
     shared = (time.perf_counter() - began) / len(models)
     not_finite: dict[str, NotFiniteError] = {}
     for number, (name, model) in enumerate(models.items(), 1):
@@ -133,10 +150,10 @@ def score(lm: Any, task: LoadedTask) -> Score:
     """
     from lm_eval.evaluator import evaluate
 
-    with quiet_lm_eval(), _requests_built(task), ExitStack() as stack:
+    with quiet_lm_eval(), templates_compiled_once(), _requests_built(task), ExitStack() as stack:
         if any(request.request_type == "generate_until" for request in task.requests):
             stack.enter_context(finite_logits(lm.model, task.name))
-        results = evaluate(lm=lm, task_dict=task.task_dict, limit=task.limit)
+        results = evaluate(lm=lm, task_dict=task.task_dict, limit=task.limit, samples=task.chosen)
     found = Score(
         metrics=tuple(metric_rows(task, results)), items=tuple(item_records(task, results))
     )

@@ -15,6 +15,7 @@ from matformer_lab.results.files import (
     RESULTS_CSV,
     RESULTS_PARQUET,
     SAMPLES,
+    SEARCH_FILES,
     SLICES_JSON,
     STORE,
 )
@@ -22,7 +23,16 @@ from matformer_lab.results.files import (
 SUMMARY: Final = "gate summary"
 JUNIT: Final = "gate JUnit file"
 _OF_THE_SWEEP: Final = frozenset(
-    (RECIPE_YAML, *REPORT_FILES, RESULTS_CSV, RESULTS_PARQUET, SAMPLES, SLICES_JSON, STORE)
+    (
+        RECIPE_YAML,
+        *REPORT_FILES,
+        RESULTS_CSV,
+        RESULTS_PARQUET,
+        SAMPLES,
+        *SEARCH_FILES,
+        SLICES_JSON,
+        STORE,
+    )
 )
 
 

@@ -33,6 +33,11 @@ _ASSETS = Path(__file__).parent / "assets"
 _DTYPES = (("fp32", 32), ("bf16 / fp16", 16), ("int8", 8), ("int4", 4))
 
 
+def style_sheet() -> str:
+    """The pages' CSS."""
+    return (_ASSETS / "report.css").read_text(encoding="utf-8")
+
+
 def render(sweep: SweepResults) -> str:
     """The page as HTML text."""
     environment = Environment(
@@ -50,7 +55,7 @@ def render(sweep: SweepResults) -> str:
         title=f"{sweep.parent.name}: size/quality frontier",
         subtitle=_subtitle(sweep, items),
         policy=_policy(scripts),
-        css=Markup((_ASSETS / "report.css").read_text(encoding="utf-8")),
+        css=Markup(style_sheet()),
         scripts=[Markup(script) for script in scripts],
         data=Markup(script_safe_json(page_data(sweep))),
         parent=sweep.parent,
@@ -102,6 +107,10 @@ def _notes(sweep: SweepResults) -> list[str]:
         notes.append(
             f"Scored with limit {limit}: part of each task's items, so the intervals are wide and "
             "the scores are not comparable to full runs."
+        )
+    if sweep.recipe.get("split"):
+        notes.append(
+            "Scored on the items that a search kept for its proof; it chose its slices by others."
         )
     everyone = {scored.name for scored in sweep.scored}
     for task in sweep.tasks:

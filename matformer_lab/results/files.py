@@ -20,6 +20,13 @@ FRONTIER_SVG: Final = "frontier.svg"
 REPORT_FILES: Final = (REPORT_HTML, FRONTIER_PNG, FRONTIER_SVG)
 """Made from the tables, and stale as soon as those change."""
 
+SLICES_YAML: Final = "slices.yaml"
+"""The slices that a search found."""
+SEARCH_JSON: Final = "search.json"
+SEARCH_HTML: Final = "search.html"
+SEARCH_FILES: Final = (SLICES_YAML, SEARCH_JSON, SEARCH_HTML)
+"""What a search writes besides the sweep that proves its slices."""
+
 MARKER: Final = ".matformer_lab_sweep.json"
 """By this file a folder is known as a sweep's (`results.own_files`)."""
 STORE_METADATA: Final = b"matformer_lab"

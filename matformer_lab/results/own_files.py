@@ -37,6 +37,7 @@ from matformer_lab.results.files import (
     RESULTS_CSV,
     RESULTS_PARQUET,
     SAMPLES,
+    SEARCH_FILES,
     SLICES_JSON,
     STORE,
     STORE_NAME,
@@ -44,6 +45,8 @@ from matformer_lab.results.files import (
 from matformer_lab.results.unmarked import files_of_unmarked
 
 _NAMED: Final = (RESULTS_PARQUET, RESULTS_CSV, SLICES_JSON, RECIPE_YAML, *REPORT_FILES)
+_OWNED: Final = (*_NAMED, *SEARCH_FILES)
+"""Besides outcomes and scores: a sweep writes some of these, a search all of them."""
 _SAMPLES_PLACE: Final = re.compile(rf"{SAMPLES}/(?!\.)[^/\0]+/[^/\0]+\.parquet")
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -62,7 +65,7 @@ class _Marker(BaseModel):
     @classmethod
     def _where_a_sweep_writes(cls, files: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for place in files:
-            if place not in _NAMED and not _SAMPLES_PLACE.fullmatch(place):
+            if place not in _OWNED and not _SAMPLES_PLACE.fullmatch(place):
                 raise ValueError(f"lists {place!r}, where no sweep writes")
         return files
 
@@ -258,7 +261,7 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that a killed sweep left at the places where it writes."""
 
     def is_named(name: str) -> bool:
-        return name in (MARKER, *_NAMED)
+        return name in (MARKER, *_OWNED)
 
     def is_samples(name: str) -> bool:
         return name.endswith(".parquet")

@@ -13,6 +13,9 @@ from matformer_lab.common.strict_yaml import parse_yaml
 from matformer_lab.common.untrusted import read_small
 from matformer_lab.common.validation import explain
 
+AGREEMENT = "agreement"
+"""The name under which agreement with the parent is scored, as a task of its own."""
+
 
 class _Model(BaseModel):
     # Folders written by later versions may hold more keys; they stay readable.
@@ -57,6 +60,7 @@ class RecipeAsRun(_Model):
     """The recipe as it ran."""
 
     tasks: list[str | TaskAsked] = []
+    agreement: dict[str, Any] | None = None
     dtype: str | None = None
     limit: float | None = Field(default=None, gt=0)
     seed: int | None = None
@@ -64,8 +68,10 @@ class RecipeAsRun(_Model):
 
     @property
     def asked(self) -> dict[str, TaskAsked]:
-        """The task entries by name."""
-        entries = (TaskAsked(name=task) if isinstance(task, str) else task for task in self.tasks)
+        """The task entries by name, and `agreement` last where that was asked for."""
+        entries = [TaskAsked(name=task) if isinstance(task, str) else task for task in self.tasks]
+        if entries and self.agreement is not None:
+            entries.append(TaskAsked(name=AGREEMENT))
         return {entry.name: entry for entry in entries}
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matformer_lab.common.errors import InputError
 from matformer_lab.results.description import ParentInfo, ScoredSlice
 from matformer_lab.results.pairing import Asked
+from matformer_lab.results.recipe_as_run import AGREEMENT
 from matformer_lab.statistics.outcomes import Outcomes
 from matformer_lab.statistics.panel import Panel, unpaired
 from matformer_lab.statistics.ranking import rank
@@ -24,7 +25,13 @@ from matformer_lab.statistics.study import AVERAGE, Study, make_study
 if TYPE_CHECKING:
     import pandas as pd
 
-TITLES = {"hellaswag": "HellaSwag", "boolq": "BoolQ", "mmlu": "MMLU", AVERAGE: "Average"}
+TITLES = {
+    "hellaswag": "HellaSwag",
+    "boolq": "BoolQ",
+    "mmlu": "MMLU",
+    AGREEMENT: "Agreement",
+    AVERAGE: "Average",
+}
 _FEW = 2  # published points; up to here they get no chart of their own
 
 
@@ -120,7 +127,7 @@ class SweepResults:
     def study(self) -> Study:
         """All paired comparisons of the sweep; takes seconds for a full-size one."""
         paired = {task.name: task.outcomes for task in self.tasks if task.outcomes is not None}
-        return make_study(paired)
+        return make_study(paired, average=[name for name in paired if name != AGREEMENT])
 
     @cached_property
     def panels(self) -> tuple[Panel, ...]:
@@ -147,7 +154,8 @@ class SweepResults:
             if task.name == panel:
                 shots = "" if task.num_fewshot is None else f", {task.num_fewshot}-shot"
                 return f"{title}{shots}, {task.metric}"
-        return f"{title} of {len(self.study.panels) - 1} tasks"
+        count = sum(name not in (AGREEMENT, AVERAGE) for name in self.study.panels)
+        return f"{title} of {count} tasks"
 
     @property
     def effective(self) -> dict[str, float]:

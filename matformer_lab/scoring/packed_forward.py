@@ -140,9 +140,7 @@ class PackedForward:
 
     def read(self, model: Gemma3nForCausalLM, here: Activations) -> TargetScores:
         """`model`'s predictions of the batch's targets, given the activations after its layers."""
-        if here.tokens is self.all_tokens:
-            here = self._only_scored(here)
-        final = _final(model, here.hidden).flatten(0, 1)
+        final = self.scored(model, here)
         slot, target = self._batch.slot, self._tensor(self._batch.target)
         step = tokens_at_once(model)
         found = []
@@ -152,6 +150,15 @@ class PackedForward:
             found.append(target_scores(model, final[first : first + step], reads, wanted))
         logprobs, greedy = zip(*found, strict=True)
         return TargetScores(torch.cat(logprobs), torch.cat(greedy))
+
+    def scored(self, model: Gemma3nForCausalLM, here: Activations) -> Tensor:
+        """[scored tokens, hidden_size] the LM head's input, given the activations after the layers.
+
+        A read's token is at its `Batch.slot`.
+        """
+        if here.tokens is self.all_tokens:
+            here = self._only_scored(here)
+        return _final(model, here.hidden).flatten(0, 1)
 
     @cached_property
     def all_tokens(self) -> Tokens:

@@ -72,6 +72,7 @@ def make_study(
     tasks: Mapping[str, Outcomes],
     *,
     between: Sequence[tuple[str, str]] | None = None,
+    average: Sequence[str] | None = None,
     level: float = LEVEL,
     replicates: int = REPLICATES,
     seed: int = SEED,
@@ -85,20 +86,23 @@ def make_study(
         tasks: The outcomes of each task, by name.
         between: The pairs of slices to compare (no other pair may then be asked for), which makes
             the intervals narrower; None: every pair.
+        average: The tasks that are averaged; None: all of them.
         level: Confidence with which all intervals hold together.
         replicates: Bootstrap resamples.
         seed: Of the resampling.
     """
     rng = np.random.default_rng(seed)
     drafts = {name: _Draft.of(outcomes, replicates, rng) for name, outcomes in tasks.items()}
-    if len(drafts) > 1:
+    averaged = [name for name in drafts if average is None or name in average]
+    if len(averaged) > 1:
         everyone = [
             name
-            for name in next(iter(tasks.values())).slices
-            if all(name in outcomes.slices for outcomes in tasks.values())
+            for name in tasks[averaged[0]].slices
+            if all(name in tasks[task].slices for task in averaged)
         ]
         if everyone:
-            drafts[AVERAGE] = _Draft.average(list(drafts.values()), tuple(everyone))
+            parts = [drafts[task] for task in averaged]
+            drafts[AVERAGE] = _Draft.average(parts, tuple(everyone))
 
     pairs: dict[str, PairIndices] = {}
     for name, draft in drafts.items():

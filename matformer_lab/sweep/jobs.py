@@ -6,6 +6,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.agreement import load_agreement
+from matformer_lab.evaluation.answers import answers_task
 from matformer_lab.evaluation.evaluate import SCORER_VERSIONS
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.evaluation.tokenizer import load_tokenizer
@@ -128,12 +130,44 @@ def prepare(recipe: Recipe, *, device: str | None = None) -> Prepared:
     )
     device = device or resolve_device(recipe.device)
     tokenizer = load_tokenizer(parent)
-    tasks = load_tasks(
-        recipe.tasks, limit=recipe.limit, seed=recipe.seed, datasets=recipe.datasets_folder
-    )
+    tasks = recipe_tasks(recipe, parent, tokenizer)
     dtype = compute_dtype(recipe.dtype, parent.dtype, device)
     if cost := slow_on(dtype.name, device):
         warnings.warn(cost, stacklevel=2)
     return Prepared(
         recipe, parent, sized, tasks, tokenizer, tokenizer_hash(tokenizer), device, dtype
     )
+
+
+def recipe_tasks(
+    recipe: Recipe, parent: Parent, tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[LoadedTask, ...]:
+    """What a recipe's slices are scored on.
+
+    Its tasks, and the agreement on a text where it asks for that. A calibration set is one task
+    instead, of which a search wants no more than it maximises: the agreement, or else how sure a
+    slice is of the right answers of all tasks.
+
+    Raises:
+        InputError: When a task or the text will not do.
+    """
+    agreement = () if recipe.agreement is None else (
+        load_agreement(
+            recipe.agreement,
+            recipe.base,
+            tokenizer,
+            max_length=parent.text.max_position_embeddings,
+            split=recipe.split,
+        ),
+    )  # fmt: skip
+    calibrates = recipe.split is not None and recipe.split.part != "proof"
+    if calibrates and agreement:
+        return agreement
+    tasks = load_tasks(
+        recipe.tasks,
+        limit=recipe.limit,
+        seed=recipe.seed,
+        datasets=recipe.datasets_folder,
+        split=recipe.split,
+    )
+    return (answers_task(tasks),) if calibrates else (*tasks, *agreement)

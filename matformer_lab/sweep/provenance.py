@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.version import __version__
+from matformer_lab.evaluation.agreement import AGREEMENT
 from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.live.compute_dtype import ComputeDtype
 from matformer_lab.parent.opening import TINY
@@ -57,6 +58,7 @@ def as_run_yaml(
     document["tasks"] = [
         {"name": task.name, "num_fewshot": task.num_fewshot, "metric": task.metric}
         for task in tasks
+        if task.name != AGREEMENT
     ]
     document["as_run"] = {
         "written": now(),
@@ -101,6 +103,8 @@ def portable(recipe: Recipe, parent: Parent) -> dict[str, Any]:
     elif parent.ref != TINY:
         document["parent"] = str(Path(parent.ref).absolute())
     document["slices"] = _portable_slices(recipe, parent)
+    if recipe.agreement and str(recipe.agreement.text) != TINY:
+        document["agreement"]["text"] = str((recipe.base / recipe.agreement.text).absolute())
     if recipe.datasets_folder:
         document["datasets"] = str(recipe.datasets_folder)
     return document

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -13,6 +13,7 @@ from pydantic import (
     StrictInt,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from matformer_lab.common.errors import InputError
@@ -20,8 +21,11 @@ from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.common.strict_yaml import load_yaml
 from matformer_lab.common.validation import explain
+from matformer_lab.evaluation.agreement import AGREEMENT, AgreementText
 from matformer_lab.evaluation.tasks.entry import USUAL_NUM_FEWSHOT, Scorer, TaskEntry
+from matformer_lab.evaluation.tasks.split import Split
 from matformer_lab.parent.opening import TINY
+from matformer_lab.sweep.search_block import SearchBlock
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -85,6 +89,18 @@ class Recipe(BaseModel):
         Scorer,
         Field(description="prefix: shared work once (same scores, faster); lm-eval: its own HFLM."),
     ] = "prefix"
+    agreement: Annotated[
+        AgreementText | None,
+        Field(description="Also score how well slices agree with the parent on a text."),
+    ] = None
+    split: Annotated[
+        Split | None,
+        Field(description="Score one part of the items; `search` writes it for its proof."),
+    ] = None
+    search: Annotated[
+        SearchBlock | None,
+        Field(description="What `matformer-lab search` looks for; a sweep ignores it."),
+    ] = None
     as_run: Annotated[
         dict[str, Any] | None,
         Field(description="Written by `sweep` into a finished folder: versions and hashes."),
@@ -104,6 +120,8 @@ class Recipe(BaseModel):
     def _names_once(cls, tasks: tuple[TaskEntry, ...]) -> tuple[TaskEntry, ...]:
         names = [task.name for task in tasks]
         twice = sorted({name for name in names if names.count(name) > 1})
+        if AGREEMENT in names:
+            raise ValueError(f"{AGREEMENT} is a key beside tasks ({AGREEMENT}: {{text: FILE}})")
         if twice:
             raise ValueError(f"{', '.join(twice)} is listed more than once")
         return tasks
@@ -116,6 +134,15 @@ class Recipe(BaseModel):
                 raise ValueError("is a whole number of items, or a fraction below 1")
             return int(limit)
         return limit
+
+    @model_validator(mode="after")
+    def _one_choice_of_items(self) -> Self:
+        if self.limit is not None and (self.split is not None or self.search is not None):
+            raise ValueError(
+                "limit does not go with search or split; set search.calibration.items and "
+                "search.proof"
+            )
+        return self
 
     @property
     def where(self) -> str:
@@ -148,8 +175,8 @@ def load_recipe(path: StrPath, overrides: Mapping[str, Any] | None = None) -> Re
     """Read a recipe file.
 
     Args:
-        path: A YAML file, or the name of a shipped recipe: demo, published-slices,
-            e4b-laptop, smoke-real-data.
+        path: A YAML file, or the name of a shipped recipe: demo, published-slices, e4b-laptop,
+            search-demo, search-e4b, smoke-real-data.
         overrides: Values that replace its top-level keys. A relative `Path` among them starts from
             the working directory, as a user expects.
 
@@ -163,10 +190,24 @@ def load_recipe(path: StrPath, overrides: Mapping[str, Any] | None = None) -> Re
         10
     """
     path = _file_of(path)
+    written = read_recipe_file(path)
+    return parse_recipe({**written, **_absolute_paths(overrides or {})}, source=path)
+
+
+def read_recipe_file(path: StrPath) -> dict[str, Any]:
+    """The keys and values of a recipe file, unchecked.
+
+    Args:
+        path: As for `load_recipe`.
+
+    Raises:
+        InputError: When the file is missing or not a mapping.
+    """
+    path = _file_of(path)
     written = load_yaml(path)
     if not isinstance(written, dict) or not all(isinstance(key, str) for key in written):
         raise InputError(f"{path}: a recipe is a mapping of keys (parent, slices, tasks, ...)")
-    return parse_recipe({**written, **_absolute_paths(overrides or {})}, source=path)
+    return written
 
 
 def parse_recipe(values: Mapping[str, Any], *, source: StrPath | None = None) -> Recipe:

@@ -111,11 +111,7 @@ def run_sweep(
     if any(store.get(job.key) is None for job in prepared.jobs):
         prepared = executor.fetched(prepared)
         check_weights(prepared)
-    with _locked(out):
-        own = _usable(out, places)  # another sweep may just have finished here
-        with disk_errors(out):
-            own.save()
-            remove_leftovers(out)
+    with sweep_folder(out, places) as own:
         _compute(prepared, store, executor, progress)
         _write(prepared, store, own)
         if report:
@@ -213,6 +209,30 @@ def _usable(out: Path, places: Iterable[Path] = ()) -> OwnFiles:
     own = own_files(out)
     own.check(places)
     return own
+
+
+@contextmanager
+def sweep_folder(out: Path, places: Iterable[Path] = ()) -> Iterator[OwnFiles]:
+    """The folder of a sweep, made where it is not there, for one process at a time.
+
+    Args:
+        out: A new folder, an empty one, or that of an earlier sweep.
+        places: Where is to be written besides a sweep's tables and report.
+
+    Yields:
+        The tool's own files in it.
+
+    Raises:
+        InputError: When a sweep cannot be written there, or one is running there.
+    """
+    places = tuple(places)
+    _usable(out, places)
+    with _locked(out):
+        own = _usable(out, places)  # another sweep may just have finished here
+        with disk_errors(out):
+            own.save()
+            remove_leftovers(out)
+        yield own
 
 
 @contextmanager

@@ -35,6 +35,11 @@ def datasets_dir() -> Path:
     return tasks_dir() / "data"
 
 
+def text_file() -> Path:
+    """A text of the embedded parent's world, to compare slices with their parent on."""
+    return _folder() / "text.txt"
+
+
 def info() -> dict[str, Any]:
     """How the shipped weights came about: seed, training, scores by slice (`model/tiny.json`)."""
     loaded: dict[str, Any] = json.loads((model_dir() / "tiny.json").read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from transformers import Gemma3nForCausalLM
 from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.slicing.notation.catalog import resolve_slice
+from matformer_lab.slicing.notation.catalog import resolve_slice, resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.slice import Slice
 
@@ -140,3 +140,24 @@ def test_slices_share_the_parents_memory(miniature: Path) -> None:
     )
     assert not first.training
     assert not any(parameter.requires_grad for parameter in first.parameters())
+
+
+def test_slices_made_together_compute_what_each_computes_alone(pico: Path) -> None:
+    parent = open_parent(pico)
+    elastic = ElasticParent.load(parent, dtype=torch.float32)
+    names = ["1/2", "full", {"name": "mixed", "widths": {"0-4": 64, "5-9": 16}},
+             {"name": "skip", "widths": 48, "skip": [7]},
+             {"name": "skip too", "widths": {"0-6": 8, "8-9": 64}, "skip": [7]}]  # fmt: skip
+    slices = {slice_.name: slice_ for slice_ in resolve_slices(names, parent)}
+    together = elastic.live_together(slices)
+    ids = tokens()
+    for name, slice_ in slices.items():
+        with torch.inference_mode():
+            alone = elastic.live(slice_)(ids).logits
+            assert torch.equal(together[name](ids).logits, alone)
+        assert together[name].config.intermediate_size == list(slice_.widths)
+    handle = together["uniform-1-2"].register_forward_hook(
+        lambda *_: pytest.fail("another slice's hook")
+    )
+    together["mixed"](ids)
+    handle.remove()

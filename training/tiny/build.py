@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from training.tiny import export, tasks, tokenizer
+from training.tiny import export, tasks, text, tokenizer
 from training.tiny.figures import Sweep
 from training.tiny.network import Shape
 from training.tiny.train import BATCH
@@ -27,6 +27,7 @@ def export_run(run: Path, out: Path) -> None:
     shape = shape_of(options)
     export.write(out / "model", state["params"], shape, tokenizer.build())
     tasks.write(out / "tasks", World.make(options["world"]))
+    text.write(out / "text.txt", World.make(options["world"]))
     training = options | {"steps": state["step"], "batch": BATCH, "device": "cpu"}
     facts = {"training": training, "scores": {}}
     export.dump(out / "model" / "tiny.json", facts)

@@ -27,6 +27,7 @@ from matformer_lab.evaluation.tasks.names import (
     task_manager,
 )
 from matformer_lab.evaluation.tasks.prompt_hash import hash_of_prompts
+from matformer_lab.evaluation.tasks.split import Split, split_items
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class LoadedTask:
         items: How many items are scored, over all tasks of a group.
         prompt_chars: Characters over all requests, which the time estimate scales with.
         task_dict: lm-eval's `TaskDict`: {tasks: {name: Task}, groups: {name: Group}, group_map}.
+        chosen: The places of the items that are scored, by leaf task; None: all up to `limit`.
     """
 
     name: str
@@ -58,6 +60,7 @@ class LoadedTask:
     items: int
     prompt_chars: int
     task_dict: Mapping[str, Any] = field(repr=False, compare=False)
+    chosen: Mapping[str, list[int]] | None = field(default=None, repr=False, compare=False)
 
     @property
     def subtasks(self) -> Mapping[str, Any]:
@@ -72,7 +75,12 @@ class LoadedTask:
 
 
 def load_tasks(
-    entries: Sequence[TaskEntry], *, limit: float | None, seed: int, datasets: Path | None
+    entries: Sequence[TaskEntry],
+    *,
+    limit: float | None,
+    seed: int,
+    datasets: Path | None,
+    split: Split | None = None,
 ) -> tuple[LoadedTask, ...]:
     """Load the tasks and build their requests as `lm_eval --seed SEED --limit LIMIT` would.
 
@@ -82,6 +90,7 @@ def load_tasks(
         seed: Of the few-shot examples, and of whatever else a task draws.
         datasets: A folder laid out by dataset id; None reads datasets from the Hub. The tasks
             shipped with the package always read their own data.
+        split: Which part of the items to load; None: all of them.
 
     Raises:
         InputError: For an unknown task, a task that cannot be scored, a metric the task does not
@@ -94,7 +103,7 @@ def load_tasks(
     manager = task_manager(names)
     own_data = tiny.datasets_dir()
     with quiet_lm_eval(), templates_compiled_once(), mapped_datasets(datasets, own_data):
-        loaded = [_load(manager, entry, limit=limit, seed=seed) for entry in entries]
+        loaded = [_load(manager, entry, limit=limit, seed=seed, split=split) for entry in entries]
     for _, note in loaded:
         if note:
             warnings.warn(note, stacklevel=1)
@@ -102,7 +111,7 @@ def load_tasks(
 
 
 def _load(
-    manager: Any, entry: TaskEntry, *, limit: float | None, seed: int
+    manager: Any, entry: TaskEntry, *, limit: float | None, seed: int, split: Split | None
 ) -> tuple[LoadedTask, str | None]:
     """A task, and what its user should be told."""
     from lm_eval.evaluator_utils import get_sample_size
@@ -119,13 +128,20 @@ def _load(
     tasks, groups = loaded["tasks"], loaded.get("groups") or {}
     metric = plotted_metric(entry, tasks, groups)
     overriding = {}
+    chosen = None
+    if split is not None:
+        documents = {name: list(task.eval_docs) for name, task in tasks.items()}
+        chosen = split_items(entry.name, documents, split)
     for name, task in tasks.items():
         if set_num_fewshot(task, entry.num_fewshot):
             overriding[name] = task
         check_fewshot(entry.name, task)
         task.set_fewshot_seed(seed=seed)
         try:
-            task.build_all_requests(limit=get_sample_size(task, limit))
+            if chosen is None:
+                task.build_all_requests(limit=get_sample_size(task, limit))
+            else:
+                task.build_all_requests(samples=chosen[name])
         except Exception as error:
             raise _explained(entry.name, task, "asked", error) from error
         check_data(entry.name, task)
@@ -143,6 +159,7 @@ def _load(
         items=len({(request.task_name, request.doc_id) for request in requests}),
         prompt_chars=sum(len(str(part)) for request in requests for part in request.args),
         task_dict=loaded,
+        chosen=chosen,
     )
     return task, override_note(entry.name, entry.num_fewshot, overriding)
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.gemma3n import TextConfig
@@ -133,4 +133,6 @@ WIDTH_SCHEMA: Final = {
 }
 """The JSON schema of a width."""
 
-OneWidth = Annotated[Width, BeforeValidator(Width.parse), WithJsonSchema(WIDTH_SCHEMA)]
+OneWidth = Annotated[
+    Width, BeforeValidator(Width.parse), PlainSerializer(str), WithJsonSchema(WIDTH_SCHEMA)
+]

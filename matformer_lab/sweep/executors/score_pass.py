@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.agreement import AgreementTask
 from matformer_lab.evaluation.evaluate import score_together
 from matformer_lab.evaluation.finite import NotFiniteScoresError
 from matformer_lab.gemma3n import TextConfig
+from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.sweep.executors.base import Scored, ShowShare
 from matformer_lab.sweep.jobs import Job, Prepared
 from matformer_lab.sweep.provenance import device_name, now
@@ -30,10 +32,13 @@ def load_elastic(prepared: Prepared) -> "ElasticParent":
 
     from matformer_lab.live.elastic import ElasticParent
 
+    slices = [sized.slice for sized in prepared.sized]
+    if any(isinstance(task, AgreementTask) for task in prepared.tasks):
+        slices.append(resolve_slice("full", prepared.parent))
     with _memory_explained(prepared):
         return ElasticParent.load(
             prepared.parent,
-            slices=[sized.slice for sized in prepared.sized],
+            slices=slices,
             dtype=prepared.dtype.name,
             device=prepared.device,
         )
@@ -64,7 +69,7 @@ def score_pass(
     """
     recipe = prepared.recipe
     by_slice = {job.key.slice: job for job in group}
-    models = {digest: elastic.live(job.slice) for digest, job in by_slice.items()}
+    models = elastic.live_together({digest: job.slice for digest, job in by_slice.items()})
     show_share(group, 0.0)
     with _threads_for(prepared.parent.text), _memory_explained(prepared):
         scored = score_together(
@@ -73,6 +78,7 @@ def score_pass(
             group[0].task,
             scorer=recipe.scorer,
             batch_size=recipe.batch_size,
+            parent=(lambda: elastic.live("full")),
             progress=lambda share: show_share(group, share),
             journal=journal,
         )
