@@ -82,7 +82,7 @@ def _label_heights(marks: Sequence[Mark]) -> list[tuple[str, int, int]]:
         Text anchor, and the distances to the right and down, for each mark.
     """
     order = sorted(range(len(marks)), key=lambda number: marks[number].x)
-    turns = {kind: 0 for kind in ("found", "published", "random", "parent")}
+    turns = dict.fromkeys(("found", "published", "random", "parent"), 0)
     placed: dict[int, tuple[str, int, int]] = {}
     for number in order:
         kind = marks[number].kind
