@@ -55,7 +55,8 @@ def scatter(marks: Sequence[Mark], x_title: str, y_title: str, *, diagonal: bool
             f'<path class="diagonal" d="M{x_axis(x_axis.low):.1f} {y_axis(x_axis.low):.1f}'
             f'L{x_axis(x_axis.high):.1f} {y_axis(x_axis.high):.1f}"/>'
         )
-    for mark in marks:
+    heights = _label_heights(marks)
+    for mark, (anchor, beside, below) in zip(marks, heights, strict=True):
         x, y = x_axis(mark.x), y_axis(mark.y)
         parts.append(f'<g class="{mark.kind}"><title>{escape(mark.title)}</title>')
         if mark.low is not None and mark.high is not None:
@@ -63,13 +64,35 @@ def scatter(marks: Sequence[Mark], x_title: str, y_title: str, *, diagonal: bool
                          f'{y_axis(mark.high):.1f}"/>')  # fmt: skip
         parts.append(_shape(mark.kind, x, y))
         if mark.label:
-            parts.append(f'<text class="label" x="{x - 8:.1f}" y="{y - 7:.1f}" '
-                         f'text-anchor="end">{escape(mark.label)}</text>')  # fmt: skip
+            parts.append(f'<text class="label" x="{x + beside:.1f}" y="{y + below:.1f}" '
+                         f'text-anchor="{anchor}">{escape(mark.label)}</text>')  # fmt: skip
         parts.append("</g>")
     return Markup(
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(y_title)} against '
         f'{escape(x_title)}: {len(marks)} points">{"".join(parts)}</svg>'
     )
+
+
+def _label_heights(marks: Sequence[Mark]) -> list[tuple[str, int, int]]:
+    """Where the labels go: published slices' to the lower right, others' to the upper left.
+
+    Neighbours take turns in height, so that few labels cover each other.
+
+    Returns:
+        Text anchor, and the distances to the right and down, for each mark.
+    """
+    order = sorted(range(len(marks)), key=lambda number: marks[number].x)
+    turns = dict.fromkeys(("found", "published", "random", "parent"), 0)
+    placed: dict[int, tuple[str, int, int]] = {}
+    for number in order:
+        kind = marks[number].kind
+        turn = turns[kind] % 3
+        turns[kind] += 1
+        if kind == "published":
+            placed[number] = ("start", 8, 14 + 13 * turn)
+        else:
+            placed[number] = ("end", -8, -7 - 13 * turn)
+    return [placed[number] for number in range(len(marks))]
 
 
 class Cell(NamedTuple):

@@ -86,12 +86,12 @@ def _rows(result: SearchResult) -> list[dict[str, Any]]:
 def _against(proofs: Sequence[Proof]) -> dict[str, Any]:
     """The comparison with the best of several slices."""
     if not proofs:
-        return {"text": "–", "interval": "", "clear": False}
+        return {"text": "–", "interval": "", "sure": False}
     best = max(proofs, key=lambda proof: proof.other_score)
     return {
         "text": f"{best.difference:+.1f}  {best.other}",
         "interval": f"[{best.low:+.1f}, {best.high:+.1f}]",
-        "clear": best.low > 0 or best.high < 0,
+        "sure": bool(best.low > 0 or best.high < 0),
     }
 
 

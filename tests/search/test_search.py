@@ -313,3 +313,18 @@ def test_a_text_without_labels_guides_a_search(scorable: Path, tmp_path: Path) -
     assert all(parts) and sum(map(len, parts)) == len(set().union(*parts))
     assert "agreement" in {panel.name for panel in result.proof.panels}
     assert result.panel.name == "tiny_boolq"
+
+
+def test_a_single_evaluation_still_gives_a_slice(scorable: Path, tmp_path: Path) -> None:
+    made = recipe(
+        scorable,
+        budgets=[{"max_params": "20%"}],
+        evaluations=1,
+        random=0,
+        skip=[[], "6-7"],
+    )
+    result = run_search(made, tmp_path / "out")
+    (budget,) = result.record.budgets
+    assert result.budget(budget.name).holds(budget.pattern)
+    assert result.record.cost.evaluations == 1 and budget.measured is None
+    assert result.page.exists()
