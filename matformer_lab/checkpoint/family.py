@@ -142,6 +142,16 @@ def can_be_added_to(folder: Path) -> bool:
         return False
 
 
+def strangers_in_family(folder: Path) -> list[str]:
+    """What lies in a family beside its members, hidden files aside; empty for any other folder."""
+    try:
+        visible = sorted(path for path in folder.iterdir() if path.name[0] != ".")
+        members = [path for path in visible if (path / MANIFEST_FILE).is_file()]
+    except OSError:  # not a folder, or not readable
+        return []
+    return [path.name for path in visible if path not in members] if members else []
+
+
 def add_to_family(
     plans: Sequence[Plan],
     family: StrPath,

@@ -1,5 +1,6 @@
 """What `matformer-lab slice` does: write one slice, write several as a family, or add to one."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from matformer_lab.checkpoint.family import (
     add_to_family,
     can_be_added_to,
     family_nbytes,
+    strangers_in_family,
     write_family,
 )
 from matformer_lab.checkpoint.pieces import family_members
@@ -16,13 +18,14 @@ from matformer_lab.checkpoint.write import (
     check_base_model,
     write_checkpoint,
 )
+from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.progress import Progress
 from matformer_lab.common.units import parse_size
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.notation.catalog import resolve_slices
-from matformer_lab.slicing.plan import make_plan
+from matformer_lab.slicing.plan import Plan, make_plan
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,12 @@ def write_slices(
     opened = parent if isinstance(parent, Parent) else open_parent(parent)
     resolved = resolve_slices([slices] if isinstance(slices, str) else slices, opened)
     plans = [make_plan(opened, one, text_only=text_only) for one in resolved]
+    _warn_of_not_finite(opened, plans)
     tensors, nbytes = sum(len(plan.tensors) for plan in plans), sum(plan.nbytes for plan in plans)
+    if stray := strangers_in_family(out):
+        raise InputError(
+            f"{out}: is a family with something else in it ({', '.join(stray[:3])}); move that away"
+        )
     if can_be_added_to(out):
         folder_names = add_to_family(
             plans, out, max_shard_size=max_shard_bytes, base_model=base_model, progress=progress
@@ -128,3 +136,17 @@ def write_slices(
     folders = tuple(out / member.name for member in members)
     names = tuple(plan.slice.name for plan in plans)
     return Written(out, names, folders, tensors, nbytes, family_nbytes(members))
+
+
+def _warn_of_not_finite(parent: Parent, plans: Sequence[Plan]) -> None:
+    """Name weights with NaN or infinity, where the fingerprint wants every byte read anyway."""
+    if parent.folder is None or parent.revision:
+        return
+    used = {tensor.source for plan in plans for tensor in plan.tensors} & parent.not_finite
+    if used:
+        more = f" and {len(used) - 3} more" if len(used) > 3 else ""
+        warnings.warn(
+            f"{parent.ref}: NaN or infinity in {', '.join(sorted(used)[:3])}{more}; a slice with "
+            "them has no score",
+            stacklevel=3,
+        )

@@ -136,9 +136,10 @@ def report(folders: tuple[Path, ...], separate: tuple[str, str] | None) -> None:
     from matformer_lab.results.read import read_sweep
 
     for folder in folders:
+        # First what can fail: a slice that is not there, before the pictures are drawn.
+        table = read_sweep(folder).comparison(*separate).round(2) if separate else None
         say(str(write_report(folder)))
-        if separate:
-            table = read_sweep(folder).comparison(*separate).round(2)
+        if table is not None:
             cells = table.astype("object").where(table.notna(), "").values.tolist()
             print_table(list(table.columns), [[str(c) for c in row] for row in cells])
 

@@ -74,7 +74,8 @@ def destinations(
     """
     if (repo_id is None) == (repos is None):
         raise InputError(
-            "give a repository (org/name), or `repos` with a pattern like me/e4b-{slice}; not both"
+            "give one of the two: a repository (org/name), or `repos` with a pattern like "
+            "me/e4b-{slice}"
         )
     family = is_family(folder)
     members = members_of(folder)

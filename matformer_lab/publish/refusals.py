@@ -54,7 +54,7 @@ def explained(ref: str) -> Iterator[None]:
         elif isinstance(cause, PermissionError):  # what the storage behind the Hub says
             text = _by_status(403, cause)
         else:
-            text = f"the connection to the Hub was lost ({one_line(cause)}); {_AGAIN}"
+            text = f"no connection to the Hub ({one_line(cause)}); {_AGAIN}"
         raise InputError(f"{ref}: {text}") from None
     except ValueError as error:  # what the client, or the Hub's check of a card, does not take
         raise InputError(f"{ref}: {one_line(error)}") from None

@@ -9,6 +9,7 @@ The marker learns a digest before the file gets its name, and forgets the old on
 whatever a kill or a power cut leaves is known too.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -120,6 +121,18 @@ class OwnFiles:
         path = self.folder / place
         known = self._digests.get(_posix(place), ())
         return bool(known) and path.is_file() and not path.is_symlink() and _digest(path) in known
+
+    def changed(self) -> Iterator[str]:
+        """What became of the tables and samples that the tool wrote, where it is not what it was.
+
+        Yields:
+            A line for each, which begins with the file's place.
+        """
+        for place in sorted(set(self._digests) - set(REPORT_FILES)):
+            if not os.path.lexists(self.folder / place):
+                yield f"{place}: was removed after the sweep wrote it"
+            elif not self.is_own(place):
+                yield f"{place}: was changed after the sweep wrote it"
 
     def samples(self) -> tuple[str, ...]:
         """The places of the per-item outcomes that the tool wrote."""

@@ -17,12 +17,14 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
 from matformer_lab.results.description import Description, ScoredSlice, read_description
 from matformer_lab.results.files import (
+    MARKER,
     RECIPE_YAML,
     RESULTS_CSV,
     RESULTS_PARQUET,
     SLICES_JSON,
     samples_file,
 )
+from matformer_lab.results.own_files import own_files
 from matformer_lab.results.recipe_as_run import RecipeAsRun, TaskAsked, TaskAsRun, read_recipe
 from matformer_lab.results.result_row import ResultRow, RowKey, check_csv, read_rows
 from matformer_lab.results.samples import Item, read_samples
@@ -74,7 +76,8 @@ class _Folder:
 def read_sweep(folder: StrPath) -> SweepResults:
     """Read a finished sweep back from its folder; needs no model and no weights.
 
-    Scores are computed again from samples/, and compared with store/ where it is there.
+    Scores are computed again from samples/, and compared with store/ where it is there. Tables and
+    samples have to be as the sweep wrote them, down to the byte.
 
     Args:
         folder: What `run_sweep` wrote.
@@ -103,8 +106,16 @@ def read_sweep(folder: StrPath) -> SweepResults:
         )
     )
     tasks = tuple(_task_scores(read, shown, scored) for shown in _shown(read))
+    _check_unchanged(path)
     dtype = next(iter(rows.values())).dtype or recipe.dtype
     return SweepResults(path, description.parent, scored, tasks, written, dtype)
+
+
+def _check_unchanged(path: Path) -> None:
+    """After the contradictions, which say more: files that agree may still have been edited."""
+    if (path / MARKER).exists():
+        for change in own_files(path).changed():
+            raise InputError(f"{path / change}; run the sweep again to rewrite its tables")
 
 
 def _check_slices(read: _Folder) -> None:

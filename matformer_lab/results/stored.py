@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.untrusted import read_small
-from matformer_lab.results.files import STORE
+from matformer_lab.results.files import RECIPE_YAML, STORE
 from matformer_lab.results.recipe_as_run import RecipeAsRun
 from matformer_lab.results.result_row import ResultRow, RowKey
 from matformer_lab.results.score_file import MAX_SCORE_BYTES, parse_score
@@ -62,6 +62,15 @@ class StoredScore:
         """Whether the score's key has these values, as far as both know them."""
         key = self._content.key
         return all(key.get(name, value) == value for name, value in wanted.items())
+
+    def contradicts(self, wanted: Mapping[str, Any]) -> str:
+        """Where the score's key has other values than these, in words."""
+        key = self._content.key
+        return "; ".join(
+            f"{name} is {value}, stored {key[name]}"
+            for name, value in wanted.items()
+            if key.get(name, value) != value
+        )
 
     def difference(self, slice_: str, rows: Mapping[RowKey, ResultRow]) -> str | None:
         """How the results differ from what was stored, in words; None if they do not."""
@@ -114,7 +123,7 @@ def witness(
     task: str,
     where: Path,
 ) -> StoredScore | None:
-    """The stored score that a slice's results on a task were made from; None if it is not there.
+    """The stored score that a slice's results on a task were made from; None where none is stored.
 
     Args:
         scores: The store.
@@ -126,12 +135,19 @@ def witness(
         where: results.parquet, for the error.
 
     Raises:
-        InputError: When the score is there and the results say otherwise.
+        InputError: When a score is there, and the results or the recipe say otherwise.
     """
+    scores = list(scores)
     wanted = _wanted(recipe, task)
     candidates = [
         one for one in scores if (one.slice, one.task) == (digest, task) and one.rests_on(wanted)
     ]
+    others = [one for one in scores if (one.slice, one.task) == (digest, task)]
+    if others and not candidates:
+        raise InputError(
+            f"{where.parent / RECIPE_YAML}: says otherwise of {slice_} on {task} than every stored "
+            f"score of it ({others[-1].contradicts(wanted)}); run the sweep again"
+        )
     differences = []
     for one in candidates:
         difference = one.difference(slice_, rows)

@@ -174,9 +174,16 @@ class SweepResults:
     def nested(self) -> str | None:
         """The nested model the parent was trained with, published as E2B, if it was scored."""
         for scored in self.scored:
-            if "E2B" in str((scored.published or {}).get("row", "")) or scored.name == "e2b":
+            if "E2B" in str((scored.published or {}).get("row", "")) or self._is_e2b(scored):
                 return scored.name
         return None
+
+    def _is_e2b(self, scored: ScoredSlice) -> bool:
+        """Whether it is E2B's cut: half of every FFN, without layers 20 to 24."""
+        full = self.parent.intermediate_size
+        kept = [layer for layer in range(len(full)) if layer not in scored.skipped]
+        halves = tuple(full[layer] // 2 for layer in kept)
+        return scored.skipped == (20, 21, 22, 23, 24) and scored.widths == halves
 
     @property
     def smallest(self) -> str | None:

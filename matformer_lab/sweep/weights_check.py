@@ -38,8 +38,8 @@ def check_weights(prepared: Prepared) -> None:
     if not spoilt:
         return
     tensors = sorted({tensor for found in by_slice.values() for tensor in found})
-    more = f" and {len(tensors) - 3} more tensors hold" if len(tensors) > 3 else " holds"
-    message = f"{parent.ref}: {', '.join(tensors[:3])}{more} NaN or infinity"
+    more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
+    message = f"{parent.ref}: NaN or infinity in {', '.join(tensors[:3])}{more}"
     if len(spoilt) == len(by_slice):
         raise InputError(f"{message}, so there would be no score; check the weights")
     warnings.warn(f"{message}: no score for {', '.join(spoilt):.200}", stacklevel=2)

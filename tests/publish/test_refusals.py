@@ -325,7 +325,7 @@ def test_a_connection_that_is_lost(hub: WritableHub, family: Path) -> None:
 
 def test_uploads_that_never_arrive(hub: WritableHub, family: Path) -> None:
     hub.drop_puts = 10_000
-    refused("the connection to the Hub was lost.*run the same command again", family, REPO)
+    refused("no connection to the Hub.*run the same command again", family, REPO)
     assert not hub.model(REPO).texts()
     hub.drop_puts = 0
     ml.push(family, REPO, progress=False)
@@ -338,7 +338,7 @@ def test_a_hub_that_is_not_there(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    refused("the connection to the Hub was lost", child, REPO)
+    refused("no connection to the Hub", child, REPO)
 
 
 def test_the_hubs_other_storage_fails_in_a_line(

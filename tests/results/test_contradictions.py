@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from matformer_lab.results.files import MARKER
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.score_file import parse_score, score_bytes
 from tests.support.command import CommandResult, run_here
@@ -290,6 +291,7 @@ def test_a_score_that_is_no_mean_is_believed_where_the_store_says_it(
     """A corpus-level metric: nothing but the store can say what it is."""
     folder = tmp_path / "sweep"
     shutil.copytree(real, folder)
+    (folder / MARKER).unlink()  # as 0.1.0 wrote folders; else the edit itself is noticed
     stored_result("value", 0.123)(folder)
     stored = folder / "store" / "tiny_boolq"
     digest = read_sweep(real).scored[0].slice.digest
@@ -301,3 +303,42 @@ def test_a_score_that_is_no_mean_is_believed_where_the_store_says_it(
     assert task.outcomes is None and 0.123 in task.values
     shutil.rmtree(folder / "store")
     _refused(run_here("report", folder), "is 0.123, but its samples say")
+
+
+EDITS = {
+    "the limit": ("limit: ", "limit: null #"),
+    "the scorer": ("scorer: prefix", "scorer: lm-eval"),
+    "the few-shot count": ("num_fewshot: ", "num_fewshot: 3 #"),
+    "a version": ("transformers: ", "transformers: 1.0.0 #"),
+    "the tokenizer": ("sha256: ", "sha256: 0"),
+    "a blank line": ("parent: ", "\nparent: "),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_recipe_that_was_edited_is_refused(real: Path, tmp_path: Path, edit: str) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(real, folder)
+    written = (folder / "recipe.yaml").read_text()
+    before, after = EDITS[edit]
+    assert before in written
+    (folder / "recipe.yaml").write_text(written.replace(before, after, 1))
+    done = run_here("report", folder)
+    assert done.code == 2 and "recipe.yaml" in done.err and done.err.count("\n") == 1, done
+
+
+def test_samples_that_are_gone_are_named(real: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(real, folder)
+    shutil.rmtree(folder / "samples")
+    _refused(run_here("report", folder), "was removed after the sweep wrote it")
+
+
+def test_a_forged_key_does_not_hide_a_forged_score(real: Path, tmp_path: Path) -> None:
+    """Without the marker too, as in a folder of 0.1.0: the store has scores, and none fits."""
+    folder = tmp_path / "sweep"
+    shutil.copytree(real, folder)
+    (folder / MARKER).unlink()
+    written = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(written.replace("sha256: ", "sha256: 0", 1))
+    _refused(run_here("report", folder), "than every stored score of it (tokenizer is 0")

@@ -85,7 +85,7 @@ def test_weights_that_are_no_numbers_are_named_before_a_sweep_starts(
     change: Break, scorable: Path, tmp_path: Path
 ) -> None:
     parent = broken(scorable, tmp_path / "parent", change)
-    says = r"model\.layers\.8\.mlp\.up_proj\.weight holds NaN or infinity"
+    says = r"NaN or infinity in model\.layers\.8\.mlp\.up_proj\.weight"
     with pytest.raises(InputError, match=f"{says}, so there would be no score"):
         run(tmp_path / "out", parent, slices=["full"])
     assert not (tmp_path / "out").exists()
