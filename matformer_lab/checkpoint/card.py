@@ -114,6 +114,8 @@ def _commands(plan: Plan) -> str:
     slice_, parent = plan.slice, plan.parent
     name = slice_.slug
     ref = shlex.quote(f"{parent.name}@{parent.revision}" if parent.revision else parent.name)
+    if not ref.isprintable():
+        ref = "PARENT"  # a terminal would obey it when it is pasted
     lines = []
     if slice_.published:
         given = slice_.name

@@ -6,6 +6,7 @@ contradict.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +206,7 @@ def _shown(read: _Folder) -> list[_TaskMetric]:
 def _check_not_scored(read: _Folder, task: str, but: Sequence[str] = ()) -> None:
     """A slice without a score of `task` must not have samples of it; `but`: those with a score."""
     for entry in read.description.slices:
-        if entry.name not in but and (path := read.samples(entry, task)).exists():
+        if entry.name not in but and os.path.lexists(path := read.samples(entry, task)):
             raise InputError(
                 f"{read.results}: has no score of {entry.name} on {task}, but {path} has its "
                 "samples; run the sweep again to rewrite its tables"
@@ -276,7 +277,7 @@ def _items(
     """What the slices scored item by item; None where a slice has no samples of the task."""
     task, metric = shown
     paths = [read.samples(entry, task) for entry in scored]
-    if not all(path.exists() for path in paths):
+    if not all(map(os.path.lexists, paths)):
         return None
     tables = []
     for entry, path, stored in zip(scored, paths, witnesses, strict=True):

@@ -134,7 +134,6 @@ NORM = "model.norm.weight"
         set_config(model_type=WICKED),
         set_config(layer_types=[WICKED] * 10),
         set_config(hidden_size=WICKED),
-        set_config(**{WICKED: float("nan")}),
         set_header(lambda entries: entries[NORM].update(dtype=WICKED)),
         set_header(lambda entries: entries[NORM].update(shape=[WICKED])),
         set_header(lambda entries: entries.update({WICKED: 1})),
@@ -149,6 +148,12 @@ def test_a_wicked_parent(
     shutil.copytree(pico, tmp_path / "parent")
     change(tmp_path / "parent")
     harmless(cli("plan", "parent", "--slice", "1/2"), 2)
+
+
+def test_a_wicked_key_that_nobody_reads(pico: Path, tmp_path: Path, cli: Cli) -> None:
+    shutil.copytree(pico, tmp_path / "parent")
+    set_config(**{WICKED: float("nan")})(tmp_path / "parent")
+    harmless(cli("plan", "parent", "--slice", "1/2"), 0)
 
 
 def test_a_wicked_folder(pico: Path, tmp_path: Path, cli: Cli) -> None:
