@@ -157,7 +157,7 @@ def test_what_a_family_does_not_take(miniature: Path, pico: Path, tmp_path: Path
     assert contents(out) == before
     (out / "notes.txt").write_text("mine")  # so it is not a family alone
     done = cli("slice", miniature, "--slice", "1/2", "--out", out)
-    assert done.code == 2 and "not empty" in done.err and done.err.count("\n") == 1
+    assert done.code == 2 and "notes.txt" in done.err and done.err.count("\n") == 1
     assert {path.name for path in out.iterdir()} == {"e2b", "uniform-1-4", "notes.txt"}
 
 
