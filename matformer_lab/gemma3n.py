@@ -284,6 +284,11 @@ _ALTUP_RULES = (
     TensorRule("altup_unembed_projections.{}.weight", ("hidden", "hidden")),
 )
 
+FFN_WEIGHTS: Final[Mapping[str, str]] = {
+    name: f"mlp.{name}.weight" for name in ("gate_proj", "up_proj", "down_proj")
+}
+"""The matrices of a layer's FFN: their names within the layer, by module."""
+
 _LAYER_NAME = re.compile(r"layers\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
 _LAYER_NAMES = {rule.name for rule in _LAYER_RULES}
 _MODEL_NAMES = {rule.name for rule in _MODEL_RULES}

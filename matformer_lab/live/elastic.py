@@ -16,7 +16,13 @@ from torch import Tensor
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
-from matformer_lab.gemma3n import EMBED_TOKENS_PER_LAYER, LM_HEAD, PER_LAYER_MODEL_PROJECTION
+from matformer_lab.gemma3n import (
+    EMBED_TOKENS_PER_LAYER,
+    FFN_WEIGHTS,
+    LM_HEAD,
+    PER_LAYER_MODEL_PROJECTION,
+    split_layer,
+)
 from matformer_lab.live.devices import resolve_device
 from matformer_lab.live.empty_model import empty_model
 from matformer_lab.live.per_layer_embedding import KeptPerLayerEmbedding, KeptPerLayerProjection
@@ -189,7 +195,9 @@ class ElasticParent:
                 continue
             planned = make_plan(self.parent, slice_, text_only=True).text_tensors()
             views = {
-                tensor: self._view(plan) for tensor, plan in planned.items() if ".mlp." in tensor
+                tensor: self._view(plan)
+                for tensor, plan in planned.items()
+                if split_layer(tensor).rest in FFN_WEIGHTS.values()
             }
             made[name] = sibling(first, slice_.widths, views)
         return made

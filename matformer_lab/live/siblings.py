@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
+from matformer_lab.gemma3n import FFN_WEIGHTS, layer_tensor
+
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
 
@@ -47,10 +49,10 @@ def _with_width(layer: Any, number: int, width: int, weights: Mapping[str, Tenso
     made, mlp = _alike(layer), _alike(layer.mlp)
     made.mlp = mlp
     mlp.intermediate_size = width
-    for name in ("gate_proj", "up_proj", "down_proj"):
+    for name, weight in FFN_WEIGHTS.items():
         linear = _alike(getattr(mlp, name))
         setattr(mlp, name, linear)
-        value = weights[f"layers.{number}.mlp.{name}.weight"]
+        value = weights[layer_tensor(number, weight)]
         if isinstance(linear, nn.Linear):
             linear.weight = nn.Parameter(value, requires_grad=False)
             linear.out_features, linear.in_features = value.shape

@@ -93,15 +93,17 @@ def score_slices(
     journal = journal or Journal()
     budget = journal.begin(budget or budget_for(some_model))
 
+    furthest = 0.0
+
     def score(batch: Batch, inputs: PerLayerInputs, before: int) -> Mapping[str, TargetScores]:
         here = len(np.unique(batch.request))
-        return score_batch(
-            models,
-            trie,
-            batch,
-            inputs,
-            lambda share: progress(before + share * here, len(requests)),
-        )
+
+        def advance(share: float) -> None:
+            nonlocal furthest
+            furthest = max(furthest, before + share * here)  # a batch may run out of memory
+            progress(furthest, len(requests))
+
+        return score_batch(models, trie, batch, inputs, advance)
 
     read: list[_BatchScores] = []
     todo = np.arange(len(requests))

@@ -264,6 +264,7 @@ def test_a_hostile_name_stays_inside(pico: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
+@pytest.mark.slow
 def test_kills_leave_nothing_or_the_whole_family(pico_full: Path) -> None:
     from tests.end_to_end.test_unbreakable import kill_loop
 
@@ -272,6 +273,7 @@ def test_kills_leave_nothing_or_the_whole_family(pico_full: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
+@pytest.mark.slow
 def test_kills_while_a_slice_is_added(pico_full: Path) -> None:
     from tests.end_to_end.test_unbreakable import kill_loop
 

@@ -65,6 +65,7 @@ def kill_loop(*arguments: object) -> dict[str, int]:
 
 
 @posix
+@pytest.mark.slow
 def test_two_hundred_kills_at_random_moments(pico_full: Path) -> None:
     seen = kill_loop("random", pico_full, 200, 20261123)
     assert seen["kills"] >= 200

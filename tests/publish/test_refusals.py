@@ -87,8 +87,8 @@ def test_only_the_checkpoints_own_files_are_sent(hub: WritableHub, mine: Path) -
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "give a repository"),
-        ({"repo_id": REPO, "repos": "me/{slice}"}, "not both"),
+        ({}, "give one of the two"),
+        ({"repo_id": REPO, "repos": "me/{slice}"}, "give one of the two"),
         ({"repo_id": "slices"}, "must be org/name"),
         ({"repo_id": "datasets/me/slices"}, "must be org/name"),
         ({"repo_id": "me/-x"}, "must be org/name"),

@@ -188,7 +188,7 @@ def test_an_accelerator_holds_the_plan_and_gives_less_than_a_tenth_to_activation
     assert 0.09 * planned < ROOM < 0.1 * planned
 
 
-QUICK = [("one slice", "mmlu"), ("comb", "rolling, branching"), ("published", "boolq")]
+QUICK = [("one slice", "mmlu"), ("comb", "rolling, branching")]
 COMBINATIONS = [
     pytest.param(group, task, marks=() if (group, task) in QUICK else pytest.mark.slow)
     for group in ("one slice", "published", "comb")

@@ -48,7 +48,9 @@ def test_more_room_is_never_fewer_tokens(room: int, more: int) -> None:
     config = Gemma3nTextConfig()
     there = SimpleNamespace(weight=torch.empty(10, 4, device="meta"))
     model: Any = SimpleNamespace(
-        config=config, model=SimpleNamespace(embed_tokens=there, embed_tokens_per_layer=there)
+        config=config,
+        dtype=torch.float32,
+        model=SimpleNamespace(embed_tokens=there, embed_tokens_per_layer=there),
     )
     tokens = tokens_within(room, model)
     assert tokens % FEWEST_TOKENS == 0

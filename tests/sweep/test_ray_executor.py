@@ -198,6 +198,7 @@ def two_slices(parent: Path) -> Recipe:
     return parse_recipe(recipe_of(parent, **changes))
 
 
+@pytest.mark.slow
 def test_what_came_back_before_a_worker_died_is_not_computed_again(
     executor: RayExecutor, scorable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
