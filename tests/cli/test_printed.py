@@ -279,6 +279,7 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     assert "[red]x[|]" in sent
 
 
+@pytest.mark.slow
 def test_names_that_look_like_markup(tmp_path: Path) -> None:
     names = ["x[/]", "[red]", "[/red]b\\", "[link=a]:smile:", "=1+1", "$\\frac$"]
     slices = [{"name": name, "widths": f"1/{2**number}"} for number, name in enumerate(names)]

@@ -73,6 +73,7 @@ def test_two_hundred_kills_at_random_moments(pico_full: Path) -> None:
 
 
 @posix
+@pytest.mark.slow
 def test_kills_at_every_fifth_file_operation(pico: Path) -> None:
     assert kill_loop("steps", pico, 10**9, 5)["kills"] > 15
 
