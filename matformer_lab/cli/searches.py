@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from matformer_lab.cli.options import CPUS_PER_WORKER, DATASETS, EXECUTOR
 from matformer_lab.cli.output import print_table, say
 from matformer_lab.cli.sweeps import chosen_executor
 from matformer_lab.common.errors import InputError
@@ -46,27 +47,10 @@ _TINY_TASKS = ("tiny_hellaswag", "tiny_boolq", "tiny_mmlu")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path),
               show_default="runs/ and the recipe's or parent's name",
               help="Folder of the search.")  # fmt: skip
-@click.option(
-    "--datasets",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Folder with local datasets, laid out by dataset id.",
-)
+@DATASETS
 @click.option("--dry-run", is_flag=True, help="Say what would be scored, and how long it takes.")
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Score here, or on the Ray cluster at RAY_ADDRESS (if unset: this machine's).",
-)
-@click.option(
-    "--cpus-per-worker",
-    type=click.IntRange(1),
-    metavar="N",
-    show_default="1 with a GPU, else all of the smallest node",
-    help="CPUs of a Ray worker.",
-)
+@EXECUTOR
+@CPUS_PER_WORKER
 def search(
     source: str,
     max_params: tuple[str, ...],

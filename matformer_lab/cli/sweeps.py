@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from matformer_lab.cli.exit_codes import DONE, NO
+from matformer_lab.cli.options import CPUS_PER_WORKER, DATASETS, EXECUTOR
 from matformer_lab.cli.output import print_table, say, warn
 from matformer_lab.common.errors import InputError
 
@@ -24,12 +25,7 @@ if TYPE_CHECKING:
     show_default="runs/ and the recipe's name",
     help="Folder of the sweep.",
 )
-@click.option(
-    "--datasets",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Folder with local datasets, laid out by dataset id.",
-)
+@DATASETS
 @click.option(
     "--limit",
     metavar="N",
@@ -44,20 +40,8 @@ if TYPE_CHECKING:
     metavar="N",
     help="Score N items again with lm-eval and compare.",
 )
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Score here, or on the Ray cluster at RAY_ADDRESS (if unset: this machine's).",
-)
-@click.option(
-    "--cpus-per-worker",
-    type=click.IntRange(1),
-    metavar="N",
-    show_default="1 with a GPU, else all of the smallest node",
-    help="CPUs of a Ray worker.",
-)
+@EXECUTOR
+@CPUS_PER_WORKER
 def sweep(
     recipe: str,
     out: Path | None,

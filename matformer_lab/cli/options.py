@@ -1,0 +1,27 @@
+"""Options that several commands have."""
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+DATASETS: Final = click.option(
+    "--datasets",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder with local datasets, laid out by dataset id.",
+)
+EXECUTOR: Final = click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Score here, or on the Ray cluster at RAY_ADDRESS (if unset: this machine's).",
+)
+CPUS_PER_WORKER: Final = click.option(
+    "--cpus-per-worker",
+    type=click.IntRange(1),
+    metavar="N",
+    show_default="1 with a GPU, else all of the smallest node",
+    help="CPUs of a Ray worker.",
+)
