@@ -25,6 +25,7 @@ from matformer_lab.gemma3n import (
 )
 from matformer_lab.live.devices import resolve_device
 from matformer_lab.live.empty_model import empty_model
+from matformer_lab.live.multimodal import multimodal, tower_names, with_towers
 from matformer_lab.live.per_layer_embedding import KeptPerLayerEmbedding, KeptPerLayerProjection
 from matformer_lab.live.siblings import sibling
 from matformer_lab.live.stored_dtype import ConvertingLinear, keeps_stored_dtype, use_stored
@@ -36,7 +37,7 @@ from matformer_lab.slicing.plan import TensorPlan, make_plan
 from matformer_lab.slicing.slice import Slice
 
 if TYPE_CHECKING:
-    from transformers import Gemma3nForCausalLM
+    from transformers import Gemma3nForCausalLM, Gemma3nForConditionalGeneration
 
 _ALIGNED_COLUMNS: Final = 64
 """Rows of a copied tensor start at a multiple of this many elements."""
@@ -56,6 +57,8 @@ class ElasticParent:
             (`layers.0.mlp.up_proj.weight`). On the CPU, large ones in the stored dtype are views of
             the memory-mapped files, also where a 16-bit parent computes in float32: these are
             converted where they are used (`stored_dtype`).
+        towers: The parent's full model with its vision and audio towers and no text weights; None
+            where they were not asked for.
 
     Examples:
         >>> import matformer_lab as ml
@@ -68,6 +71,7 @@ class ElasticParent:
     dtype: torch.dtype
     device: str
     weights: Mapping[str, Tensor] = field(repr=False)
+    towers: "Gemma3nForConditionalGeneration | None" = field(default=None, repr=False)
 
     @classmethod
     def load(
@@ -77,9 +81,10 @@ class ElasticParent:
         slices: Sequence[Slice | str] | None = None,
         dtype: torch.dtype | str | None = None,
         device: str = "cpu",
+        towers: bool = False,
         progress: bool = True,
     ) -> "ElasticParent":
-        """Load the parent's text tensors; the towers are never read.
+        """Load the parent's text tensors, and its towers if they are asked for.
 
         Args:
             parent: An opened parent, or what `open_parent` accepts. Of a Hub parent, the weights
@@ -88,11 +93,13 @@ class ElasticParent:
                 parent can hold a slice of it; None: load everything.
             dtype: The compute dtype, as a torch dtype or its name; None: as stored.
             device: A torch device, or `auto`: the first GPU if there is one, else the CPU.
+            towers: Load the vision and audio towers too, for `live_multimodal`. They need timm and
+                torchvision.
             progress: Whether to show a progress bar while downloading.
 
         Raises:
-            InputError: When the parent cannot be read, a slice does not fit it, or the device or
-                dtype does not exist.
+            InputError: When the parent cannot be read, a slice does not fit it, the device or
+                dtype does not exist, or towers are asked for that the parent has not.
 
         Examples:
             >>> import matformer_lab as ml
@@ -102,19 +109,29 @@ class ElasticParent:
         """
         opened = parent if isinstance(parent, Parent) else open_parent(parent)
         chosen = None if slices is None else [_resolved(one, opened) for one in slices]
-        opened = fetched(opened, _tensors_to_read(opened, chosen), progress=progress)
+        beside = tower_names(opened) if towers else []
+        reading = [
+            *_tensors_to_read(opened, chosen),
+            *(TensorPlan(name, name, opened.tensors[name]) for name in beside),
+        ]
+        opened = fetched(opened, reading, progress=progress)
         dtype = _TORCH_DTYPES[opened.dtype] if dtype is None else _torch_dtype(dtype)
         device = resolve_device(device)
         needed = _needed_parts(opened, chosen)
         weights = {}
-        for name, tensor in _open_text_tensors(opened, opened.local):
+        for full, tensor in _open_tensors(opened, opened.local, _text_names(opened)):
+            name = full.removeprefix(opened.prefix)
             if name == EMBED_TOKENS_PER_LAYER:
                 weights[name] = tensor
             elif name in needed:
                 part = _part_of(tensor, needed[name])
                 kept = keeps_stored_dtype(tensor, device, dtype)
                 weights[name] = part if kept else _moved(part, device, dtype)
-        return cls(opened, dtype, device, weights)
+        if not towers:
+            return cls(opened, dtype, device, weights)
+        tower_weights = dict(_open_tensors(opened, opened.local, beside))
+        full_model = with_towers(opened, tower_weights, dtype, device)
+        return cls(opened, dtype, device, weights, full_model)
 
     def live(self, slice_: Slice | str) -> "Gemma3nForCausalLM":
         """The slice as a text model that shares this parent's memory.
@@ -173,6 +190,28 @@ class ElasticParent:
         model.requires_grad_(False)
         model.train(False)
         return model
+
+    def live_multimodal(self, slice_: Slice | str) -> "Gemma3nForConditionalGeneration":
+        """The slice as a model that sees and hears, and shares this parent's memory.
+
+        Its towers are the parent's, the same modules for every slice.
+
+        Args:
+            slice_: A slice of this parent, or what `resolve_slice` accepts.
+
+        Returns:
+            The model, in eval mode and without gradients.
+
+        Raises:
+            InputError: As for `live`; and when the parent was loaded without its towers.
+        """
+        if self.towers is None:
+            raise InputError(
+                f"the towers of {self.parent.ref} were not loaded; ElasticParent.load(..., "
+                "towers=True) loads them"
+            )
+        slice_ = _resolved(slice_, self.parent)
+        return multimodal(self.towers, self.live(slice_), make_plan(self.parent, slice_))
 
     def live_together(self, slices: Mapping[str, Slice]) -> "dict[str, Gemma3nForCausalLM]":
         """Slices as models that share their modules too where they keep the same layers.
@@ -300,13 +339,13 @@ def _text_names(parent: Parent) -> list[str]:
     ]
 
 
-def _open_text_tensors(parent: Parent, folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _open_tensors(
+    parent: Parent, folder: Path, names: Sequence[str]
+) -> Iterator[tuple[str, Tensor]]:
     from safetensors import safe_open
 
-    names = _text_names(parent)
     for file in sorted({parent.tensors[name].file for name in names}):
         with safe_open(folder / file, framework="pt") as opened:
             for name in names:
                 if parent.tensors[name].file == file:
-                    stored = parent.stored.get(name, name)
-                    yield name.removeprefix(parent.prefix), opened.get_tensor(stored)
+                    yield name, opened.get_tensor(parent.stored.get(name, name))

@@ -10,7 +10,7 @@ from matformer_lab.gemma3n import text_part
 from matformer_lab.slicing.plan import Plan
 
 if TYPE_CHECKING:
-    from transformers import Gemma3nForCausalLM
+    from transformers import Gemma3nForCausalLM, GenerationConfig, PreTrainedModel
 
 
 def empty_model(plan: Plan, dtype: torch.dtype, device: str) -> "Gemma3nForCausalLM":
@@ -25,25 +25,54 @@ def empty_model(plan: Plan, dtype: torch.dtype, device: str) -> "Gemma3nForCausa
     Returns:
         The model, with the parent's generation config if the parent is local and has one.
     """
-    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, GenerationConfig
+    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
     config = Gemma3nTextConfig.from_dict(dict(text_part(plan.config)))
     config.dtype = dtype
     config._attn_implementation = "sdpa"  # the only one that applies the packed masks as intended
-    with _default_dtype(dtype), torch.device("meta"):
+    with on_meta(dtype):
         model = Gemma3nForCausalLM(config)
-    for module in model.model.modules():
-        buffers = list(module.named_buffers(recurse=False))
-        for name, buffer in buffers:
-            module.register_buffer(name, torch.empty_like(buffer, device=device), persistent=False)
-        if buffers:
-            # from_pretrained also fills the buffers that are in no checkpoint (rotary frequencies,
-            # embedding scales) this way. Parameters are still on meta and are not affected.
-            model.model._init_weights(module)
-    folder = plan.parent.folder
-    if folder is not None and (folder / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    fill_buffers(model.model, device)
+    model.generation_config = generation_config(plan) or model.generation_config
     return model
+
+
+def generation_config(plan: Plan) -> "GenerationConfig | None":
+    """The parent's generation config, if the parent is local and has one."""
+    from transformers import GenerationConfig
+
+    folder = plan.parent.folder
+    if folder is None or not (folder / "generation_config.json").exists():
+        return None
+    return GenerationConfig.from_pretrained(folder)
+
+
+def fill_buffers(model: "PreTrainedModel", device: str) -> None:
+    """Give buffers that are in no checkpoint (rotary frequencies, scales, masks) their values.
+
+    Args:
+        model: A model on the meta device, whose initialisation knows the values, as
+            `from_pretrained` uses it. Its parameters stay there.
+        device: Where the buffers shall be.
+    """
+    for module in model.modules():
+        names = [
+            name
+            for name, _ in module.named_buffers(recurse=False)
+            if name in module._non_persistent_buffers_set
+        ]
+        for name in names:
+            empty = torch.empty_like(module.get_buffer(name), device=device)
+            module.register_buffer(name, empty, persistent=False)
+        if names:
+            model._init_weights(module)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def on_meta(dtype: torch.dtype) -> Iterator[None]:
+    """Modules that are built meanwhile have their parameters in `dtype`, on the meta device."""
+    with _default_dtype(dtype), torch.device("meta"):
+        yield
 
 
 @contextmanager

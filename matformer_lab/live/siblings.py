@@ -33,7 +33,7 @@ def sibling(
     """
     config = copy.deepcopy(model.config)
     config.intermediate_size = list(widths)
-    made, text = _alike(model), _alike(model.model)
+    made, text = alike(model), alike(model.model)
     made.config = text.config = config
     made.model = text
     text.layers = nn.ModuleList(
@@ -46,11 +46,11 @@ def sibling(
 
 
 def _with_width(layer: Any, number: int, width: int, weights: Mapping[str, Tensor]) -> Any:
-    made, mlp = _alike(layer), _alike(layer.mlp)
+    made, mlp = alike(layer), alike(layer.mlp)
     made.mlp = mlp
     mlp.intermediate_size = width
     for name, weight in FFN_WEIGHTS.items():
-        linear = _alike(getattr(mlp, name))
+        linear = alike(getattr(mlp, name))
         setattr(mlp, name, linear)
         value = weights[layer_tensor(number, weight)]
         if isinstance(linear, nn.Linear):
@@ -61,7 +61,7 @@ def _with_width(layer: Any, number: int, width: int, weights: Mapping[str, Tenso
     return made
 
 
-def _alike(module: _M) -> _M:
+def alike(module: _M) -> _M:
     """The same module with lists of its own: children, parameters, hooks."""
     made = copy.copy(module)
     for name, value in vars(module).items():

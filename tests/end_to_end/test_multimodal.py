@@ -1,86 +1,246 @@
-"""The full form, loaded by transformers' multimodal class. Needs timm (for the vision tower)."""
+"""Pictures and sound through slices.
 
+Needs timm and torchvision; `test_multimodal_environment` makes an environment that has them."""
+
+import copy
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("timm", reason="transformers' multimodal class needs timm, which is not here")
+pytest.importorskip("timm", reason="pictures need timm; see test_multimodal_environment.py")
 
+from PIL import Image
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    Gemma3nConfig,
+    AutoProcessor,
     Gemma3nForCausalLM,
     Gemma3nForConditionalGeneration,
+    pipeline,
 )
 
 from matformer_lab.checkpoint.verification.verify import verify_checkpoint
 from matformer_lab.checkpoint.write import write_checkpoint
+from matformer_lab.common.errors import InputError
+from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
-from matformer_lab.slicing.notation.catalog import resolve_slice
+from matformer_lab.slicing.notation.catalog import resolve_slice, resolve_slices
 from matformer_lab.slicing.plan import make_plan
+from matformer_lab.slicing.slice import Slice
+from tests.support.multimodal import write_seeing_and_hearing_parent
 
-TEXT = {
-    "vocab_size": 320,
-    "vocab_size_per_layer_input": 300,
-    "hidden_size": 32,
-    "hidden_size_per_layer_input": 4,
-    "head_dim": 16,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "laurel_rank": 2,
-    "intermediate_size": [64] * 35,
-    "num_hidden_layers": 35,
-    "num_kv_shared_layers": 15,
-    "sliding_window": 8,
-    "max_position_embeddings": 128,
-}
-AUDIO = {
-    "hidden_size": 16,
-    "conf_num_attention_heads": 2,
-    "conf_num_hidden_layers": 2,
-    "vocab_size": 8,
-    "vocab_offset": 312,
-    "sscp_conv_channel_size": [4, 2],
-    "input_feat_size": 16,
-}
+SLICES = ("e4b", "e2b", "mixed")
+_RANDOM = np.random.default_rng(0)
+PICTURE = Image.fromarray(_RANDOM.integers(0, 255, (60, 40, 3), dtype=np.uint8))
+SOUND = (_RANDOM.standard_normal(16_000) * 0.1).astype(np.float32)
+QUESTION = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "image", "image": PICTURE},
+            {"type": "audio", "audio": SOUND},
+            {"type": "text", "text": "What is it?"},
+        ],
+    }
+]
 
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Parent:
-    """Miniature text and audio parts; the vision tower is timm's own, 294 million parameters."""
-    folder = tmp_path_factory.mktemp("parent")
-    torch.manual_seed(0)
-    vision = {"vocab_size": 8, "vocab_offset": 304}
-    model = Gemma3nForConditionalGeneration(
-        Gemma3nConfig(text_config=TEXT, audio_config=AUDIO, vision_config=vision)
+    return open_parent(str(write_seeing_and_hearing_parent(tmp_path_factory.mktemp("parent"))))
+
+
+@pytest.fixture(scope="module")
+def processor(parent: Parent) -> Any:
+    return processor_of(parent.local)
+
+
+@pytest.fixture(scope="module")
+def prompt(processor: Any) -> Any:
+    """A picture, a sound and a question, as the model takes them."""
+    text = processor.apply_chat_template(QUESTION, add_generation_prompt=True, tokenize=False)
+    return processor(
+        text=text, images=[PICTURE], audio=[SOUND], return_tensors="pt", add_special_tokens=False
     )
-    for name, weight in model.named_parameters():
-        if name.endswith("correct_output_scale"):
-            torch.nn.init.normal_(weight)
-    model.save_pretrained(folder)
-    return open_parent(str(folder))
 
 
-@pytest.mark.slow
-def test_the_multimodal_class_loads_a_slice_and_computes_what_its_text_form_does(
+@pytest.fixture(scope="module")
+def elastic(parent: Parent) -> ElasticParent:
+    return ElasticParent.load(parent, towers=True)
+
+
+@pytest.fixture(scope="module", params=SLICES)
+def cut(
+    request: pytest.FixtureRequest, parent: Parent, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Slice, Path]:
+    """A slice and its checkpoint."""
+    if request.param == "mixed":
+        widths = {"0-2": "1/4", "4-9": "3/4", "10-20": "full", "24-34": "1/2"}
+        written = {"name": "mixed", "widths": widths, "skip": [3, "21-23"]}
+        (slice_,) = resolve_slices([written], parent)
+    else:
+        slice_ = resolve_slice(request.param, parent)
+    folder = tmp_path_factory.mktemp("child") / "child"
+    return slice_, write_checkpoint(make_plan(parent, slice_), folder)
+
+
+def processor_of(folder: Path) -> Any:
+    loader: Any = AutoProcessor
+    return loader.from_pretrained(folder)
+
+
+def loaded(folder: Path) -> Any:
+    loader: Any = Gemma3nForConditionalGeneration
+    model, info = loader.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not any(info.values()), info
+    return model.train(False)
+
+
+def cut_by_hand(parent: Parent, slice_: Slice) -> Any:
+    """The slice, cut out of the parent's own model by code that is not the tool's."""
+    whole = loaded(parent.local)
+    kept = [layer for layer in range(35) if layer not in slice_.skipped]
+    config: Any = copy.deepcopy(whole.config)
+    text = config.text_config.to_dict()
+    for key in ("layer_types", "activation_sparsity_pattern"):
+        text[key] = [text[key][layer] for layer in kept]
+    text["intermediate_size"] = list(slice_.widths)
+    text["num_hidden_layers"] = len(kept)
+    text["num_kv_shared_layers"] = sum(layer >= 20 for layer in kept)
+    config.text_config = type(config.text_config).from_dict(text)
+    child = Gemma3nForConditionalGeneration(config)
+    old, new = whole.state_dict(), child.state_dict()
+    ple = text["hidden_size_per_layer_input"]
+    columns = [layer * ple + i for layer in kept for i in range(ple)]
+    for name in new:
+        value = old.get(name)
+        if ".language_model.layers." in name:
+            head, rest = name.split(".layers.")
+            number, tail = rest.split(".", 1)
+            value = old[f"{head}.layers.{kept[int(number)]}.{tail}"]
+            width = slice_.widths[int(number)]
+            if "gate_proj" in tail or "up_proj" in tail:
+                value = value[:width]
+            elif "down_proj" in tail:
+                value = value[:, :width]
+        elif name.endswith("embed_tokens_per_layer.weight"):
+            value = value[:, columns]
+        elif name.endswith("per_layer_model_projection.weight"):
+            value = value[columns]
+        new[name] = value
+    child.load_state_dict(new)
+    return child.train(False)
+
+
+def logits(model: Any, prompt: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(**prompt).logits
+    return found
+
+
+def test_a_slice_sees_and_hears_what_an_independent_cut_does(
+    parent: Parent, cut: tuple[Slice, Path], prompt: Any
+) -> None:
+    slice_, folder = cut
+    assert verify_checkpoint(folder, parent).ok
+    child = loaded(folder)
+    # A full slice is compared with the parent itself, any other with a model cut by hand.
+    truth = loaded(parent.local) if slice_.name == "e4b" else cut_by_hand(parent, slice_)
+    expected, found = logits(truth, prompt), logits(child, prompt)
+    assert expected.std() > 0.03
+    assert (found - expected).abs().max() <= 1e-5
+    both = [
+        model.generate(**prompt, max_new_tokens=20, do_sample=False) for model in (truth, child)
+    ]
+    assert both[0].shape[1] > prompt["input_ids"].shape[1]
+    assert torch.equal(*both)
+
+
+def test_picture_and_sound_matter(elastic: ElasticParent, prompt: Any) -> None:
+    """Without this, a slice that ignored its towers would pass the other tests."""
+    model = elastic.live_multimodal("e2b")
+    before = logits(model, prompt)
+    for part in ("pixel_values", "input_features"):
+        other = {**prompt, part: prompt[part].flip(-1) * 0.5}
+        assert (logits(model, other) - before).abs().max() > 1e-4, part
+
+
+def test_live_slices_are_the_same_and_share_towers_and_weights(
+    elastic: ElasticParent, cut: tuple[Slice, Path], prompt: Any
+) -> None:
+    slice_, folder = cut
+    made = elastic.live_multimodal(slice_)
+    assert isinstance(made, Gemma3nForConditionalGeneration)
+    live: Any = made
+    assert torch.equal(logits(live, prompt), logits(loaded(folder), prompt))
+    other: Any = elastic.live_multimodal("e2b")
+    for name in ("vision_tower", "audio_tower", "embed_vision", "embed_audio"):
+        assert getattr(live.model, name) is getattr(other.model, name)
+    mine = live.model.language_model.layers[0].self_attn.q_proj.weight
+    assert mine.data_ptr() == elastic.weights["layers.0.self_attn.q_proj.weight"].data_ptr()
+    assert live.config.text_config.num_hidden_layers == 35 - len(slice_.skipped)
+    tokens = live.generate(**prompt, max_new_tokens=4, do_sample=False)
+    assert tokens.shape[1] > prompt["input_ids"].shape[1]
+
+
+def test_the_two_snippets_of_the_model_card(cut: tuple[Slice, Path]) -> None:
+    """`pipeline` and AutoProcessor with AutoModelForImageTextToText give the same answer."""
+    _, folder = cut
+    answer: Any = pipeline(
+        "image-text-to-text", model=str(folder), device="cpu", dtype=torch.float32
+    )
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "image": PICTURE},
+                {"type": "text", "text": "Which animal is this?"},
+            ],
+        },
+    ]
+    (output,) = answer(text=messages, max_new_tokens=8, generate_kwargs={"do_sample": False})
+    said = output["generated_text"][-1]["content"]
+
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    processor = processor_of(folder)
+    inputs = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    new = tokens[0][inputs["input_ids"].shape[-1] :]
+    assert len(new) == 8
+    assert said == processor.decode(new, skip_special_tokens=True)
+
+
+def test_the_multimodal_class_computes_what_the_text_form_does(
     parent: Parent, tmp_path: Path
 ) -> None:
     e2b = resolve_slice("e2b", parent)
     full = write_checkpoint(make_plan(parent, e2b), tmp_path / "full")
     text = write_checkpoint(make_plan(parent, e2b, text_only=True), tmp_path / "text")
-    assert verify_checkpoint(full, parent).ok
-    ids = torch.arange(5, 25)[None]
+    ids = torch.arange(20, 40)[None]
     with torch.no_grad():
         expected = Gemma3nForCausalLM.from_pretrained(text, dtype=torch.float32)(ids).logits
         for loader in (AutoModelForImageTextToText, AutoModelForCausalLM):
-            loaded: Any = loader.from_pretrained(
-                full, dtype=torch.float32, output_loading_info=True
-            )
-            model, info = loaded  # transformers' types do not know of the loading info
+            model: Any = loader.from_pretrained(full, dtype=torch.float32)
             assert isinstance(model, Gemma3nForConditionalGeneration)
-            assert not any(info.values()), info
             assert torch.equal(model.train(False)(input_ids=ids).logits, expected)
+
+
+def test_towers_of_another_architecture_are_named(parent: Parent, tmp_path: Path) -> None:
+    """A config that says other channels than the weights have: an error, not random weights."""
+    folder = tmp_path / "other"
+    shutil.copytree(parent.local, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["audio_config"]["conf_num_hidden_layers"] = 3
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"its towers are not those of its config.*audio_tower"):
+        ElasticParent.load(str(folder), towers=True)
