@@ -79,6 +79,7 @@ def sweep(
         run.run_sweep(loaded, folder, executor=chosen, progress=not quiet)
     head, *rows = score_rows(folder)
     print_table(head, rows)
+    say("percent ± one standard error; the page compares slices item by item")
     if check:
         from matformer_lab.sweep.score_check import check_scores
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from matformer_lab.common.atomic import write_atomic
+from matformer_lab.common.disk_errors import disk_errors
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.gate.baseline import dump_baseline, load_baseline, make_baseline
@@ -12,7 +13,7 @@ from matformer_lab.gate.compare import Allowed, compare
 from matformer_lab.gate.junit import to_junit
 from matformer_lab.gate.markdown import to_markdown
 from matformer_lab.gate.result import Check, GateResult
-from matformer_lab.gate.sealed import disk_errors, real_path, write_sealed
+from matformer_lab.gate.sealed import AS_IT_WAS, real_path, write_sealed
 from matformer_lab.gate.targets import JUNIT, SUMMARY, check_targets
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
@@ -67,7 +68,7 @@ def run_gate(
     sweep = read_sweep(folder)
     if update:
         written = dump_baseline(make_baseline(sweep))
-        with disk_errors(baseline):
+        with disk_errors(baseline, AS_IT_WAS):
             write_atomic(real_path(baseline), written.encode())
         result = GateResult(_self_checks(sweep), (), max_drop, updated=True)
     else:

@@ -8,13 +8,15 @@ seal and is left alone.
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from matformer_lab.common.atomic import write_atomic
-from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.disk_errors import disk_errors
+from matformer_lab.common.errors import InputError
 from matformer_lab.common.untrusted import read_small
+
+AS_IT_WAS: Final = "it is as it was"
 
 
 def write_sealed(path: Path, data: bytes, kind: str) -> None:
@@ -29,18 +31,8 @@ def write_sealed(path: Path, data: bytes, kind: str) -> None:
         InputError: The file that is there is not the gate's, or the path cannot be written.
     """
     check_replaceable(path, kind)
-    with disk_errors(path):
+    with disk_errors(path, AS_IT_WAS):
         write_atomic(real_path(path), seal(data, kind))
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an `OSError` raised inside into an `InputError` about `path`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise InputError(f"{path}: cannot be written ({reason}); it is as it was") from None
 
 
 def check_replaceable(path: Path, kind: str) -> None:

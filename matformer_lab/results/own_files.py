@@ -12,7 +12,7 @@ whatever a kill or a power cut leaves is known too.
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
@@ -26,6 +26,7 @@ from matformer_lab.common.atomic import (
     write_atomic,
     write_temporary,
 )
+from matformer_lab.common.disk_errors import disk_errors as common_disk_errors
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.locks import LOCK_FILE
 from matformer_lab.common.strict_json import strict_json
@@ -257,17 +258,9 @@ def own_files(folder: Path, *, is_sweep: bool = False) -> OwnFiles:
     return OwnFiles(folder, digests)
 
 
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> AbstractContextManager[None]:
     """Turn an `OSError` raised inside into an `InputError` about the sweep's folder."""
-    try:
-        yield
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        raise InputError(
-            f"{folder}: cannot be written ({error.strerror or one_line(error)}{where}); finished "
-            "scores are kept, run again to continue"
-        ) from None
+    return common_disk_errors(folder, "finished scores are kept, run again to continue")
 
 
 def remove_leftovers(folder: Path) -> None:

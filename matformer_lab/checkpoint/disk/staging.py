@@ -20,6 +20,7 @@ from stat import S_ISREG
 from typing import Any, Final
 
 from matformer_lab.common.atomic import fsync_folder, make_folder, target_of_temporary, write_atomic
+from matformer_lab.common.disk_errors import disk_errors
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.locks import LOCK_FILE, is_lock, locked
 from matformer_lab.common.strict_json import strict_json
@@ -29,6 +30,7 @@ from matformer_lab.common.untrusted import read_small
 _ORDER_FILE: Final = "order.json"
 _MADE_BY: Final = "matformer_lab"
 _PREFIX, _SUFFIX = ".", ".partial"
+_REMEDY: Final = "finished files are kept, run again to continue"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def published_before(out: Path, order: Mapping[str, Any]) -> bool:
     """
     stage = _staging_of(out)
     known = stage.folder / _ORDER_FILE
-    with disk_errors(out):
+    with disk_errors(out, _REMEDY):
         if not (stage.target.is_dir() and any(stage.target.iterdir()) and stage.folder.is_dir()):
             return False
         if not _holds_work(stage.folder):  # killed in the last steps of `discard`
@@ -215,7 +217,7 @@ def staging(out: Path, parent_folder: Path, order: Mapping[str, Any]) -> Iterato
             staging folder's name is taken by something that this tool did not make.
     """
     stage = _staging_of(out)
-    with disk_errors(out):
+    with disk_errors(out, _REMEDY):
         make_folder(stage.target.parent)
         stage.folder.mkdir(exist_ok=True)
         if not _writes_of(stage.folder):
@@ -314,16 +316,3 @@ def _remove(paths: Iterable[Path]) -> None:
 def _lies_in(path: Path, subfolder: str, folder: Path, kept: set[Path]) -> bool:
     place = path.relative_to(folder)
     return place.parts[0] == subfolder and len(place.parts) > 1 and path not in kept
-
-
-@contextmanager
-def disk_errors(out: Path) -> Iterator[None]:
-    """Turn an `OSError` raised inside into an `InputError` about `out`."""
-    try:
-        yield
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        raise InputError(
-            f"{out}: cannot be written ({error.strerror or one_line(error)}{where}); finished "
-            "files are kept, run again to continue"
-        ) from None

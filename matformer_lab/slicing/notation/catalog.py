@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -194,9 +193,7 @@ def _nearest(ref: str) -> str:
         labels = {s.name: s.published.effective_params_b for s in published_specs() if s.published}
         near = sorted(labels, key=lambda name: abs(labels[name] - float(size[1] or size[2])))[:3]
         shown = ", ".join(f"{name} ({labels[name]}B)" for name in near)
-        search = find_spec("matformer_lab.search") is not None
-        budget = "`matformer-lab search` finds one for a budget; " if search else ""
-        return f"the nearest are {shown}; {budget}"
+        return f"the nearest are {shown}; `matformer-lab search` finds one for a budget; "
     names = [spec.name for spec in published_specs()] + [PUBLISHED]
     alike = get_close_matches(ref, names, n=1)
     return f"did you mean {alike[0]!r}? " if alike else ""
