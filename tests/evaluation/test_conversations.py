@@ -182,7 +182,10 @@ def test_scores_of_plain_prompts_keep_their_keys_and_others_have_their_own(
 
 
 def written(text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / "chat_template.jinja").write_text(text) and None
+    def write(folder: Path) -> None:
+        (folder / "chat_template.jinja").write_text(text)
+
+    return write
 
 
 def named_templates(folder: Path) -> None:
