@@ -1,7 +1,10 @@
 """Prompts as conversations: lm-eval's own, item by item, and what is refused before scoring."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +127,46 @@ def test_every_item_is_as_lm_eval_scores_the_checkpoint(
         exactly = scorer == "lm-eval"
         assert item["logprobs"] == (logprobs if exactly else pytest.approx(logprobs, abs=2e-4))
         assert item["acc"] == sample["acc"]
+
+
+@pytest.mark.slow
+def test_every_item_is_as_lm_evals_command_line_scores_the_checkpoint(
+    instruction_tuned: Path, extracted: HFLM, tmp_path: Path
+) -> None:
+    """`lm_eval run` with the flags of the same names, in the folder where its datasets are."""
+    arguments = {
+        "--model": "hf",
+        "--model_args": f"pretrained={extracted.pretrained},dtype=float32",
+        "--tasks": TASKS[1],
+        "--num_fewshot": SHOTS,
+        "--limit": LIMIT,
+        "--seed": 1234,
+        "--batch_size": 4,
+        "--device": "cpu",
+        "--include_path": tiny.tasks_dir(),
+        "--output_path": tmp_path / "theirs",
+        "--system_instruction": SYSTEM,
+    }
+    command = [sys.executable, "-m", "lm_eval", "run", "--log_samples", "--apply_chat_template"]
+    command += [str(part) for pair in arguments.items() for part in pair]
+    env = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    subprocess.run(
+        command, check=True, cwd=tiny.datasets_dir(), env={**os.environ, **env}, timeout=900
+    )
+    (listed,) = (tmp_path / "theirs").rglob("samples_*.jsonl")
+    theirs = {(each := json.loads(line))["doc_id"]: each for line in listed.open()}
+    settings = {"apply_chat_template": True, "system_instruction": SYSTEM, "scorer": "lm-eval"}
+    tasks = [{"name": TASKS[1], "num_fewshot": SHOTS}]
+    recipe = parse_recipe(recipe_of(instruction_tuned, tasks=tasks, **settings))
+    out = run_sweep(recipe, tmp_path / "out", report=False, progress=False)
+    (job,) = prepare(recipe).jobs
+    items = Store(out / STORE).items(job.key).to_pylist()
+    assert len(items) == len(theirs) == LIMIT
+    for item in items:
+        sample = theirs[item["doc_id"]]
+        assert item["prompt_hash"] == sample["prompt_hash"]
+        said = [float(logprob) for logprob, _ in sample["filtered_resps"]]
+        assert item["logprobs"] == pytest.approx(said, abs=1e-5)
 
 
 def test_turns_are_the_default_with_a_template_as_with_lm_eval_run(instruction_tuned: Path) -> None:

@@ -311,3 +311,39 @@ def test_code_of_the_model_needs_a_word(tmp_path: Path) -> None:
     assert "`confirm_run_unsafe_code`" in refused(tmp_path, "my_sums")
     (task,) = load(tmp_path, "my_sums", confirm_run_unsafe_code=True)
     assert task.runs_code
+
+
+def test_code_eval_asks_for_a_word_of_its_own(tmp_path: Path) -> None:
+    """What `evaluate` says as HumanEval's file is imported, without the lines around it."""
+    (tmp_path / "code.py").write_text(
+        "raise ValueError('\\n####\\nset the environment variable HF_ALLOW_CODE_EVAL=\"1\"\\n')\n"
+    )
+    write_task(tmp_path, "my_sums", unsafe_code="true", doc_to_text="!function code.ask")
+    allowed = {"trust_tasks": True, "confirm_run_unsafe_code": True}
+    with pytest.warns(UserWarning, match=r"code\.ask"):
+        told = refused(tmp_path, "my_sums", **allowed)
+    assert told.endswith("HF_ALLOW_CODE_EVAL=1 in the environment besides") and "####" not in told
+
+
+PYTHON_TASK = """
+from lm_eval.api.task import ConfigurableTask
+
+
+class Sums(ConfigurableTask):
+    def __init__(self, config=None):
+        written = {key: value for key, value in config.items() if key != "class"}
+        super().__init__(config=written)
+
+    def doc_to_text(self, doc, doc_to_text=None):
+        return "Sum: " + doc["question"]
+"""
+
+
+def test_a_task_in_python_is_trusted_or_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "sums.py").write_text(PYTHON_TASK)
+    write_task(tmp_path, "my_sums", **{"class": "!function sums.Sums"})
+    assert "sums.Sums" in refused(tmp_path, "my_sums")
+    with pytest.warns(UserWarning, match=r"sums\.Sums"):
+        (task,) = load(tmp_path, "my_sums", trust_tasks=True)
+    assert task.requests[0].args == ("Sum: 1 + 2", " 3")
+    assert list(dict(task.files)) == ["my_sums.yaml", "sums.py"]
