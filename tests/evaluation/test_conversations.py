@@ -1,5 +1,6 @@
 """Prompts as conversations: lm-eval's own, item by item, and what is refused before scoring."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from lm_eval.models.huggingface import HFLM
 
 from matformer_lab import tiny
@@ -114,6 +116,13 @@ def test_every_item_is_as_lm_eval_scores_the_checkpoint(
     theirs = lm_evals_samples(extracted, **settings)
     recipe = parse_recipe(recipe_of(instruction_tuned, scorer=scorer, **settings))
     out = run_sweep(recipe, tmp_path / "out", report=False, progress=False)
+    as_run = yaml.safe_load((out / "recipe.yaml").read_text())["as_run"]
+    if settings.get("apply_chat_template"):
+        template = (instruction_tuned / "chat_template.jinja").read_bytes()
+        digest = hashlib.sha256(template).hexdigest()
+        assert as_run["chat_template"] == {"name": "default", "sha256": digest}
+    else:
+        assert "chat_template" not in as_run
     items = [
         item
         for job in prepare(recipe).jobs

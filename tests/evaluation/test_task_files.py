@@ -219,6 +219,27 @@ def test_the_files_of_a_score_are_hashed_wherever_they_lie(tmp_path: Path) -> No
     assert len({first.files_digest, *(other.files_digest for other in others)}) == 4
 
 
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    for folder, name in (("a", "one"), ("b", "two")):
+        write_task(tmp_path / folder, name, include="base.inc")
+        (tmp_path / folder / "base.inc").write_text(f"description: {name}\n")
+    (tmp_path / "a" / "both.yaml").write_text(
+        "group: both\ntask: [one, two]\naggregate_metric_list: [{metric: acc}]\n"
+    )
+    (task,) = load([tmp_path / "a", tmp_path / "b"], "both")
+    found = dict(task.files)
+    assert set(found) == {"base.inc", "both.yaml", "one.yaml", "[2]/base.inc", "[2]/two.yaml"}
+    assert found["base.inc"] != found["[2]/base.inc"]
+
+
+def test_a_changed_include_is_seen_in_the_same_process(tmp_path: Path) -> None:
+    write_task(tmp_path, "my_sums", include="base.inc")
+    (tmp_path / "base.inc").write_text("unsafe_code: true\n")
+    assert "`confirm_run_unsafe_code`" in refused(tmp_path, "my_sums")
+    (tmp_path / "base.inc").write_text("unsafe_code: false\n")
+    assert load(tmp_path, "my_sums")
+
+
 # --- names -------------------------------------------------------------------------------------
 
 
