@@ -260,7 +260,8 @@ def test_what_came_later_leaves_older_keys_as_they_were() -> None:
     text = json.dumps(older, sort_keys=True).encode()
     assert hashlib.sha256(text).hexdigest() == KEY.digest
     for name in ("turns", "gen_kwargs", "task_files"):
-        later = dataclasses.replace(KEY, **{name: "x"})
+        changed: dict[str, Any] = {name: "x"}
+        later = dataclasses.replace(KEY, **changed)
         assert later.digest != KEY.digest
         assert KEY.differences(later.fields) == (f"{name} x -> None",)
         assert later.differences(older) == (f"{name} None -> x",)
