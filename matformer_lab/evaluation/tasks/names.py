@@ -8,18 +8,51 @@ from typing import Any, Final
 
 from matformer_lab import tiny
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.evaluation.quiet import quiet_lm_eval
 from matformer_lab.evaluation.tasks.known_names import keep_names, known_names
 
-# Where lm-eval keeps the three usual tasks. Indexing all of its 14,000 task files takes 7 to 24 s;
-# these folders alone take 0.03 s and define the same three tasks (a test compares them).
+# Where lm-eval keeps the three usual tasks and those of Gemma 3n's model card. Indexing all of its
+# 14,000 task files takes 7 to 24 s; the folders of the three alone take 0.03 s and define the same
+# tasks (a test compares them).
 USUAL_FOLDERS: Final[Mapping[str, str]] = {
     "hellaswag": "hellaswag",
     "boolq": "super_glue/boolq",
     "mmlu": "mmlu/default",
+    "piqa": "piqa",
+    "social_iqa": "siqa",
+    "triviaqa": "triviaqa",
+    "nq_open": "nq_open",
+    "arc_challenge": "arc",
+    "arc_easy": "arc",
+    "winogrande": "winogrande",
+    "bbh_cot_fewshot": "bbh/cot_fewshot",
+    "drop": "drop",
+    "card_mgsm": "mgsm/native_cot",
+    "card_include": "include/default",
+    "card_mmlu_prox": "mmlu_prox",
+    "mmmlu": "openai-mmmlu/default",
+    "card_global_mmlu": "global_mmlu/full",
+    "gpqa_diamond_cot_zeroshot": "gpqa/cot_zeroshot",
+    "aime25": "aime",
+    "mbpp_instruct": "mbpp",
+    "humaneval_instruct": "humaneval",
+    "card_global_mmlu_lite": "global_mmlu/default",
+    "mmlu_pro": "mmlu_pro",
 }
 
 TINY_PREFIX: Final = "tiny_"
+CARD_PREFIX: Final = "card_"
+
+
+def card_tasks_dir() -> Path:
+    """The folder of the groups that join lm-eval's groups of one language each."""
+    return shipped_folder("configs") / "model_card_tasks"
+
+
+def own_names() -> frozenset[str]:
+    """The tasks and groups that ship with the package: each is in a file of its name."""
+    return tiny.task_names() | {path.stem for path in card_tasks_dir().glob("*.yaml")}
 
 
 def task_manager(names: Sequence[str]) -> Any:
@@ -30,14 +63,15 @@ def task_manager(names: Sequence[str]) -> Any:
 
 @cache
 def indexed(usual: tuple[str, ...] | None) -> Any:
-    """The index of the package's own tasks and the given usual ones; None is all of lm-eval's."""
+    """The index of the package's own tasks and the given usual ones; None: all of lm-eval's too."""
     import lm_eval.tasks
 
     root = Path(lm_eval.tasks.__file__).parent
-    folders = [] if usual is None else [root / USUAL_FOLDERS[name] for name in usual]
+    folders = [] if usual is None else sorted({root / USUAL_FOLDERS[name] for name in usual})
     with quiet_lm_eval():
         manager = lm_eval.tasks.TaskManager(
-            include_path=[*folders, tiny.tasks_dir()], include_defaults=usual is None
+            include_path=[*folders, card_tasks_dir(), tiny.tasks_dir()],
+            include_defaults=usual is None,
         )
     if usual is None:
         keep_names(manager.all_tasks)
@@ -52,7 +86,7 @@ def check_names(names: Iterable[str]) -> None:
     """
     for name in names:
         refuse_files(name)
-        known, own = known_names(), tiny.task_names()
+        known, own = known_names(), own_names()
         if known is not None and name not in known | own:
             raise InputError(_unknown(name, known | own))
 
@@ -91,7 +125,7 @@ def check_name(name: str, manager: Any) -> None:
     """
     if name not in manager.all_tasks:
         known = known_names() or indexed(None).all_tasks
-        raise InputError(_unknown(name, {*known, *tiny.task_names()}))
+        raise InputError(_unknown(name, {*known, *own_names()}))
     entry = manager.task_index[name]
     if name in manager.all_tags:
         raise InputError(

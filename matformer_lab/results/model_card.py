@@ -1,0 +1,92 @@
+"""The scores on Gemma 3n's model card: published by Google, never measured here."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from matformer_lab.common.errors import InputError
+from matformer_lab.common.shipped import shipped_folder
+from matformer_lab.common.strict_yaml import load_yaml
+from matformer_lab.common.validation import explain
+
+Variant = Literal["PT", "IT"]
+"""Of the pre-trained models, or of the instruction-tuned ones."""
+
+_Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CardTask(_Model):
+    """How lm-eval measures a benchmark of the card: a task entry of a recipe."""
+
+    name: str
+    num_fewshot: Annotated[int, Field(ge=0)]
+    metric: str
+
+
+class CardScores(_Model):
+    """The card's scores of the two published models, in percent."""
+
+    e2b: _Percent
+    e4b: _Percent
+
+
+class Benchmark(_Model):
+    """One row of the card.
+
+    Attributes:
+        name: As the card writes it.
+        variant: Whose scores they are.
+        metric: As the card writes it.
+        num_fewshot: As the card writes it: a count, or `few`.
+        published: The scores.
+        task: What measures it; None where nothing does.
+        missing: Why nothing does; None where something does.
+    """
+
+    name: str
+    variant: Variant
+    metric: str
+    num_fewshot: Annotated[int, Field(ge=0)] | Literal["few"]
+    published: CardScores
+    task: CardTask | None = None
+    missing: str | None = None
+
+    @model_validator(mode="after")
+    def _task_or_reason(self) -> Self:
+        if (self.task is None) == (self.missing is None):
+            raise ValueError("has either a task or a reason why it is missing")
+        return self
+
+    def measured_by(self, task: str, metric: str, num_fewshot: int | None) -> bool:
+        """Whether a score on `task` is one of this benchmark, in the card's shots and metric."""
+        return self.task is not None and (
+            (task, metric, num_fewshot) == (self.task.name, self.task.metric, self.task.num_fewshot)
+        )
+
+
+class ModelCard(_Model):
+    """The card: its benchmarks in its order, and the parents that it is about, by name."""
+
+    parents: dict[str, Variant]
+    benchmarks: tuple[Benchmark, ...]
+
+
+@cache
+def model_card() -> ModelCard:
+    """The card, from `configs/model_card.yaml`.
+
+    Raises:
+        InputError: When the file is damaged; names the key.
+    """
+    path = shipped_folder("configs") / "model_card.yaml"
+    try:
+        return ModelCard.model_validate(load_yaml(path))
+    except ValidationError as error:
+        raise InputError(f"{path}: {explain(error, ModelCard)}") from None
