@@ -63,7 +63,7 @@ def write_benchmarks(root: Path, *, languages: Sequence[str] | None = None) -> P
     write(root, "SaylorTwift/bbh", {name: {"test": rows(bbh, 3)} for name in BBH})
     write(root, "EleutherAI/drop", {"default": train_and("validation", drop)})
     subjects = {"test": rows(mmlu, 2), "validation": rows(mmlu, 2), "dev": rows(mmlu, 5)}
-    write(root, "cais/mmlu", {subject: subjects for subject in SUBJECTS})
+    write(root, "cais/mmlu", dict.fromkeys(SUBJECTS, subjects))
     write_gpqa(root)
     write_lines(root / "math-ai/aime25" / "test.jsonl", rows(aime, 3))
     write(root, "google-research-datasets/mbpp", {"full": {"test": rows(mbpp, 3)}})
@@ -75,12 +75,12 @@ def write_benchmarks(root: Path, *, languages: Sequence[str] | None = None) -> P
         return [name for name in known if languages is None or name.lower() in languages]
 
     mgsm_splits = {"train": rows(mgsm_solved, 8), "test": rows(mgsm, 3)}
-    write(root, "juletxara/mgsm", {name: mgsm_splits for name in spoken(MGSM)})
+    write(root, "juletxara/mgsm", dict.fromkeys(spoken(MGSM), mgsm_splits))
     exams = [include(n, domain) for domain in DOMAINS for n in range(2)]
     write(root, "CohereForAI/include-base-44", {n: {"test": exams} for n in spoken(INCLUDE)})
     options = [mmlu_prox(n, name) for name in CATEGORIES for n in range(5)]
     prox = {"test": options, "validation": options}
-    write(root, "li-lab/MMLU-ProX", {name: prox for name in spoken(MMLU_PROX)})
+    write(root, "li-lab/MMLU-ProX", dict.fromkeys(spoken(MMLU_PROX), prox))
     write_mmmlu(root, spoken(MMMLU))
     whole = [global_mmlu(n, subject, "STEM") for subject in SUBJECTS for n in range(2)]
     write(
@@ -203,7 +203,7 @@ def siqa(n: int) -> Row:
 
 
 def triviaqa(n: int) -> Row:
-    question, right, wrong = fact(n)
+    question, right, _wrong = fact(n)
     return {
         "question": question,
         "question_id": f"made_{n}",
