@@ -9,8 +9,10 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    StrictBool,
     StrictFloat,
     StrictInt,
+    StrictStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -22,7 +24,13 @@ from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.common.strict_yaml import load_yaml
 from matformer_lab.common.validation import explain
 from matformer_lab.evaluation.agreement import AGREEMENT, AgreementText
-from matformer_lab.evaluation.tasks.entry import USUAL_NUM_FEWSHOT, Scorer, TaskEntry
+from matformer_lab.evaluation.tasks.entry import (
+    USUAL_NUM_FEWSHOT,
+    GenKwargs,
+    Scorer,
+    TaskEntry,
+)
+from matformer_lab.evaluation.tasks.prompting import Prompting
 from matformer_lab.evaluation.tasks.split import Split
 from matformer_lab.parent.opening import TINY
 from matformer_lab.sweep.search_block import SearchBlock
@@ -57,13 +65,45 @@ class Recipe(BaseModel):
         tuple[TaskEntry, ...],
         Field(
             json_schema_extra={"minItems": 1},
-            description="lm-eval tasks: names, or {name, num_fewshot, metric}.",
+            description="lm-eval tasks: names, or {name, alias, num_fewshot, metric, gen_kwargs}.",
         ),
     ] = tuple(TaskEntry.model_validate(name) for name in USUAL_NUM_FEWSHOT)
     datasets: Annotated[
         Path | None,
         Field(description="Folder laid out by dataset id (Rowan/hellaswag); null: the Hub."),
     ] = None
+    apply_chat_template: Annotated[
+        StrictBool | Annotated[StrictStr, Field(min_length=1)],
+        Field(description="As lm_eval --apply_chat_template: false, true, or a template's name."),
+    ] = False
+    system_instruction: Annotated[
+        Annotated[StrictStr, Field(min_length=1)] | None,
+        Field(description="As lm_eval --system_instruction: a text before every prompt."),
+    ] = None
+    fewshot_as_multiturn: Annotated[
+        StrictBool | None,
+        Field(
+            description="As lm_eval --fewshot_as_multiturn: each example as a turn of its own; "
+            "null: with a chat template."
+        ),
+    ] = None
+    gen_kwargs: Annotated[
+        GenKwargs | None,
+        Field(description="As lm_eval --gen_kwargs: {temperature: 0.7, do_sample: true}."),
+    ] = None
+    task_folders: Annotated[
+        tuple[Path, ...],
+        Field(description="As lm_eval --include_path: folders with task files of one's own."),
+    ] = ()
+    trust_tasks: Annotated[
+        StrictBool, Field(description="Let the files of `task_folders` run their own code.")
+    ] = False
+    confirm_run_unsafe_code: Annotated[
+        StrictBool,
+        Field(
+            description="As lm_eval --confirm_run_unsafe_code: run code that the model writes."
+        ),
+    ] = False
     dtype: Annotated[
         Dtype,
         Field(description="To compute in; auto: as stored, or float32 on a CPU without it."),
@@ -118,12 +158,14 @@ class Recipe(BaseModel):
     @field_validator("tasks")
     @classmethod
     def _names_once(cls, tasks: tuple[TaskEntry, ...]) -> tuple[TaskEntry, ...]:
-        names = [task.name for task in tasks]
+        names = [task.label for task in tasks]
         twice = sorted({name for name in names if names.count(name) > 1})
         if AGREEMENT in names:
             raise ValueError(f"{AGREEMENT} is a key beside tasks ({AGREEMENT}: {{text: FILE}})")
         if twice:
-            raise ValueError(f"{', '.join(twice)} is listed more than once")
+            raise ValueError(
+                f"{', '.join(twice)} is listed more than once; give one of them another `alias`"
+            )
         return tasks
 
     @field_validator("limit")
@@ -141,6 +183,15 @@ class Recipe(BaseModel):
             raise ValueError(
                 "limit does not go with search or split; set search.calibration.items and "
                 "search.proof"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _turns_need_a_template(self) -> Self:
+        if self.fewshot_as_multiturn and not self.apply_chat_template:
+            raise ValueError(
+                "fewshot_as_multiturn needs apply_chat_template: without a chat template there are "
+                "no turns"
             )
         return self
 
@@ -169,6 +220,21 @@ class Recipe(BaseModel):
     def datasets_folder(self) -> Path | None:
         """`datasets`, resolved against the recipe's folder."""
         return None if self.datasets is None else to_path(self.base / self.datasets).resolve()
+
+    @property
+    def task_folder_paths(self) -> tuple[Path, ...]:
+        """`task_folders`, resolved against the recipe's folder."""
+        return tuple(to_path(self.base / folder).resolve() for folder in self.task_folders)
+
+    @property
+    def prompting(self) -> Prompting:
+        """How prompts are made."""
+        return Prompting(
+            apply_chat_template=self.apply_chat_template,
+            system_instruction=self.system_instruction,
+            fewshot_as_multiturn=self.fewshot_as_multiturn,
+            gen_kwargs=dict(self.gen_kwargs or {}),
+        )
 
 
 def load_recipe(path: StrPath, overrides: Mapping[str, Any] | None = None) -> Recipe:

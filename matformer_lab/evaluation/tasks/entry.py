@@ -19,12 +19,23 @@ USUAL_METRIC: Mapping[str, str] = {
 }
 
 
+GenKwargs = dict[str, Any]
+"""Arguments of generation by name, as `lm_eval --gen_kwargs` takes them."""
+
+
 class TaskEntry(BaseModel):
     """One lm-eval task or group, by its registered name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(min_length=1, description="An lm-eval task or group name.")]
+    alias: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$",
+            description="Its name in the results, so that one task can stand there in two settings.",
+        ),
+    ] = None
     num_fewshot: Annotated[
         Annotated[StrictInt, Field(ge=0, lt=2**31)] | None,
         Field(description="Examples in the prompt. Left out: the usual count, else the task's."),
@@ -33,6 +44,15 @@ class TaskEntry(BaseModel):
         str | None,
         Field(description="The metric to plot. Left out: the usual one, else the task's first."),
     ] = None
+    gen_kwargs: Annotated[
+        GenKwargs | None,
+        Field(description="As lm_eval --gen_kwargs, for this task; over the recipe's."),
+    ] = None
+
+    @property
+    def label(self) -> str:
+        """What the task is called in the results: its alias, else its name."""
+        return self.alias or self.name
 
     @model_validator(mode="before")
     @classmethod
