@@ -100,9 +100,7 @@ class Recipe(BaseModel):
     ] = False
     confirm_run_unsafe_code: Annotated[
         StrictBool,
-        Field(
-            description="As lm_eval --confirm_run_unsafe_code: run code that the model writes."
-        ),
+        Field(description="As lm_eval --confirm_run_unsafe_code: run code that the model writes."),
     ] = False
     dtype: Annotated[
         Dtype,

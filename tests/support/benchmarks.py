@@ -1,4 +1,4 @@
-"""The benchmarks of Gemma 3n's model card in miniature: made-up items in their datasets' real format.
+"""The model card's benchmarks in miniature: made-up items in their datasets' real format.
 
 Every dataset has the id, configs, splits and columns that it has on the Hub, and the kind of file,
 so that lm-eval's own tasks read it. The items are written here: none is of a benchmark.
