@@ -11,6 +11,16 @@ DATASETS: Final = click.option(
     type=click.Path(path_type=Path),
     help="Folder with local datasets, laid out by dataset id.",
 )
+TRUST_TASKS: Final = click.option(
+    "--trust-tasks",
+    is_flag=True,
+    help="Let the files of the recipe's task_folders run their own code.",
+)
+CONFIRM_RUN_UNSAFE_CODE: Final = click.option(
+    "--confirm-run-unsafe-code",
+    is_flag=True,
+    help="Run code that the model writes (HumanEval, MBPP), as lm_eval's option of that name.",
+)
 EXECUTOR: Final = click.option(
     "--executor",
     type=click.Choice(["local", "ray"]),

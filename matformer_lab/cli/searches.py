@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matformer_lab.cli.options import CPUS_PER_WORKER, DATASETS, EXECUTOR
+from matformer_lab.cli.options import CPUS_PER_WORKER, DATASETS, EXECUTOR, TRUST_TASKS
 from matformer_lab.cli.output import print_table, say
 from matformer_lab.cli.sweeps import chosen_executor
 from matformer_lab.common.errors import InputError
@@ -49,6 +49,7 @@ _TINY_TASKS = ("tiny_hellaswag", "tiny_boolq", "tiny_mmlu")
               help="Folder of the search.")  # fmt: skip
 @DATASETS
 @click.option("--dry-run", is_flag=True, help="Say what would be scored, and how long it takes.")
+@TRUST_TASKS
 @EXECUTOR
 @CPUS_PER_WORKER
 def search(
@@ -68,6 +69,7 @@ def search(
     out: Path | None,
     datasets: Path | None,
     dry_run: bool,
+    trust_tasks: bool,
     executor: str,
     cpus_per_worker: int | None,
 ) -> None:
@@ -108,7 +110,7 @@ def search(
         "minutes": minutes,
     }
     block = {key: value for key, value in given.items() if value is not None}
-    recipe = _recipe(source, block, datasets)
+    recipe = _recipe(source, block, datasets, trust_tasks)
     folder = out or Path("runs", recipe.name if recipe.name != "recipe" else _folder_name(source))
     with chosen_executor(executor, cpus_per_worker) as chosen:
         if dry_run:
@@ -119,13 +121,16 @@ def search(
     _print(result)
 
 
-def _recipe(source: str, block: dict[str, Any], datasets: Path | None) -> "Recipe":
+def _recipe(
+    source: str, block: dict[str, Any], datasets: Path | None, trust_tasks: bool
+) -> "Recipe":
     """The recipe that is named, with the options' values in its `search`; else one of a parent."""
     from matformer_lab.common.shipped import shipped_folder
     from matformer_lab.parent.opening import TINY
     from matformer_lab.sweep.recipe import load_recipe, parse_recipe, read_recipe_file
 
     overrides: dict[str, Any] = {} if datasets is None else {"datasets": datasets}
+    overrides |= {"trust_tasks": True} if trust_tasks else {}
     if source.lower().endswith((".yaml", ".yml")) or (
         not Path(source).exists() and (shipped_folder("recipes") / f"{source}.yaml").exists()
     ):
@@ -135,7 +140,7 @@ def _recipe(source: str, block: dict[str, Any], datasets: Path | None) -> "Recip
         return load_recipe(source, overrides)
     values: dict[str, Any] = {"parent": source, "search": block}
     if source == TINY:
-        values |= {"tasks": list(_TINY_TASKS), "dtype": "float32"}
+        values |= {"tasks": list(_TINY_TASKS), "dtype": "float32", "apply_chat_template": False}
     if datasets is not None:
         values["datasets"] = str(datasets.absolute())
     return parse_recipe(values)

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from matformer_lab.cli.exit_codes import DONE, NO
-from matformer_lab.cli.options import CPUS_PER_WORKER, DATASETS, EXECUTOR
+from matformer_lab.cli.options import (
+    CONFIRM_RUN_UNSAFE_CODE,
+    CPUS_PER_WORKER,
+    DATASETS,
+    EXECUTOR,
+    TRUST_TASKS,
+)
 from matformer_lab.cli.output import print_table, say, warn
 from matformer_lab.common.errors import InputError
 
@@ -40,6 +46,8 @@ if TYPE_CHECKING:
     metavar="N",
     help="Score N items again with lm-eval and compare.",
 )
+@TRUST_TASKS
+@CONFIRM_RUN_UNSAFE_CODE
 @EXECUTOR
 @CPUS_PER_WORKER
 def sweep(
@@ -50,6 +58,8 @@ def sweep(
     dry_run: bool,
     quiet: bool,
     check: int | None,
+    trust_tasks: bool,
+    confirm_run_unsafe_code: bool,
     executor: str,
     cpus_per_worker: int | None,
 ) -> None:
@@ -65,7 +75,12 @@ def sweep(
     from matformer_lab.sweep import run
     from matformer_lab.sweep.recipe import load_recipe
 
-    given = {"datasets": datasets, "limit": limit}
+    given = {
+        "datasets": datasets,
+        "limit": limit,
+        "trust_tasks": trust_tasks or None,
+        "confirm_run_unsafe_code": confirm_run_unsafe_code or None,
+    }
     overrides = {key: value for key, value in given.items() if value is not None}
     loaded = load_recipe(recipe, overrides)
     folder = out or Path("runs", loaded.name)

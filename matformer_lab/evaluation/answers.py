@@ -73,7 +73,7 @@ def answers_task(tasks: Sequence[LoadedTask]) -> AnswersTask:
     Raises:
         InputError: When a task has no right answers to look at.
     """
-    with templates_compiled_once():
+    with templates_compiled_once(sandboxed=any(task.sandboxed for task in tasks)):
         answers = {task.name: tuple(_items(task)) for task in tasks}
     hashes = "\n".join(f"{task.name} {task.prompt_hash}" for task in tasks)
     return AnswersTask(
@@ -87,8 +87,15 @@ def answers_task(tasks: Sequence[LoadedTask]) -> AnswersTask:
         datasets=tuple(sorted({name for task in tasks for name in task.datasets})),
         items=sum(task.items for task in tasks),
         prompt_chars=sum(task.prompt_chars for task in tasks),
-        task_dict={"tasks": {leaf: each for task in tasks for leaf, each in task.subtasks.items()}},
-        chosen={leaf: places for task in tasks for leaf, places in (task.chosen or {}).items()},
+        # Under any names: a task that is there twice, in two settings, has its leaf tasks twice.
+        task_dict={
+            "tasks": {
+                f"{task.name} {leaf}": each
+                for task in tasks
+                for leaf, each in task.subtasks.items()
+            }
+        },
+        files=tuple(dict.fromkeys(file for task in tasks for file in task.files)),
         parts=tuple((name, len(items)) for name, items in answers.items()),
         answers=tuple(item for items in answers.values() for item in items),
     )

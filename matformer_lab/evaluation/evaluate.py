@@ -150,10 +150,21 @@ def score(lm: Any, task: LoadedTask) -> Score:
     """
     from lm_eval.evaluator import evaluate
 
-    with quiet_lm_eval(), templates_compiled_once(), _requests_built(task), ExitStack() as stack:
+    with (
+        quiet_lm_eval(),
+        templates_compiled_once(sandboxed=task.sandboxed),
+        _requests_built(task),
+        ExitStack() as stack,
+    ):
         if any(request.request_type == "generate_until" for request in task.requests):
             stack.enter_context(finite_logits(lm.model, task.name))
-        results = evaluate(lm=lm, task_dict=task.task_dict, limit=task.limit, samples=task.chosen)
+        results = evaluate(
+            lm=lm,
+            task_dict=task.task_dict,
+            limit=task.limit,
+            samples=task.chosen,
+            confirm_run_unsafe_code=task.runs_code,
+        )
     found = Score(
         metrics=tuple(metric_rows(task, results)), items=tuple(item_records(task, results))
     )

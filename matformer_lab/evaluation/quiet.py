@@ -8,16 +8,28 @@ from functools import cache
 
 
 @contextlib.contextmanager
-def templates_compiled_once() -> Iterator[None]:
+def templates_compiled_once(*, sandboxed: bool = False) -> Iterator[None]:
     """Within it, lm-eval compiles each Jinja template once.
 
     By itself it compiles a task's few templates anew for every field of every example. With this,
     5,000 HellaSwag prompts of 10 shots take seconds instead of 88 s.
+
+    Args:
+        sandboxed: Whether to refuse templates that reach for Python's internals, through which one
+            can run any code. lm-eval refuses none.
     """
+    from jinja2.sandbox import SandboxedEnvironment
     from lm_eval.utils import env
 
     original = env.from_string
-    env.from_string = cache(original)
+    compiled = original
+    if sandboxed:
+        sandbox = SandboxedEnvironment(
+            loader=env.loader, undefined=env.undefined, keep_trailing_newline=True
+        )
+        sandbox.filters |= env.filters
+        compiled = sandbox.from_string
+    env.from_string = cache(compiled)
     try:
         yield
     finally:

@@ -26,8 +26,14 @@ class TaskAsked(_Model):
     """A task entry of the recipe."""
 
     name: str
+    alias: str | None = None
     metric: str | None = None
     num_fewshot: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What the task is called in the results."""
+        return self.alias or self.name
 
 
 class TaskAsRun(_Model):
@@ -68,11 +74,11 @@ class RecipeAsRun(_Model):
 
     @property
     def asked(self) -> dict[str, TaskAsked]:
-        """The task entries by name, and `agreement` last where that was asked for."""
+        """The task entries by what the results call them; `agreement` last, where it is asked for."""
         entries = [TaskAsked(name=task) if isinstance(task, str) else task for task in self.tasks]
         if entries and self.agreement is not None:
             entries.append(TaskAsked(name=AGREEMENT))
-        return {entry.name: entry for entry in entries}
+        return {entry.label: entry for entry in entries}
 
 
 def read_recipe(path: Path) -> tuple[RecipeAsRun, Mapping[str, Any]]:

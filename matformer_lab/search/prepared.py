@@ -12,6 +12,7 @@ from matformer_lab.evaluation.agreement import AgreementText
 from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.evaluation.tasks.names import check_names
 from matformer_lab.evaluation.tasks.split import Split
+from matformer_lab.evaluation.tasks.task_files import read_task_folders
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
 from matformer_lab.search.budget import Budget, make_budgets
@@ -90,7 +91,8 @@ def prepare_search(recipe: Recipe, *, device: str | None = None) -> PreparedSear
             f"{recipe.where}: has no `search` block and no budget is given, such as `max_params` "
             "3.0B"
         )
-    check_names(task.name for task in recipe.tasks)
+    own = read_task_folders(recipe.task_folder_paths)
+    check_names((task.name for task in recipe.tasks), own)
     parent = open_parent(recipe.parent_ref)
     space = make_space(parent.text, block.widths, block.skip)
     space = for_runtimes(parent, space, block.runtimes)

@@ -10,6 +10,7 @@ from matformer_lab.evaluation.agreement import load_agreement
 from matformer_lab.evaluation.answers import answers_task
 from matformer_lab.evaluation.evaluate import SCORER_VERSIONS
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
+from matformer_lab.evaluation.tasks.task_files import read_task_folders
 from matformer_lab.evaluation.tokenizer import load_tokenizer
 from matformer_lab.live.compute_dtype import ComputeDtype, compute_dtype, slow_on
 from matformer_lab.live.devices import resolve_device
@@ -25,6 +26,8 @@ from matformer_lab.sweep.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from matformer_lab.evaluation.tasks.conversations import Conversations
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,9 @@ class Prepared:
             lm_eval=libraries["lm_eval"],
             torch=libraries["torch"],
             transformers=libraries["transformers"],
+            turns=task.turns,
+            gen_kwargs=task.gen_kwargs,
+            task_files=task.files_digest,
         )
 
 
@@ -130,6 +136,7 @@ def prepare(recipe: Recipe, *, device: str | None = None) -> Prepared:
     )
     device = device or resolve_device(recipe.device)
     tokenizer = load_tokenizer(parent)
+    _warn_of_unused_template(recipe, tokenizer, parent)
     tasks = recipe_tasks(recipe, parent, tokenizer)
     dtype = compute_dtype(recipe.dtype, parent.dtype, device)
     if cost := slow_on(dtype.name, device):
@@ -137,6 +144,30 @@ def prepare(recipe: Recipe, *, device: str | None = None) -> Prepared:
     return Prepared(
         recipe, parent, sized, tasks, tokenizer, tokenizer_hash(tokenizer), device, dtype
     )
+
+
+def _warn_of_unused_template(
+    recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", parent: Parent
+) -> None:
+    """Tell of a parent whose chat template is not used, where the recipe does not say so."""
+    said = "apply_chat_template" in recipe.model_fields_set
+    if not said and tokenizer.chat_template:
+        warnings.warn(
+            f"{parent.ref} has a chat template and is scored without it; say which is meant, "
+            "apply_chat_template: true or false",
+            stacklevel=2,
+        )
+
+
+def _conversations(
+    recipe: Recipe, parent: Parent, tokenizer: "PreTrainedTokenizerBase"
+) -> "Conversations | None":
+    """What writes the prompts, where the recipe asks for a chat template."""
+    if not recipe.apply_chat_template:
+        return None
+    from matformer_lab.evaluation.tasks.conversations import conversations
+
+    return conversations(recipe.prompting, tokenizer, parent.ref)
 
 
 def recipe_tasks(
@@ -169,5 +200,10 @@ def recipe_tasks(
         seed=recipe.seed,
         datasets=recipe.datasets_folder,
         split=recipe.split,
+        prompting=recipe.prompting,
+        conversations=_conversations(recipe, parent, tokenizer),
+        own=read_task_folders(recipe.task_folder_paths),
+        trust_tasks=recipe.trust_tasks,
+        confirm_run_unsafe_code=recipe.confirm_run_unsafe_code,
     )
     return (answers_task(tasks),) if calibrates else (*tasks, *agreement)

@@ -1,6 +1,7 @@
 """Where scores come from: versions, hashes and the recipe as it ran."""
 
 import hashlib
+import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.version import __version__
-from matformer_lab.evaluation.agreement import AGREEMENT
+from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask
+from matformer_lab.evaluation.tasks.prompting import DEFAULT_TEMPLATE, chat_templates
 from matformer_lab.live.compute_dtype import ComputeDtype
 from matformer_lab.parent.opening import TINY
 from matformer_lab.parent.parent import Parent
@@ -55,10 +57,9 @@ def as_run_yaml(
 
     document = portable(recipe, parent)
     document["dtype"] = dtype.name
+    entries = {entry.label: entry for entry in recipe.tasks}
     document["tasks"] = [
-        {"name": task.name, "num_fewshot": task.num_fewshot, "metric": task.metric}
-        for task in tasks
-        if task.name != AGREEMENT
+        _entry_as_run(entries[task.name], task) for task in tasks if task.name in entries
     ]
     document["as_run"] = {
         "written": now(),
@@ -72,6 +73,7 @@ def as_run_yaml(
             "add_bos_token": True,
             "bos_token_id": tokenizer.bos_token_id,
         },
+        **_said(chat_template=_chat_template(recipe, tokenizer)),
         "device": {"kind": device, "name": ", ".join(device_names)},
         "dtype": {"asked": recipe.dtype, "reason": dtype.reason},
         "versions": library_versions(),
@@ -82,10 +84,10 @@ def as_run_yaml(
                 "items": task.items,
                 "datasets": list(task.datasets),
                 "num_fewshot": task.num_fewshot,
-                **(
-                    {"num_fewshot_asked": task.num_fewshot_asked}
-                    if task.num_fewshot_asked is not None
-                    else {}
+                **_said(
+                    num_fewshot_asked=task.num_fewshot_asked,
+                    gen_kwargs=task.gen_kwargs and json.loads(task.gen_kwargs),
+                    files=dict(task.files) or None,
                 ),
             }
             for task in tasks
@@ -93,6 +95,32 @@ def as_run_yaml(
         "slices": {slice_.name: slice_.digest for slice_ in slices},
     }
     return yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=100)
+
+
+def _chat_template(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> dict[str, str] | None:
+    """The chat template that the prompts were made with; None for plain ones."""
+    asked = recipe.apply_chat_template
+    if not asked:
+        return None
+    name = DEFAULT_TEMPLATE if asked is True else asked
+    text = chat_templates(tokenizer)[name]
+    return {"name": name, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _entry_as_run(entry: TaskEntry, task: LoadedTask) -> dict[str, Any]:
+    """A task as the recipe names it, with what was used in place of what was left out."""
+    return {
+        "name": entry.name,
+        **_said(alias=entry.alias),
+        "num_fewshot": task.num_fewshot,
+        "metric": task.metric,
+        **_said(gen_kwargs=entry.gen_kwargs),
+    }
+
+
+def _said(**values: Any) -> dict[str, Any]:
+    """What there is something to say of."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def portable(recipe: Recipe, parent: Parent) -> dict[str, Any]:
@@ -105,6 +133,8 @@ def portable(recipe: Recipe, parent: Parent) -> dict[str, Any]:
     document["slices"] = _portable_slices(recipe, parent)
     if recipe.agreement and str(recipe.agreement.text) != TINY:
         document["agreement"]["text"] = str((recipe.base / recipe.agreement.text).absolute())
+    if recipe.task_folders:
+        document["task_folders"] = [str(folder) for folder in recipe.task_folder_paths]
     if recipe.datasets_folder:
         document["datasets"] = str(recipe.datasets_folder)
     return document

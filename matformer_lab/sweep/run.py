@@ -17,6 +17,7 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.locks import locked
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.evaluation.tasks.names import check_names
+from matformer_lab.evaluation.tasks.task_files import read_task_folders
 from matformer_lab.results.description import describe
 from matformer_lab.results.files import STORE, samples_file
 from matformer_lab.results.own_files import OwnFiles, disk_errors, own_files, remove_leftovers
@@ -123,7 +124,8 @@ def run_sweep(
 
 def _prepared(recipe: Recipe, executor: Executor) -> Prepared:
     """The recipe opened and checked; a misspelt task is found before anything slow is done."""
-    check_names(task.name for task in recipe.tasks)
+    own = read_task_folders(recipe.task_folder_paths)
+    check_names((task.name for task in recipe.tasks), own)
     return prepare(recipe, device=executor.device(recipe))
 
 

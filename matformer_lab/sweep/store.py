@@ -96,7 +96,7 @@ class Store:
         path = next(path for path in self._names(key) if _is_free(path, key))
         make_folder(path.parent)
         content = {
-            "key": asdict(key),
+            "key": key.fields,
             "rows": [asdict(metric) for metric in score.metrics],
             "run": asdict(run),
         }

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
-import warnings
+from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import jinja2
 from lm_eval.models.huggingface import HFLM
 
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.evaluation.tasks.prompting import Prompting
+from matformer_lab.evaluation.tasks.prompting import (
+    DEFAULT_TEMPLATE,
+    Prompting,
+    chat_templates,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_DEFAULT: Final = "default"
-"""What the only template of a tokenizer is called, and the one of several that `true` means."""
 _USER: Final = {"role": "user", "content": "Question: which one?"}
 
 
@@ -37,7 +40,7 @@ class Conversations(HFLM):  # type: ignore[misc]
         self.custom_prefix_token_id = None
         self.backend = "causal"
 
-    @property
+    @cached_property
     def takes_system_turns(self) -> bool:
         """Whether the template writes what the system says; lm-eval leaves it out otherwise."""
         system = {"role": "system", "content": "Answer in one word."}
@@ -67,6 +70,20 @@ class Conversations(HFLM):  # type: ignore[misc]
                 "post-processor in tokenizer.json"
             )
 
+    def left_out(self, name: str, tasks: Iterable[Any]) -> str | None:
+        """What to tell of tasks with a description: lm-eval lets the system say it.
+
+        Args:
+            name: What the recipe's task is called in the results.
+            tasks: lm-eval's task objects.
+        """
+        if self.takes_system_turns or not any(task.get_config("description") for task in tasks):
+            return None
+        return (
+            f"tasks: {name}: its description is left out of the prompts, as lm-eval does, because "
+            "the chat template has no place for what the system says"
+        )
+
     def _written(self, messages: list[dict[str, str]]) -> str:
         text: str = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
@@ -76,11 +93,11 @@ class Conversations(HFLM):  # type: ignore[misc]
 
 def conversations(
     prompting: Prompting, tokenizer: PreTrainedTokenizerBase, parent: str
-) -> Conversations | None:
-    """What writes the prompts, where a recipe asks for a chat template.
+) -> Conversations:
+    """What writes the prompts with a parent's chat template.
 
     Args:
-        prompting: The recipe's.
+        prompting: The recipe's, which asks for one.
         tokenizer: The parent's.
         parent: How errors name the parent.
 
@@ -89,8 +106,6 @@ def conversations(
             place for the system's instruction; or when a prompt would have no BOS, or two.
     """
     asked = prompting.apply_chat_template
-    if not asked:
-        return None
     templates = chat_templates(tokenizer)
     if not templates:
         raise InputError(
@@ -98,7 +113,7 @@ def conversations(
             "template of the model that this one was made from beside the weights "
             "(chat_template.jinja)"
         )
-    name = _DEFAULT if asked is True else asked
+    name = DEFAULT_TEMPLATE if asked is True else asked
     if name not in templates:
         known = ", ".join(sorted(templates))
         raise InputError(f"apply_chat_template: {parent} has no template {name!r}; it has {known}")
@@ -110,41 +125,3 @@ def conversations(
             "would leave it out; leave out the key"
         )
     return writer
-
-
-def chat_templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """A tokenizer's chat templates by name; the only one it has is `default`."""
-    found: Any = tokenizer.chat_template
-    return dict(found) if isinstance(found, dict) else {_DEFAULT: found} if found else {}
-
-
-def warn_of_unused_template(
-    prompting: Prompting, tokenizer: PreTrainedTokenizerBase, parent: str
-) -> None:
-    """Tell of a parent that has a chat template and is scored without it."""
-    if not prompting.apply_chat_template and chat_templates(tokenizer):
-        warnings.warn(
-            f"{parent} has a chat template and is scored without it; apply_chat_template in the "
-            "recipe says which is meant (true or false)",
-            stacklevel=2,
-        )
-
-
-def unwritten_description(name: str, tasks: dict[str, Any], writer: Conversations) -> str | None:
-    """What to tell of tasks that open with a description, which lm-eval gives the system to say.
-
-    Args:
-        name: How the task is called in the results.
-        tasks: lm-eval's task objects by name.
-        writer: Writes the prompts.
-    """
-    if writer.takes_system_turns or not any(_described(task) for task in tasks.values()):
-        return None
-    return (
-        f"tasks: {name}: its description is left out of the prompts, as lm-eval does, because the "
-        "chat template has no place for what the system says"
-    )
-
-
-def _described(task: Any) -> bool:
-    return bool(task.get_config("description"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.evaluation.tasks.dataset_ids import FORMER_IDS, look_alikes
 from matformer_lab.evaluation.tasks.hub_reach import offline_if_unreachable
 
 
@@ -22,15 +23,21 @@ class _LocalDatasets:
 
     def folder(self, dataset_id: str) -> Path | None:
         """The local folder for a dataset id; None where it comes from the Hub."""
-        for root in (self.own, self.user):
-            if root is not None and (root / dataset_id).is_dir():
-                return root / dataset_id
-        if self.user is not None:
-            raise InputError(
-                f"dataset {dataset_id!r} is not under {self.user}: put a copy of the dataset "
-                f"repository at {self.user / dataset_id}, or leave out `datasets` to use the Hub"
-            )
-        return None
+        if self.own is not None and (self.own / dataset_id).is_dir():
+            return self.own / dataset_id
+        if self.user is None:
+            return None
+        for name in (dataset_id, *FORMER_IDS.get(dataset_id, ())):
+            if (self.user / name).is_dir():
+                return self.user / name
+        if Path(dataset_id).is_dir():  # a path, which `datasets` takes too
+            return Path(dataset_id)
+        near = next(look_alikes(dataset_id, self.user), None)
+        hint = f" ({near} looks like it; move it there, or link to it)" if near else ""
+        raise InputError(
+            f"dataset {dataset_id!r} is not under {self.user}: put a copy of the dataset "
+            f"repository at {self.user / dataset_id}{hint}, or leave out `datasets` to use the Hub"
+        )
 
     def cache(self, folder: Path) -> Path:
         """Where `datasets` may keep its Arrow copy of a local folder, keyed by the folder's bytes.
@@ -78,6 +85,8 @@ def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
         local = _local_datasets.get()
         if local is None:  # a task module imported within keeps this function for good
             return original(path, *args, **kwargs)
+        if is_builder(path):
+            return _from_files(original, path, *args, **kwargs)
         folder = local.folder(path)
         if folder is None:
             return _from_hub(original, path, *args, **kwargs)
@@ -91,6 +100,23 @@ def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
             ) from error
 
     return load_dataset
+
+
+def is_builder(dataset_path: str) -> bool:
+    """Whether a task's `dataset_path` is no dataset but a reader of files: json, csv, parquet, ..."""
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    return dataset_path in _PACKAGED_DATASETS_MODULES
+
+
+def _from_files(original: Callable[..., Any], path: str, *args: Any, **kwargs: Any) -> Any:
+    """Files that the task names itself, from the working directory on, as with lm-eval."""
+    try:
+        return original(path, *args, **kwargs)
+    except Exception as error:
+        raise InputError(
+            f"the files of a task (dataset_path: {path}) cannot be read: {_reason(error)}"
+        ) from error
 
 
 def _from_hub(original: Callable[..., Any], path: str, *args: Any, **kwargs: Any) -> Any:

@@ -33,7 +33,7 @@ class TaskEntry(BaseModel):
         str | None,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$",
-            description="Its name in the results, so that one task can stand there in two settings.",
+            description="Its name in the results: one task in two settings, say.",
         ),
     ] = None
     num_fewshot: Annotated[

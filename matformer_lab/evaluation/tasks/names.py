@@ -11,6 +11,7 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.evaluation.quiet import quiet_lm_eval
 from matformer_lab.evaluation.tasks.known_names import keep_names, known_names
+from matformer_lab.evaluation.tasks.task_files import TaskFolders, check_names_are_new
 
 # Where lm-eval keeps the three usual tasks and those of Gemma 3n's model card. Indexing all of its
 # 14,000 task files takes 7 to 24 s; the folders of the three alone take 0.03 s and define the same
@@ -42,7 +43,6 @@ USUAL_FOLDERS: Final[Mapping[str, str]] = {
 }
 
 TINY_PREFIX: Final = "tiny_"
-CARD_PREFIX: Final = "card_"
 
 
 def card_tasks_dir() -> Path:
@@ -50,45 +50,68 @@ def card_tasks_dir() -> Path:
     return shipped_folder("configs") / "model_card_tasks"
 
 
-def own_names() -> frozenset[str]:
+def shipped_names() -> frozenset[str]:
     """The tasks and groups that ship with the package: each is in a file of its name."""
     return tiny.task_names() | {path.stem for path in card_tasks_dir().glob("*.yaml")}
 
 
-def task_manager(names: Sequence[str]) -> Any:
-    """lm-eval's task index for `names`, over no more folders than needed where these are known."""
-    others = tuple(sorted({name for name in names if not name.startswith(TINY_PREFIX)}))
-    return indexed(others if all(name in USUAL_FOLDERS for name in others) else None)
+_NONE: Final = TaskFolders()
+
+
+def task_manager(names: Sequence[str], own: TaskFolders = _NONE) -> Any:
+    """lm-eval's task index for `names`, over no more folders than needed where these are known.
+
+    Args:
+        names: Of a recipe's tasks.
+        own: What the recipe's folders define.
+    """
+    needed = own.needed_of_lm_eval(names)
+    if (known := known_names()) is not None:  # a group's file may hold tasks without a name outside
+        needed = tuple(name for name in needed if name in known | shipped_names())
+    others = tuple(name for name in needed if not name.startswith(TINY_PREFIX))
+    return indexed(others if all(name in USUAL_FOLDERS for name in others) else None, own)
 
 
 @cache
-def indexed(usual: tuple[str, ...] | None) -> Any:
-    """The index of the package's own tasks and the given usual ones; None: all of lm-eval's too."""
+def indexed(usual: tuple[str, ...] | None, own: TaskFolders = _NONE) -> Any:
+    """lm-eval's index of the package's own tasks, the given usual ones and a recipe's own.
+
+    Args:
+        usual: None is all of lm-eval's.
+        own: What the recipe's folders define.
+    """
     import lm_eval.tasks
 
     root = Path(lm_eval.tasks.__file__).parent
     folders = [] if usual is None else sorted({root / USUAL_FOLDERS[name] for name in usual})
     with quiet_lm_eval():
         manager = lm_eval.tasks.TaskManager(
-            include_path=[*folders, card_tasks_dir(), tiny.tasks_dir()],
+            include_path=[*folders, card_tasks_dir(), tiny.tasks_dir(), *own.folders],
             include_defaults=usual is None,
         )
-    if usual is None:
+    if usual is None and not own.folders:
         keep_names(manager.all_tasks)
     return manager
 
 
-def check_names(names: Iterable[str]) -> None:
+def check_names(names: Iterable[str], own: TaskFolders = _NONE) -> None:
     """Refuse what is certainly no task's name, before anything else is done.
 
+    Args:
+        names: Of a recipe's tasks.
+        own: What the recipe's folders define.
+
     Raises:
-        InputError: For a file, or a name that lm-eval does not have.
+        InputError: For a file, a name that neither lm-eval nor the folders have, or one that both
+            have.
     """
+    known = known_names()
+    taken = shipped_names() | (known or frozenset())
+    check_names_are_new(own, taken)
     for name in names:
         refuse_files(name)
-        known, own = known_names(), own_names()
-        if known is not None and name not in known | own:
-            raise InputError(_unknown(name, known | own))
+        if known is not None and name not in taken | own.names | own.tags:
+            raise InputError(_unknown(name, taken | own.names))
 
 
 def refuse_files(name: str) -> None:
@@ -101,8 +124,8 @@ def refuse_files(name: str) -> None:
     """
     if "/" in name or "\\" in name or name.endswith((".yaml", ".yml")):
         raise InputError(
-            f"tasks: {name!r} looks like a file; a task file can run code, so only names of tasks "
-            "registered with lm-eval are accepted (`lm-eval ls tasks` lists them)"
+            f"tasks: {name!r} looks like a file; a task file can run code, so tasks are given by "
+            "name only: of lm-eval (`lm-eval ls tasks` lists them), or of a file in `task_folders`"
         )
 
 
@@ -112,20 +135,21 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"tasks: {name!r} is not a task or group of lm-eval{hint}"
 
 
-def check_name(name: str, manager: Any) -> None:
+def check_name(name: str, manager: Any, *, runs_code: bool = False) -> None:
     """Check that `name` is a task or group with a score of its own.
 
     Args:
         name: As in a recipe.
         manager: From `task_manager`.
+        runs_code: Whether code that the model writes may run.
 
     Raises:
         InputError: When it is unknown, a tag, a group without a common score, or a task that runs
-            code the model writes.
+            code the model writes where that is not allowed.
     """
     if name not in manager.all_tasks:
         known = known_names() or indexed(None).all_tasks
-        raise InputError(_unknown(name, {*known, *own_names()}))
+        raise InputError(_unknown(name, {*known, *shipped_names()}))
     entry = manager.task_index[name]
     if name in manager.all_tags:
         raise InputError(
@@ -137,21 +161,33 @@ def check_name(name: str, manager: Any) -> None:
         raise InputError(
             f"tasks: the group {name!r} defines no common score; list its tasks instead"
         )
-    if settings.get("unsafe_code"):
-        raise InputError(f"tasks: {name} runs code that the model writes; not supported")
+    if settings.get("unsafe_code") and not runs_code:
+        raise _runs_code(name)
 
 
-def check_loaded(tasks: Mapping[str, Any]) -> None:
+def check_loaded(tasks: Mapping[str, Any], *, runs_code: bool = False) -> None:
     """Check what only loaded tasks tell, the tasks of a group included.
 
+    Args:
+        tasks: lm-eval's task objects by name.
+        runs_code: Whether code that the model writes may run.
+
     Raises:
-        InputError: When a task runs code the model writes, or needs images or audio.
+        InputError: When a task runs code the model writes where that is not allowed, or needs
+            images or audio.
     """
     for name, task in tasks.items():
-        if getattr(task, "UNSAFE_CODE", False):
-            raise InputError(f"tasks: {name} runs code that the model writes; not supported")
+        if getattr(task, "UNSAFE_CODE", False) and not runs_code:
+            raise _runs_code(name)
         if getattr(task, "MULTIMODAL", False):
             raise InputError(f"tasks: {name} needs images or audio; slices are scored on text")
+
+
+def _runs_code(name: str) -> InputError:
+    return InputError(
+        f"tasks: {name} runs code that the model writes, on this machine; allow it with "
+        "`confirm_run_unsafe_code`"
+    )
 
 
 def _some(names: Sequence[str]) -> str:

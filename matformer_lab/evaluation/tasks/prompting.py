@@ -3,7 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DEFAULT_TEMPLATE: Final = "default"
+"""What the only template of a tokenizer is called, and the one of several that `true` means."""
 
 
 @dataclass(frozen=True)
@@ -42,3 +48,11 @@ class Prompting:
             "system_instruction": self.system_instruction,
         }
         return json.dumps(said, ensure_ascii=False)
+
+
+def chat_templates(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
+    """A tokenizer's chat templates by name; empty where it has none."""
+    found: Any = tokenizer.chat_template
+    if isinstance(found, dict):
+        return dict(found)
+    return {DEFAULT_TEMPLATE: found} if found else {}

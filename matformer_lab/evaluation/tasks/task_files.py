@@ -50,7 +50,8 @@ class TaskFile:
         tags: Names that stand for this task and others.
         members: What a group is made of, by name.
         functions: The code that loading it imports.
-        metrics: Its metrics by name, those of `evaluate` (code from the Hub) marked by True.
+        metrics: The metrics that lm-eval looks up, those of `evaluate` (code of its own) marked by
+            True.
         reads_pickles: Whether its data are pickles.
         yaml_files: The file, and all that it includes.
     """
@@ -119,7 +120,7 @@ class TaskFolders:
         return tuple(file for file in self.files if file.name in found)
 
     def needed_of_lm_eval(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Which of `names`, and of the members of groups among them, these folders do not define."""
+        """Which of `names`, and of what groups among them hold, these folders do not define."""
         asked = {*names, *(member for file in self.used_by(names) for member in file.members)}
         return tuple(sorted(asked - self.names - self.tags))
 
@@ -196,7 +197,7 @@ def _check_names_once(files: Sequence[TaskFile]) -> None:
 
 
 def _read(path: Path, folder: Path) -> Iterator[TaskFile]:
-    """The task or group that a file defines; a file that defines neither is for others to include."""
+    """The task or group that a file defines; one that defines neither is there to be included."""
     written: dict[Path, Mapping[str, Any]] = {}
     config = _with_includes(path, written)
     name = config.get("group") if "class" not in config else None
@@ -215,7 +216,9 @@ def _read(path: Path, folder: Path) -> Iterator[TaskFile]:
         functions=tuple(
             dict.fromkeys(each for file, said in written.items() for each in _functions(said, file))
         ),
-        metrics=tuple(dict.fromkeys(each for said in written.values() for each in _metrics(said))),
+        metrics=()
+        if "process_results" in config
+        else tuple(dict.fromkeys(each for said in written.values() for each in _metrics(said))),
         reads_pickles=any(_says(said, "dataset_path", _UNPICKLES) for said in written.values()),
         yaml_files=tuple(written),
     )
@@ -241,9 +244,9 @@ def _with_includes(path: Path, written: dict[Path, Mapping[str, Any]]) -> Mappin
     """
     path = path.resolve()
     if path in written:
-        raise InputError(f"task_folders: {path}: includes itself")
+        raise InputError(f"task_folders: {path}: is included twice, or includes itself")
     try:
-        config = yaml.load(read_small(path), Loader=_Loader)  # noqa: S506 - a safe loader
+        config = yaml.load(read_small(path), Loader=_Loader)
     except InputError as error:
         raise InputError(f"task_folders: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

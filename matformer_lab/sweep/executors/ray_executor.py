@@ -262,7 +262,8 @@ def work_of(prepared: Prepared, group: Sequence[Job], *, sweep: str, threads: in
     """
     recipe = portable(prepared.recipe, prepared.parent)
     recipe["dtype"] = prepared.dtype.name  # a worker's CPU may be another
-    own = [task for task in recipe["tasks"] if task["name"] == group[0].task.name]
+    label = group[0].task.name
+    own = [task for task in recipe["tasks"] if (task["alias"] or task["name"]) == label]
     tasks = own or recipe["tasks"]  # none is what is made of them: agreement, a calibration set
     return Work(
         sweep=sweep,

@@ -8,7 +8,7 @@ import json
 import logging
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,7 @@ def _scored(work: Work) -> Iterator[Scored]:
     jobs = {(job.key.slice, job.key.task): job for job in prepared.jobs}
     group = [jobs[key.slice, key.task] for key in work.keys]
     for key, job in zip(work.keys, group, strict=True):
-        if different := key.differences(asdict(job.key)):
+        if different := key.differences(job.key.fields):
             raise InputError(
                 f"would compute another score than this machine asks for: {'; '.join(different)} "
                 "(there -> here); give all nodes the same parent and datasets"
