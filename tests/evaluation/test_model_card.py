@@ -1,0 +1,193 @@
+"""Every benchmark of the model card: lm-eval's real task on made-up items, against lm-eval itself.
+
+Ours is what a sweep does: a live slice, the `prefix` scorer, tasks loaded with their datasets from a
+folder. Theirs is `lm_eval.simple_evaluate` on the extracted checkpoint. Both read the same files,
+which are in the datasets' real format (`tests/support/benchmarks.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from matformer_lab.evaluation.evaluate import score_together
+from matformer_lab.evaluation.score import Score
+from matformer_lab.evaluation.tasks import names
+from matformer_lab.evaluation.tasks.datasets import mapped_datasets
+from matformer_lab.evaluation.tasks.entry import TaskEntry
+from matformer_lab.evaluation.tasks.loading import load_tasks
+from matformer_lab.evaluation.tasks.prompting import Prompting
+from matformer_lab.results.model_card import CardTask, model_card
+from tests.support.benchmarks import write_benchmarks
+
+TASKS: Final = [one.task for one in model_card().benchmarks if one.task is not None]
+
+# A group of many tasks is loaded for minutes: by default one or two of its tasks stand for it.
+STAND_INS: Final = {
+    "bbh_cot_fewshot": ("bbh_cot_fewshot_snarks", "bbh_cot_fewshot_word_sorting"),
+    "mmlu": ("mmlu_anatomy", "mmlu_virology"),
+    "mmlu_pro": ("mmlu_pro_biology",),
+    "card_mgsm": ("mgsm_native_cot_de", "mgsm_native_cot_en"),
+    "card_include": ("include_base_44_german",),
+    "card_mmlu_prox": ("mmlu_prox_de_biology",),
+    "mmmlu": ("mmmlu_de_de_anatomy",),
+    "card_global_mmlu": ("global_mmlu_full_de_anatomy",),
+    "card_global_mmlu_lite": ("global_mmlu_de_stem",),
+}
+LANGUAGES: Final = ("de", "en", "german", "de_de")
+LIMIT: Final = 2
+TOKENS: Final = {"max_gen_toks": 5}
+SEED: Final = 1234
+
+
+class Both(NamedTuple):
+    ours: Score
+    theirs: dict[str, Any]
+
+
+def asked() -> list[CardTask]:
+    """The card's tasks, with their stand-ins in the place of the large groups."""
+    return [
+        task.model_copy(update={"name": name})
+        for task in TASKS
+        for name in STAND_INS.get(task.name, (task.name,))
+    ]
+
+
+@contextmanager
+def offline(folders: dict[str, str]) -> Iterator[None]:
+    """Stand-ins found without lm-eval's index of 14,000 files, and `code_eval` without the Hub."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names, "USUAL_FOLDERS", {**names.USUAL_FOLDERS, **folders})
+        patch.setenv("HF_ALLOW_CODE_EVAL", "1")
+        patch.chdir(Path(__file__).parents[1] / "support")
+        yield
+
+
+def scores(tasks: list[CardTask], parent: Path, data: Path, folder: Path) -> dict[str, Both]:
+    """What both say of a half-width slice."""
+    import torch
+
+    import matformer_lab as ml
+
+    opened = ml.open_parent(str(parent))
+    small = ml.resolve_slice("1/2", opened)
+    ml.write_checkpoint(ml.make_plan(opened, small), folder)
+    live = {"1/2": ml.ElasticParent.load(opened, dtype=torch.float32).live(small)}
+    tokenizer = ml.load_tokenizer(opened)
+    entries = [
+        TaskEntry(name=task.name, num_fewshot=task.num_fewshot, metric=task.metric)
+        for task in tasks
+    ]
+    loaded = load_tasks(
+        entries,
+        limit=LIMIT,
+        seed=SEED,
+        datasets=data,
+        prompting=Prompting(gen_kwargs=TOKENS),
+        confirm_run_unsafe_code=True,
+    )
+    ours = {
+        each.name: next(score_together(live, tokenizer, each, scorer="prefix", batch_size=4)).score
+        for each in loaded
+    }
+    theirs = by_lm_eval(tasks, folder, data)
+    return {task.name: Both(ours[task.name], theirs[task.num_fewshot]) for task in tasks}
+
+
+def by_lm_eval(tasks: list[CardTask], folder: Path, data: Path) -> dict[int, dict[str, Any]]:
+    """lm-eval's own results by few-shot count, as its command line makes them."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    model = HFLM(
+        pretrained=str(folder), dtype="float32", add_bos_token=True, device="cpu", batch_size=4
+    )
+    found = {}
+    for shots in {task.num_fewshot for task in tasks}:
+        chosen = [task.name for task in tasks if task.num_fewshot == shots]
+        with mapped_datasets(data):
+            found[shots] = lm_eval.simple_evaluate(
+                model=model,
+                tasks=chosen,
+                task_manager=names.task_manager(chosen),
+                num_fewshot=shots,
+                gen_kwargs=",".join(f"{key}={value}" for key, value in TOKENS.items()),
+                limit=LIMIT,
+                confirm_run_unsafe_code=True,
+                random_seed=SEED,
+                numpy_random_seed=SEED,
+                torch_random_seed=SEED,
+                fewshot_random_seed=SEED,
+            )
+    return found
+
+
+def check_equal(task: CardTask, both: Both) -> None:
+    """Every metric with its standard error and shots, and every item with what was answered."""
+    assert both.ours.metrics[0].task == task.name
+    assert task.metric in {row.metric for row in both.ours.metrics}
+    for row in both.ours.metrics:
+        theirs = both.theirs["results"][row.task]
+        key = row.metric if "," in row.metric else f"{row.metric},none"
+        assert row.value == pytest.approx(theirs[key], nan_ok=True), row
+        if isinstance(stderr := theirs[key.replace(",", "_stderr,")], float):
+            assert row.stderr is not None
+            assert row.stderr == pytest.approx(stderr, nan_ok=True), row
+        assert row.num_fewshot == both.theirs["n-shot"].get(row.task, row.num_fewshot)
+    compared = 0
+    for item in both.ours.items:
+        samples = [
+            each
+            for each in both.theirs["samples"][item["subtask"]]
+            if each["doc_id"] == item["doc_id"]
+        ]
+        assert samples
+        for sample in samples:
+            assert item["prompt_hash"] == sample["prompt_hash"]
+            assert item["doc_hash"] == sample["doc_hash"]
+            for metric in sample["metrics"]:
+                if isinstance(value := sample[metric], int | float):
+                    name = f"{metric},{sample['filter']}".removesuffix(",none")
+                    assert item[name] == value
+                    compared += 1
+        if "logprobs" in item:
+            answers = [logprob for logprob, _ in samples[0]["filtered_resps"]]
+            assert item["logprobs"] == pytest.approx(answers, abs=1e-4)
+        else:
+            assert item["response"] == str(samples[0]["filtered_resps"][0])
+    assert compared >= len(both.ours.items) >= 1
+
+
+@pytest.fixture(scope="module")
+def both(scorable: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Both]:
+    """All benchmarks of the card, scored once; the groups of many tasks by one or two of them."""
+    data = write_benchmarks(tmp_path_factory.mktemp("benchmarks"), languages=LANGUAGES)
+    folders = {one: names.USUAL_FOLDERS[group] for group, ones in STAND_INS.items() for one in ones}
+    with offline(folders):
+        return scores(asked(), scorable, data, tmp_path_factory.mktemp("extracted") / "half")
+
+
+@pytest.mark.parametrize("task", asked(), ids=lambda task: task.name)
+def test_a_benchmark_scores_as_lm_eval_scores_it(task: CardTask, both: dict[str, Both]) -> None:
+    check_equal(task, both[task.name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAND_INS)
+def test_a_whole_group_scores_as_lm_eval_scores_it(
+    name: str, scorable: Path, tmp_path: Path
+) -> None:
+    """Every language and subject."""
+    (task,) = (task for task in TASKS if task.name == name)
+    data = write_benchmarks(tmp_path / "benchmarks")
+    with offline({}):
+        found = scores([task], scorable, data, tmp_path / "half")
+    check_equal(task, found[name])
+    value = found[name].ours.metrics[0].value
+    assert not math.isnan(value)
