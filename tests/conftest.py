@@ -120,4 +120,20 @@ def _scorable(folder: Path, dtype: str) -> Path:
     write_parent(folder, config={**PICO, **sizes, "max_position_embeddings": 4096}, dtype=dtype)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(tiny.model_dir() / name, folder / name)
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def instruction_tuned(scorable: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a chat template like that of gemma-3n-E4B-it, for which it stands in.
+
+    The template writes the BOS itself, and what the system says into the first user's turn.
+    """
+    import shutil
+
+    folder = tmp_path_factory.mktemp("instruction-tuned") / "pico-it"
+    shutil.copytree(scorable, folder)
+    template = Path(__file__).parent / "support" / "gemma_chat_template.jinja"
+    shutil.copy(template, folder / "chat_template.jinja")
     return folder

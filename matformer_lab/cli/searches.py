@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matformer_lab.cli.options import CPUS_PER_WORKER, DATASETS, EXECUTOR, TRUST_TASKS
+from matformer_lab.cli.options import (
+    CONFIRM_RUN_UNSAFE_CODE,
+    CPUS_PER_WORKER,
+    DATASETS,
+    EXECUTOR,
+    TRUST_TASKS,
+)
 from matformer_lab.cli.output import print_table, say
 from matformer_lab.cli.sweeps import chosen_executor
 from matformer_lab.common.errors import InputError
@@ -50,6 +56,7 @@ _TINY_TASKS = ("tiny_hellaswag", "tiny_boolq", "tiny_mmlu")
 @DATASETS
 @click.option("--dry-run", is_flag=True, help="Say what would be scored, and how long it takes.")
 @TRUST_TASKS
+@CONFIRM_RUN_UNSAFE_CODE
 @EXECUTOR
 @CPUS_PER_WORKER
 def search(
@@ -70,6 +77,7 @@ def search(
     datasets: Path | None,
     dry_run: bool,
     trust_tasks: bool,
+    confirm_run_unsafe_code: bool,
     executor: str,
     cpus_per_worker: int | None,
 ) -> None:
@@ -110,7 +118,8 @@ def search(
         "minutes": minutes,
     }
     block = {key: value for key, value in given.items() if value is not None}
-    recipe = _recipe(source, block, datasets, trust_tasks)
+    allowed = {"trust_tasks": trust_tasks, "confirm_run_unsafe_code": confirm_run_unsafe_code}
+    recipe = _recipe(source, block, datasets, {key: True for key, on in allowed.items() if on})
     folder = out or Path("runs", recipe.name if recipe.name != "recipe" else _folder_name(source))
     with chosen_executor(executor, cpus_per_worker) as chosen:
         if dry_run:
@@ -122,7 +131,7 @@ def search(
 
 
 def _recipe(
-    source: str, block: dict[str, Any], datasets: Path | None, trust_tasks: bool
+    source: str, block: dict[str, Any], datasets: Path | None, allowed: dict[str, Any]
 ) -> "Recipe":
     """The recipe that is named, with the options' values in its `search`; else one of a parent."""
     from matformer_lab.common.shipped import shipped_folder
@@ -130,7 +139,7 @@ def _recipe(
     from matformer_lab.sweep.recipe import load_recipe, parse_recipe, read_recipe_file
 
     overrides: dict[str, Any] = {} if datasets is None else {"datasets": datasets}
-    overrides |= {"trust_tasks": True} if trust_tasks else {}
+    overrides |= allowed
     if source.lower().endswith((".yaml", ".yml")) or (
         not Path(source).exists() and (shipped_folder("recipes") / f"{source}.yaml").exists()
     ):
@@ -138,7 +147,7 @@ def _recipe(
         if block and isinstance(written, dict):
             overrides["search"] = {**written, **block}
         return load_recipe(source, overrides)
-    values: dict[str, Any] = {"parent": source, "search": block}
+    values: dict[str, Any] = {"parent": source, "search": block, **allowed}
     if source == TINY:
         values |= {"tasks": list(_TINY_TASKS), "dtype": "float32", "apply_chat_template": False}
     if datasets is not None:

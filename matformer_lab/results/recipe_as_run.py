@@ -74,7 +74,7 @@ class RecipeAsRun(_Model):
 
     @property
     def asked(self) -> dict[str, TaskAsked]:
-        """The task entries by what the results call them; `agreement` last, where it is asked for."""
+        """The task entries by what the results call them, and `agreement` last if asked for."""
         entries = [TaskAsked(name=task) if isinstance(task, str) else task for task in self.tasks]
         if entries and self.agreement is not None:
             entries.append(TaskAsked(name=AGREEMENT))

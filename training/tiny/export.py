@@ -109,6 +109,7 @@ def write(folder: Path, params: Params, shape: Shape, tokenizer: Tokenizer) -> N
             "tokenizer_class": "PreTrainedTokenizerFast",
         },
     )
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     dump(
         folder / "generation_config.json",
         {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "transformers_version": "4.53.3"},
@@ -130,6 +131,17 @@ def card(facts: dict[str, Any], shape: Shape, parameters: int) -> str:
         parameters=parameters, shape=shape, scores="\n".join(rows), **facts["training"]
     )
 
+
+# Gemma's in few words: the BOS, the system's text in the first user's turn, roles in turn.
+CHAT_TEMPLATE = """\
+{{ bos_token }}\
+{% set system = messages[0].content + '\\n\\n' if messages[0].role == 'system' else '' -%}
+{% for m in messages if m.role != 'system' -%}
+{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}\
+{{ raise_exception('roles must alternate: user, assistant, user, ...') }}{% endif -%}
+<{{ 'model' if m.role == 'assistant' else 'user' }}>
+{{ system if loop.first }}{{ m.content | trim }}
+{% endfor %}{{ '<model>\\n' if add_generation_prompt }}"""
 
 CARD = """\
 ---

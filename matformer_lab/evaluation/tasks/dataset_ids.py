@@ -55,6 +55,8 @@ FORMER_IDS: Final[Mapping[str, tuple[str, ...]]] = {
     "truthfulqa/truthful_qa": ("truthful_qa",),
     "wmt/wmt14": ("wmt14",),
     "wmt/wmt16": ("wmt16",),
+    "paws-x": ("google-research-datasets/paws-x",),
+    "xnli": ("facebook/xnli",),
 }
 """Former ids, and ids of the same data elsewhere, by the id that lm-eval has."""
 

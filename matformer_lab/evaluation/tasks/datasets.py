@@ -103,7 +103,7 @@ def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_builder(dataset_path: str) -> bool:
-    """Whether a task's `dataset_path` is no dataset but a reader of files: json, csv, parquet, ..."""
+    """Whether a task's `dataset_path` is no dataset but a reader of files: json, csv, text, ..."""
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     return dataset_path in _PACKAGED_DATASETS_MODULES
