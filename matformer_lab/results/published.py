@@ -7,6 +7,7 @@ an MMLU score of each of the 16 slices of the pre-trained one (`ScoredSlice.publ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -84,23 +85,31 @@ def sizes_fit(parent: ParentInfo, scored: Sequence[ScoredSlice]) -> bool:
 
 
 def with_published(
-    rows: Sequence[Mapping[str, Any]], description: Description
+    rows: Sequence[Mapping[str, Any]],
+    description: Description,
+    task_names: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """The rows of results.csv with the column `published`.
 
-    It is empty for tasks inside a group, and for a parent of another size than the published one.
+    It is NaN for tasks inside a group, and for a parent of another size than the published one.
+
+    Args:
+        rows: As `result_rows` makes them.
+        description: Of the parent and the slices.
+        task_names: lm-eval's names of tasks that the rows call otherwise.
     """
     parent = description.parent
     by_name = {scored.name: scored for scored in description.slices}
     fits = sizes_fit(parent, description.slices)
 
-    def published(row: Mapping[str, Any]) -> float | None:
+    def published(row: Mapping[str, Any]) -> float:
         if not fits or row["group"] is not None:
-            return None
+            return math.nan
         scored = by_name[row["slice"]]
-        score = card_score(parent, scored, row["task"], row["metric"], row["num_fewshot"])
+        task = (task_names or {}).get(row["task"], row["task"])
+        score = card_score(parent, scored, task, row["metric"], row["num_fewshot"])
         if score is None and row["primary"]:
-            score = slice_score(parent, scored, row["task"])
-        return None if score is None else round(score, 6)
+            score = slice_score(parent, scored, task)
+        return math.nan if score is None else round(score, 6)
 
     return [{**row, COLUMN: published(row)} for row in rows]

@@ -67,6 +67,7 @@ class TaskScores:
             metric is not a mean over items.
         item_ids: "subject/doc", in the order of the outcomes' columns; empty without outcomes.
         subjects: Of the items, likewise.
+        lm_eval_name: What lm-eval calls the task; None: as the results do.
         version: The task's, as lm-eval has it; None where the sweep does not say.
         prompt_hash: sha256 (hex) over questions and prompts; None where the sweep does not say.
     """
@@ -82,6 +83,7 @@ class TaskScores:
     outcomes: Outcomes | None
     item_ids: tuple[str, ...]
     subjects: tuple[str, ...]
+    lm_eval_name: str | None = None
     version: str | None = None
     prompt_hash: str | None = None
 

@@ -14,7 +14,6 @@ from matformer_lab.results.files import (
     SLICES_JSON,
 )
 from matformer_lab.results.own_files import OwnFiles, disk_errors
-from matformer_lab.results.published import COLUMN, with_published
 from matformer_lab.results.spreadsheet import spreadsheet_csv
 
 
@@ -52,7 +51,7 @@ def write_tables(
     """
     import pandas as pd
 
-    frame = pd.DataFrame(with_published(rows, description)).astype({COLUMN: float})
+    frame = pd.DataFrame(rows)
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False, write_page_checksum=True)
     described = description.model_dump_json(indent=1, by_alias=True) + "\n"

@@ -7,7 +7,6 @@ which are in the datasets' real format (`tests/support/benchmarks.py`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +18,12 @@ from matformer_lab.evaluation.evaluate import score_together
 from matformer_lab.evaluation.score import Score
 from matformer_lab.evaluation.tasks import names
 from matformer_lab.evaluation.tasks.datasets import mapped_datasets
-from matformer_lab.evaluation.tasks.entry import TaskEntry
-from matformer_lab.evaluation.tasks.loading import load_tasks
-from matformer_lab.evaluation.tasks.prompting import Prompting
-from matformer_lab.results.model_card import CardTask, model_card
+from matformer_lab.results.model_card import Benchmark, CardTask, Variant, model_card
+from matformer_lab.sweep.jobs import prepare
+from matformer_lab.sweep.recipe import parse_recipe
 from tests.support.benchmarks import write_benchmarks
 
-TASKS: Final = [one.task for one in model_card().benchmarks if one.task is not None]
+MEASURED: Final = [one for one in model_card().benchmarks if one.task is not None]
 
 # A group of many tasks is loaded for minutes: by default one or two of its tasks stand for it. Each
 # with the folder of lm-eval's that defines it, so that the 14,000 files of all are not indexed.
@@ -53,13 +51,19 @@ class Both(NamedTuple):
     theirs: dict[str, Any]
 
 
-def asked() -> list[CardTask]:
-    """The card's tasks, with their stand-ins in the place of the large groups."""
+def asked() -> list[Benchmark]:
+    """The card's benchmarks, with stand-ins in the place of the large groups."""
     return [
-        task.model_copy(update={"name": name})
-        for task in TASKS
-        for name in STAND_INS.get(task.name, (task.name,))
+        one.model_copy(update={"task": one.task.model_copy(update={"name": name})})
+        for one in MEASURED
+        for name in STAND_INS.get(task_of(one).name, (task_of(one).name,))
+        if one.task
     ]
+
+
+def task_of(benchmark: Benchmark) -> CardTask:
+    assert benchmark.task is not None
+    return benchmark.task
 
 
 @contextmanager
@@ -74,38 +78,43 @@ def offline() -> Iterator[None]:
         yield
 
 
-def scores(tasks: list[CardTask], parent: Path, data: Path, folder: Path) -> dict[str, Both]:
-    """What both say of a half-width slice."""
-    import torch
-
+def scores(
+    benchmarks: list[Benchmark], variant: Variant, parent: Path, data: Path, folder: Path
+) -> dict[str, Both]:
+    """What both say of a half-width slice; the instruction-tuned one is asked in turns."""
     import matformer_lab as ml
 
-    opened = ml.open_parent(str(parent))
-    small = ml.resolve_slice("1/2", opened)
-    ml.write_checkpoint(ml.make_plan(opened, small), folder)
-    live = {"1/2": ml.ElasticParent.load(opened, dtype=torch.float32).live(small)}
-    tokenizer = ml.load_tokenizer(opened)
-    entries = [
-        TaskEntry(name=task.name, num_fewshot=task.num_fewshot, metric=task.metric)
-        for task in tasks
-    ]
-    loaded = load_tasks(
-        entries,
-        limit=LIMIT,
-        seed=SEED,
-        datasets=data,
-        prompting=Prompting(gen_kwargs=TOKENS),
-        confirm_run_unsafe_code=True,
-    )
-    ours = {
-        each.name: next(score_together(live, tokenizer, each, scorer="prefix", batch_size=4)).score
-        for each in loaded
+    tasks = [task_of(one) for one in benchmarks if one.variant == variant]
+    recipe = {
+        "parent": str(parent),
+        "slices": ["1/2"],
+        "tasks": [task.model_dump() for task in tasks],
+        "datasets": str(data),
+        "dtype": "float32",
+        "device": "cpu",
+        "limit": LIMIT,
+        "seed": SEED,
+        "gen_kwargs": TOKENS,
+        "apply_chat_template": variant == "IT",
+        "confirm_run_unsafe_code": True,
     }
-    theirs = by_lm_eval(tasks, folder, data)
+    prepared = prepare(parse_recipe(recipe))
+    (sized,) = prepared.sized
+    ml.write_checkpoint(sized.plan, folder)
+    live = {"1/2": ml.ElasticParent.load(prepared.parent).live(sized.slice)}
+    ours = {
+        task.name: next(
+            score_together(live, prepared.tokenizer, task, scorer="prefix", batch_size=4)
+        ).score
+        for task in prepared.tasks
+    }
+    theirs = by_lm_eval(tasks, folder, data, in_turns=variant == "IT")
     return {task.name: Both(ours[task.name], theirs[task.num_fewshot]) for task in tasks}
 
 
-def by_lm_eval(tasks: list[CardTask], folder: Path, data: Path) -> dict[int, dict[str, Any]]:
+def by_lm_eval(
+    tasks: list[CardTask], folder: Path, data: Path, *, in_turns: bool
+) -> dict[int, dict[str, Any]]:
     """lm-eval's own results by few-shot count, as its command line makes them."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -116,13 +125,14 @@ def by_lm_eval(tasks: list[CardTask], folder: Path, data: Path) -> dict[int, dic
     manager = names.task_manager([task.name for task in tasks])
     found = {}
     for shots in {task.num_fewshot for task in tasks}:
-        chosen = [task.name for task in tasks if task.num_fewshot == shots]
         with mapped_datasets(data):
             found[shots] = lm_eval.simple_evaluate(
                 model=model,
-                tasks=chosen,
+                tasks=[task.name for task in tasks if task.num_fewshot == shots],
                 task_manager=manager,
                 num_fewshot=shots,
+                apply_chat_template=in_turns,
+                fewshot_as_multiturn=in_turns,
                 gen_kwargs=",".join(f"{key}={value}" for key, value in TOKENS.items()),
                 limit=LIMIT,
                 confirm_run_unsafe_code=True,
@@ -171,14 +181,20 @@ def check_equal(task: CardTask, both: Both) -> None:
 
 
 @pytest.fixture(scope="module")
-def both(scorable: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Both]:
+def both(
+    scorable: Path, instruction_tuned: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Both]:
     """All benchmarks of the card, scored once; the groups of many tasks by one or two of them."""
     data = write_benchmarks(tmp_path_factory.mktemp("benchmarks"), languages=LANGUAGES)
+    folder = tmp_path_factory.mktemp("extracted")
     with offline():
-        return scores(asked(), scorable, data, tmp_path_factory.mktemp("extracted") / "half")
+        return {
+            **scores(asked(), "PT", scorable, data, folder / "pt"),
+            **scores(asked(), "IT", instruction_tuned, data, folder / "it"),
+        }
 
 
-@pytest.mark.parametrize("task", asked(), ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [task_of(one) for one in asked()], ids=lambda task: task.name)
 def test_a_benchmark_scores_as_lm_eval_scores_it(task: CardTask, both: dict[str, Both]) -> None:
     check_equal(task, both[task.name])
 
@@ -186,13 +202,12 @@ def test_a_benchmark_scores_as_lm_eval_scores_it(task: CardTask, both: dict[str,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STAND_INS)
 def test_a_whole_group_scores_as_lm_eval_scores_it(
-    name: str, scorable: Path, tmp_path: Path
+    name: str, scorable: Path, instruction_tuned: Path, tmp_path: Path
 ) -> None:
     """Every language and subject."""
-    (task,) = (task for task in TASKS if task.name == name)
+    (benchmark,) = (one for one in MEASURED if task_of(one).name == name)
+    parent = scorable if benchmark.variant == "PT" else instruction_tuned
     data = write_benchmarks(tmp_path / "benchmarks")
     with offline():
-        found = scores([task], scorable, data, tmp_path / "half")
-    check_equal(task, found[name])
-    value = found[name].ours.metrics[0].value
-    assert not math.isnan(value)
+        found = scores([benchmark], benchmark.variant, parent, data, tmp_path / "half")
+    check_equal(task_of(benchmark), found[name])

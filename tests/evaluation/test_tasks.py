@@ -334,12 +334,12 @@ def test_a_misspelt_task_is_refused_within_seconds(name: str, near: str, tmp_pat
 
 @pytest.mark.slow
 def test_the_shipped_names_are_lm_evals() -> None:
-    """`python -m matformer_lab.evaluation.tasks.knshipped_names` mends it."""
-    from matformer_lab.evaluation.tasks.knshipped_names import knshipped_names
+    """`python -m matformer_lab.evaluation.tasks.known_names` mends it."""
+    from matformer_lab.evaluation.tasks.known_names import known_names
     from matformer_lab.evaluation.tasks.names import indexed, shipped_names
 
     there = set(indexed(None).all_tasks) - shipped_names()
-    known = knshipped_names()
+    known = known_names()
     assert known is not None and set(known) == there
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,19 @@ def rows_of(description: Description, task: str, metric: str, shots: int) -> dic
          "primary": True, "value": 0.5}
         for one in description.slices
     ]  # fmt: skip
-    return {row["slice"]: row[COLUMN] for row in with_published(rows, description)}
+    return shown(with_published(rows, description))
+
+
+def shown(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {row["slice"]: None if math.isnan(row[COLUMN]) else row[COLUMN] for row in rows}
+
+
+def test_an_alias_is_known_by_its_task(tmp_path: Path) -> None:
+    description = described(tmp_path)
+    row = {"slice": "e4b", "task": "five", "metric": "acc", "num_fewshot": 5, "group": None,
+           "primary": True}  # fmt: skip
+    assert shown(with_published([row], description, {"five": "winogrande"})) == {"e4b": 0.717}
+    assert shown(with_published([row], description)) == {"e4b": None}
 
 
 def test_a_score_stands_beside_the_same_task_shots_and_metric(tmp_path: Path) -> None:
@@ -144,9 +157,7 @@ def test_the_table_has_columns_of_their_own(tmp_path: Path) -> None:
     before = score_rows(folder)  # of an earlier version, without the column
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     description = read_description(folder / "slices.json")
-    pd.DataFrame(with_published(rows, description)).astype({COLUMN: float}).to_parquet(
-        folder / "results.parquet"
-    )
+    pd.DataFrame(with_published(rows, description)).to_parquet(folder / "results.parquet")
     after = score_rows(folder)
     width = len(before[0])
     assert [row[:width] for row in after] == before
@@ -177,7 +188,7 @@ def test_a_miniature_shows_none_of_the_cards(tmp_path: Path) -> None:
     frame = pd.read_parquet(folder / "results.parquet")
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     beside = with_published(rows, read_description(folder / "slices.json"))
-    assert not any(row[COLUMN] for row in beside)
+    assert all(math.isnan(row[COLUMN]) for row in beside)
 
 
 def test_the_groups_over_languages_join_all_that_lm_eval_has() -> None:
