@@ -90,3 +90,46 @@ def model_card() -> ModelCard:
         return ModelCard.model_validate(load_yaml(path))
     except ValidationError as error:
         raise InputError(f"{path}: {explain(error, ModelCard)}") from None
+
+
+def benchmark_table(card: ModelCard) -> str:
+    """The card's benchmarks that lm-eval has, in Markdown: how they are measured here.
+
+    A test runs each of them and compares with lm-eval (`tests/evaluation/test_model_card.py`).
+    """
+    head = ("benchmark", "scores of", "task", "shots", "metric", "E2B", "E4B", "equal to lm-eval")
+    rows = [
+        (
+            one.name,
+            one.variant,
+            f"`{one.task.name}`",
+            str(one.task.num_fewshot),
+            f"`{one.task.metric}`",
+            f"{one.published.e2b:.1f}",
+            f"{one.published.e4b:.1f}",
+            "yes",
+        )
+        for one in card.benchmarks
+        if one.task is not None
+    ]
+    return _markdown(head, rows)
+
+
+def missing_table(card: ModelCard) -> str:
+    """The card's other benchmarks, in Markdown: why they are not there."""
+    rows = [
+        (one.name, one.metric, f"{one.published.e2b:.1f}", f"{one.published.e4b:g}", one.missing)
+        for one in card.benchmarks
+        if one.missing is not None
+    ]
+    return _markdown(("benchmark", "metric", "E2B", "E4B", "why it is not there"), rows)
+
+
+def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":  # what docs/guides/model-card.md has
+    print(benchmark_table(model_card()))
+    print(missing_table(model_card()))
