@@ -136,11 +136,11 @@ def prepare(recipe: Recipe, *, device: str | None = None) -> Prepared:
     )
     device = device or resolve_device(recipe.device)
     tokenizer = load_tokenizer(parent)
-    _warn_of_unused_template(recipe, tokenizer, parent)
     tasks = recipe_tasks(recipe, parent, tokenizer)
     dtype = compute_dtype(recipe.dtype, parent.dtype, device)
     if cost := slow_on(dtype.name, device):
         warnings.warn(cost, stacklevel=2)
+    _warn_of_unused_template(recipe, tokenizer, parent)  # last: what is refused gets one line
     return Prepared(
         recipe, parent, sized, tasks, tokenizer, tokenizer_hash(tokenizer), device, dtype
     )

@@ -15,6 +15,7 @@ import pytest
 
 from matformer_lab import tiny
 from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.tasks.dataset_ids import FORMER_IDS
 from matformer_lab.evaluation.tasks.datasets import mapped_datasets
 from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.hub_reach import SECONDS, hub_answers
@@ -384,3 +385,60 @@ def test_the_short_index_holds_the_same_tasks_as_the_full_one() -> None:
 def test_names_that_cannot_be_scored_say_why(name: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=says):
         load(name)
+
+
+# --- dataset ids -------------------------------------------------------------------------------
+
+
+def test_every_dataset_id_with_a_former_one_is_lm_evals() -> None:
+    """As `dataset_path` of a task file of the installed lm-eval."""
+    import lm_eval.tasks
+
+    root = Path(lm_eval.tasks.__file__).parent
+    there = {
+        line.partition(":")[2].strip().strip("\"'")
+        for pattern in ("*.yaml", "*yaml*")
+        for path in root.rglob(pattern)
+        if path.is_file()
+        for line in path.read_text(errors="replace").splitlines()
+        if line.startswith("dataset_path:")
+    }
+    assert not FORMER_IDS.keys() - there
+    for former in FORMER_IDS.values():
+        assert former and len(set(former)) == len(former)
+
+
+@pytest.mark.parametrize("former", ["super_glue"])
+def test_a_folder_of_a_former_id_serves_todays(former: str, tmp_path: Path) -> None:
+    today = load("boolq", data=write_boolq(tmp_path / "today", [0, 1, 1, 0]))
+    data = write_boolq(tmp_path / "then", [0, 1, 1, 0])
+    (data / "aps" / "super_glue").rename(data / former)
+    assert load("boolq", data=data).prompt_hash == today.prompt_hash
+
+
+@pytest.mark.parametrize(
+    ("wanted", "folder"),
+    [
+        ("baber/piqa", "piqa"),
+        ("lighteval/siqa", "social_i_qa"),
+        ("allenai/ai2_arc", "ai2_arc"),
+        ("CohereForAI/Global-MMLU", "CohereLabs/Global-MMLU"),
+    ],
+)
+def test_former_ids_are_found(wanted: str, folder: str, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "data.csv").write_text("question,answer\na,b\n")
+    with mapped_datasets(tmp_path):
+        assert datasets.load_dataset(wanted)["train"]["answer"] == ["b"]
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["super-glue/super_glue", "aps--super_glue", "datasets--aps--super_glue", "SUPER_GLUE"],
+)
+def test_a_missing_dataset_names_the_folder_that_looks_right(folder: str, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(InputError) as caught:
+        load("boolq", data=tmp_path)
+    assert f"{tmp_path / folder} looks like it" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,9 +1,10 @@
 """A task as a recipe names it."""
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 
 Scorer = Literal["prefix", "lm-eval"]
 
@@ -23,6 +24,10 @@ GenKwargs = dict[str, Any]
 """Arguments of generation by name, as `lm_eval --gen_kwargs` takes them."""
 
 
+_ALIAS: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")
+"""Names of files in the results' folders."""
+
+
 class TaskEntry(BaseModel):
     """One lm-eval task or group, by its registered name."""
 
@@ -32,7 +37,7 @@ class TaskEntry(BaseModel):
     alias: Annotated[
         str | None,
         Field(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$",
+            json_schema_extra={"pattern": _ALIAS.pattern},
             description="Its name in the results: one task in two settings, say.",
         ),
     ] = None
@@ -48,6 +53,15 @@ class TaskEntry(BaseModel):
         GenKwargs | None,
         Field(description="As lm_eval --gen_kwargs, for this task; over the recipe's."),
     ] = None
+
+    @field_validator("alias")
+    @classmethod
+    def _is_a_label(cls, alias: str | None) -> str | None:
+        if alias is not None and not _ALIAS.fullmatch(alias):
+            raise ValueError(
+                "holds letters, digits and . _ + - only, and begins with one of the first two"
+            )
+        return alias
 
     @property
     def label(self) -> str:
