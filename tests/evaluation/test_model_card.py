@@ -199,15 +199,19 @@ def test_a_benchmark_scores_as_lm_eval_scores_it(task: CardTask, both: dict[str,
     check_equal(task, both[task.name])
 
 
+@pytest.fixture(scope="module")
+def every_language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_benchmarks(tmp_path_factory.mktemp("every-language"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STAND_INS)
 def test_a_whole_group_scores_as_lm_eval_scores_it(
-    name: str, scorable: Path, instruction_tuned: Path, tmp_path: Path
+    name: str, scorable: Path, instruction_tuned: Path, every_language: Path, tmp_path: Path
 ) -> None:
     """Every language and subject."""
     (benchmark,) = (one for one in MEASURED if task_of(one).name == name)
     parent = scorable if benchmark.variant == "PT" else instruction_tuned
-    data = write_benchmarks(tmp_path / "benchmarks")
     with offline():
-        found = scores([benchmark], benchmark.variant, parent, data, tmp_path / "half")
+        found = scores([benchmark], benchmark.variant, parent, every_language, tmp_path / "half")
     check_equal(task_of(benchmark), found[name])
