@@ -306,7 +306,12 @@ def _scoring_recipe(parent: Parent, given: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"`recipe`: {key}: is set by the editor; leave it out")
     defaults: dict[str, Any] = {}
     if parent.ref == TINY:
-        defaults = {"tasks": list(TINY_TASKS), "dtype": "float32", "limit": 100}
+        defaults = {
+            "tasks": list(TINY_TASKS),
+            "apply_chat_template": False,
+            "dtype": "float32",
+            "limit": 100,
+        }
     return {"parent": str(parent.ref), **defaults, **given}
 
 

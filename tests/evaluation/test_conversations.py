@@ -1,13 +1,18 @@
 """Prompts as conversations: lm-eval's own, item by item, and what is refused before scoring."""
 
+import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from lm_eval.models.huggingface import HFLM
 
 from matformer_lab import tiny
@@ -111,6 +116,13 @@ def test_every_item_is_as_lm_eval_scores_the_checkpoint(
     theirs = lm_evals_samples(extracted, **settings)
     recipe = parse_recipe(recipe_of(instruction_tuned, scorer=scorer, **settings))
     out = run_sweep(recipe, tmp_path / "out", report=False, progress=False)
+    as_run = yaml.safe_load((out / "recipe.yaml").read_text())["as_run"]
+    if settings.get("apply_chat_template"):
+        template = (instruction_tuned / "chat_template.jinja").read_bytes()
+        digest = hashlib.sha256(template).hexdigest()
+        assert as_run["chat_template"] == {"name": "default", "sha256": digest}
+    else:
+        assert "chat_template" not in as_run
     items = [
         item
         for job in prepare(recipe).jobs
@@ -124,6 +136,46 @@ def test_every_item_is_as_lm_eval_scores_the_checkpoint(
         exactly = scorer == "lm-eval"
         assert item["logprobs"] == (logprobs if exactly else pytest.approx(logprobs, abs=2e-4))
         assert item["acc"] == sample["acc"]
+
+
+@pytest.mark.slow
+def test_every_item_is_as_lm_evals_command_line_scores_the_checkpoint(
+    instruction_tuned: Path, extracted: HFLM, tmp_path: Path
+) -> None:
+    """`lm_eval run` with the flags of the same names, in the folder where its datasets are."""
+    arguments = {
+        "--model": "hf",
+        "--model_args": f"pretrained={extracted.pretrained},dtype=float32",
+        "--tasks": TASKS[1],
+        "--num_fewshot": SHOTS,
+        "--limit": LIMIT,
+        "--seed": 1234,
+        "--batch_size": 4,
+        "--device": "cpu",
+        "--include_path": tiny.tasks_dir(),
+        "--output_path": tmp_path / "theirs",
+        "--system_instruction": SYSTEM,
+    }
+    command = [sys.executable, "-m", "lm_eval", "run", "--log_samples", "--apply_chat_template"]
+    command += [str(part) for pair in arguments.items() for part in pair]
+    env = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    subprocess.run(
+        command, check=True, cwd=tiny.datasets_dir(), env={**os.environ, **env}, timeout=900
+    )
+    (listed,) = (tmp_path / "theirs").rglob("samples_*.jsonl")
+    theirs = {(each := json.loads(line))["doc_id"]: each for line in listed.open()}
+    settings = {"apply_chat_template": True, "system_instruction": SYSTEM, "scorer": "lm-eval"}
+    tasks = [{"name": TASKS[1], "num_fewshot": SHOTS}]
+    recipe = parse_recipe(recipe_of(instruction_tuned, tasks=tasks, **settings))
+    out = run_sweep(recipe, tmp_path / "out", report=False, progress=False)
+    (job,) = prepare(recipe).jobs
+    items = Store(out / STORE).items(job.key).to_pylist()
+    assert len(items) == len(theirs) == LIMIT
+    for item in items:
+        sample = theirs[item["doc_id"]]
+        assert item["prompt_hash"] == sample["prompt_hash"]
+        said = [float(logprob) for logprob, _ in sample["filtered_resps"]]
+        assert item["logprobs"] == pytest.approx(said, abs=1e-5)
 
 
 def test_turns_are_the_default_with_a_template_as_with_lm_eval_run(instruction_tuned: Path) -> None:
@@ -182,7 +234,10 @@ def test_scores_of_plain_prompts_keep_their_keys_and_others_have_their_own(
 
 
 def written(text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / "chat_template.jinja").write_text(text) and None
+    def write(folder: Path) -> None:
+        (folder / "chat_template.jinja").write_text(text)
+
+    return write
 
 
 def named_templates(folder: Path) -> None:

@@ -219,6 +219,27 @@ def test_the_files_of_a_score_are_hashed_wherever_they_lie(tmp_path: Path) -> No
     assert len({first.files_digest, *(other.files_digest for other in others)}) == 4
 
 
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    for folder, name in (("a", "one"), ("b", "two")):
+        write_task(tmp_path / folder, name, include="base.inc")
+        (tmp_path / folder / "base.inc").write_text(f"description: {name}\n")
+    (tmp_path / "a" / "both.yaml").write_text(
+        "group: both\ntask: [one, two]\naggregate_metric_list: [{metric: acc}]\n"
+    )
+    (task,) = load([tmp_path / "a", tmp_path / "b"], "both")
+    found = dict(task.files)
+    assert set(found) == {"base.inc", "both.yaml", "one.yaml", "[2]/base.inc", "[2]/two.yaml"}
+    assert found["base.inc"] != found["[2]/base.inc"]
+
+
+def test_a_changed_include_is_seen_in_the_same_process(tmp_path: Path) -> None:
+    write_task(tmp_path, "my_sums", include="base.inc")
+    (tmp_path / "base.inc").write_text("unsafe_code: true\n")
+    assert "`confirm_run_unsafe_code`" in refused(tmp_path, "my_sums")
+    (tmp_path / "base.inc").write_text("unsafe_code: false\n")
+    assert load(tmp_path, "my_sums")
+
+
 # --- names -------------------------------------------------------------------------------------
 
 
@@ -311,3 +332,39 @@ def test_code_of_the_model_needs_a_word(tmp_path: Path) -> None:
     assert "`confirm_run_unsafe_code`" in refused(tmp_path, "my_sums")
     (task,) = load(tmp_path, "my_sums", confirm_run_unsafe_code=True)
     assert task.runs_code
+
+
+def test_code_eval_asks_for_a_word_of_its_own(tmp_path: Path) -> None:
+    """What `evaluate` says as HumanEval's file is imported, without the lines around it."""
+    (tmp_path / "code.py").write_text(
+        "raise ValueError('\\n####\\nset the environment variable HF_ALLOW_CODE_EVAL=\"1\"\\n')\n"
+    )
+    write_task(tmp_path, "my_sums", unsafe_code="true", doc_to_text="!function code.ask")
+    allowed = {"trust_tasks": True, "confirm_run_unsafe_code": True}
+    with pytest.warns(UserWarning, match=r"code\.ask"):
+        told = refused(tmp_path, "my_sums", **allowed)
+    assert told.endswith("HF_ALLOW_CODE_EVAL=1 in the environment besides") and "####" not in told
+
+
+PYTHON_TASK = """
+from lm_eval.api.task import ConfigurableTask
+
+
+class Sums(ConfigurableTask):
+    def __init__(self, config=None):
+        written = {key: value for key, value in config.items() if key != "class"}
+        super().__init__(config=written)
+
+    def doc_to_text(self, doc, doc_to_text=None):
+        return "Sum: " + doc["question"]
+"""
+
+
+def test_a_task_in_python_is_trusted_or_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "sums.py").write_text(PYTHON_TASK)
+    write_task(tmp_path, "my_sums", **{"class": "!function sums.Sums"})
+    assert "sums.Sums" in refused(tmp_path, "my_sums")
+    with pytest.warns(UserWarning, match=r"sums\.Sums"):
+        (task,) = load(tmp_path, "my_sums", trust_tasks=True)
+    assert task.requests[0].args == ("Sum: 1 + 2", " 3")
+    assert list(dict(task.files)) == ["my_sums.yaml", "sums.py"]

@@ -285,3 +285,15 @@ def test_hashes_of_the_files_are_in_key_and_provenance(own_tasks: Path, tmp_path
         states = dry_run(recipe, out).jobs
     assert {status.state for status in states} == {"stale"}
     assert {why.partition(" ")[0] for status in states for why in status.why} == {"task_files"}
+
+
+def test_code_of_the_model_runs_after_a_word_for_it(own_tasks: Path, tmp_path: Path) -> None:
+    """lm-eval's evaluator has a check of its own, and is told."""
+    sums = own_tasks.parent / "mine" / "sums.yaml"
+    sums.write_text(sums.read_text().replace("!function code.ask", "q") + "unsafe_code: true\n")
+    done = run_here("sweep", own_tasks, "--out", tmp_path / "out")
+    assert done.code == 2 and "--confirm-run-unsafe-code" in done.err
+    assert done.err.strip().count("\n") == 0
+    allowed = {"confirm_run_unsafe_code": True}
+    run_sweep(load_recipe(own_tasks, allowed), tmp_path / "out", report=False, progress=False)
+    assert set(load_results(tmp_path / "out")["task"]) == {"sums"}

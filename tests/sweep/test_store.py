@@ -1,6 +1,7 @@
 """The store: exact keys, staleness with its reason, whole files only."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -249,3 +250,18 @@ def test_nothing_outside_the_folder_is_written_for_an_odd_task_name(tmp_path: Pa
     store.put(odd, scored(), RUN)
     assert store.get(odd) is not None
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_what_came_later_leaves_older_keys_as_they_were() -> None:
+    """Without chat template, generation arguments and task files of one's own."""
+    older = {name: value for name, value in dataclasses.asdict(KEY).items() if value is not None}
+    assert not {"turns", "gen_kwargs", "task_files"} & older.keys()
+    older |= {"limit": KEY.limit, "num_fewshot": KEY.num_fewshot}
+    text = json.dumps(older, sort_keys=True).encode()
+    assert hashlib.sha256(text).hexdigest() == KEY.digest
+    for name in ("turns", "gen_kwargs", "task_files"):
+        changed: dict[str, Any] = {name: "x"}
+        later = dataclasses.replace(KEY, **changed)
+        assert later.digest != KEY.digest
+        assert KEY.differences(later.fields) == (f"{name} x -> None",)
+        assert later.differences(older) == (f"{name} None -> x",)

@@ -35,7 +35,7 @@ class Conversations(HFLM):  # type: ignore[misc]
         self.tokenizer = copy.copy(tokenizer)
         # lm-eval 0.4.13 looks a template up by its name, but then applies `default`.
         self.tokenizer.chat_template = template
-        self.chat_template_args = {}
+        self.chat_template_args: dict[str, Any] = {}
         self.add_bos_token = True
         self.custom_prefix_token_id = None
         self.backend = "causal"
@@ -85,10 +85,9 @@ class Conversations(HFLM):  # type: ignore[misc]
         )
 
     def _written(self, messages: list[dict[str, str]]) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
+        return str(
+            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         )
-        return text
 
 
 def conversations(

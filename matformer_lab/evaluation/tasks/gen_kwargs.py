@@ -45,7 +45,8 @@ def check_gen_kwargs(given: Mapping[str, Any], where: str) -> None:
     """
     from transformers import GenerationConfig
 
-    own = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+    defaults: Any = GenerationConfig
+    own = {name for name in vars(defaults()) if not name.startswith("_")}
     known = {*own, *LENGTHS, _STOP} - _NOT_OURS - {"max_length", "transformers_version"}
     for name, value in given.items():
         if name in _NOT_OURS:

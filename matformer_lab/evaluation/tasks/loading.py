@@ -40,6 +40,8 @@ from matformer_lab.evaluation.tasks.trust import check_trust
 if TYPE_CHECKING:
     from matformer_lab.evaluation.tasks.conversations import Conversations
 
+_CODE_EVAL: Final = "HF_ALLOW_CODE_EVAL"
+"""What `code_eval` of `evaluate` looks for in the environment."""
 _PLAIN: Final = Prompting()
 _NO_FOLDERS: Final = TaskFolders()
 
@@ -293,6 +295,11 @@ def _explained(name: str, task: Any, what: str, error: Exception) -> InputError:
     column = column_of(error)
     if column is not None:
         return missing_column(name, task, column)
+    if _CODE_EVAL in str(error):
+        return InputError(
+            f"tasks: {name}: its metric runs code that the model writes, and asks for "
+            f"{_CODE_EVAL}=1 in the environment besides"
+        )
     return InputError(f"tasks: {name} cannot be {what} ({type(error).__name__}: {one_line(error)})")
 
 

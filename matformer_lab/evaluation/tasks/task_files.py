@@ -90,7 +90,7 @@ class TaskFolders:
     folders: tuple[Path, ...] = ()
     files: tuple[TaskFile, ...] = ()
     digest: str = ""
-    """Of every YAML file in them: what lm-eval's index of the folders depends on."""
+    """Of all their YAML files, and what those include: lm-eval's index depends on these."""
 
     @cached_property
     def by_name(self) -> Mapping[str, TaskFile]:
@@ -127,13 +127,16 @@ class TaskFolders:
     def hashes(self, names: Iterable[str]) -> Mapping[str, str]:
         """sha256 (hex) of every file that the tasks `names` depend on.
 
-        Keys are paths relative to the task folder, so that they do not say where that is.
+        Keys are paths relative to the task folder, so that they do not say where that is; from the
+        second folder on they begin with its number.
         """
         found: dict[str, str] = {}
         for task in self.used_by(names):
+            number = self.folders.index(task.folder) + 1
             for file in (*task.yaml_files, *task.python_files):
                 relative = Path(os.path.relpath(file, task.folder)).as_posix()
-                found[relative] = hashlib.sha256(read_small(file)).hexdigest()
+                key = relative if number == 1 else f"[{number}]/{relative}"
+                found[key] = _sha256(file)
         return dict(sorted(found.items()))
 
 
@@ -141,22 +144,23 @@ def read_task_folders(folders: Sequence[Path]) -> TaskFolders:
     """Read what the task folders define; nothing in them is run.
 
     Args:
-        folders: Absolute paths.
+        folders: Their paths.
 
     Raises:
         InputError: When a folder is not there, a file is no YAML, or two files define one name.
     """
     files: list[TaskFile] = []
-    digest = hashlib.sha256()
-    for folder in dict.fromkeys(folders):
+    once = tuple(dict.fromkeys(folder.resolve() for folder in folders))
+    for folder in once:
         if not folder.is_dir():
             raise InputError(f"task_folders: {folder}: no such folder")
         for path in sorted(folder.glob("**/*.yaml"), key=lambda path: path.as_posix()):
             if not _IGNORED & set(path.parts):
-                digest.update(f"{path} {hashlib.sha256(read_small(path)).hexdigest()}\n".encode())
                 files += _read(path, folder)
     _check_names_once(files)
-    return TaskFolders(tuple(dict.fromkeys(folders)), tuple(files), digest.hexdigest())
+    read = sorted({path for file in files for path in file.yaml_files})
+    digest = hashlib.sha256("".join(f"{path} {_sha256(path)}\n" for path in read).encode())
+    return TaskFolders(once, tuple(files), digest.hexdigest())
 
 
 def check_names_are_new(folders: TaskFolders, taken: frozenset[str]) -> None:
@@ -176,6 +180,10 @@ def check_names_are_new(folders: TaskFolders, taken: frozenset[str]) -> None:
                     f"task_folders: {file.path}: {name!r} is a name of lm-eval's own; choose "
                     "another"
                 )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(read_small(path)).hexdigest()
 
 
 def _check_names_once(files: Sequence[TaskFile]) -> None:
