@@ -151,11 +151,17 @@ def test_a_slice_is_known_by_its_layers_not_by_its_name(tmp_path: Path) -> None:
 # --- where they are shown ---
 
 
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, with None for NaN."""
+    plain = frame.astype(object).where(frame.notna(), None)
+    return [{str(key): value for key, value in row.items()} for row in plain.to_dict("records")]
+
+
 def test_the_table_has_columns_of_their_own(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path, scale=0.002, slices=SLICES[:3])
     frame = pd.read_parquet(folder / "results.parquet")
     before = score_rows(folder)  # of an earlier version, without the column
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    rows = records(frame)
     description = read_description(folder / "slices.json")
     pd.DataFrame(with_published(rows, description)).to_parquet(folder / "results.parquet")
     after = score_rows(folder)
@@ -186,7 +192,7 @@ def test_a_miniature_shows_none_of_the_cards(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path, scale=0.005, slices=SLICES[:4], parent="tiny", shrink=4000)
     assert set(read_sweep(folder).published) == {"mmlu"}  # on axes of its own, of E4B's slices
     frame = pd.read_parquet(folder / "results.parquet")
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    rows = records(frame)
     beside = with_published(rows, read_description(folder / "slices.json"))
     assert all(math.isnan(row[COLUMN]) for row in beside)
 
