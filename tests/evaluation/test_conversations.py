@@ -277,6 +277,14 @@ DROPS_SYSTEM = (
             {"apply_chat_template": True, "system_instruction": SYSTEM},
             "no place for it",
         ),
+        (
+            written(
+                "{{ bos_token }}{% for m in messages %}"
+                "{{ 1 + m.role if m.role == 'system' else m.content }}{% endfor %}"
+            ),
+            {"apply_chat_template": True, "system_instruction": SYSTEM},
+            "no place for it",
+        ),
         (written("{{ bos_token }}" * 2), {"apply_chat_template": True}, "exactly one BOS"),
         (written("\n{{ bos_token }}"), {"apply_chat_template": True}, "exactly one BOS"),
         (written("{{ nothing.at.all }}"), {"apply_chat_template": True}, "template fails"),

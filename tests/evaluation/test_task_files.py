@@ -168,6 +168,18 @@ def test_code_of_a_groups_member_is_refused_too(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("name", ["1", "true", "1.5", "[a, b]", "{a: b}"])
+def test_names_that_are_no_texts_are_refused(name: str, tmp_path: Path) -> None:
+    """lm-eval would find the task by them; no name in a recipe, or in a group, stands for it."""
+    (tmp_path / "code.py").write_text(CODE)
+    group = "group: mine\ntask: [{task: 1}]\naggregate_metric_list: [{metric: acc}]\n"
+    write_task(tmp_path, name, file="x.yaml", doc_to_text="!function code.ask")
+    assert "is no name" in refused(tmp_path, "tiny_boolq")
+    (tmp_path / "x.yaml").write_text(group)
+    assert "1 is no name" in refused(tmp_path, "mine")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_trusted_code_runs_and_is_told(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text(CODE)
     write_task(tmp_path, "my_sums", doc_to_text="!function code.ask")

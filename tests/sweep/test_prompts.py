@@ -36,16 +36,22 @@ def recipe_of(parent: Path, **changes: Any) -> dict[str, Any]:
 TWO_SETTINGS = [
     {"name": "tiny_hellaswag", "alias": "hellaswag-0shot", "num_fewshot": 0},
     {"name": "tiny_hellaswag", "num_fewshot": 2},
-    {"name": "tiny_mmlu", "alias": "mmlu-1shot", "num_fewshot": 1},
-    {"name": "tiny_mmlu", "alias": "mmlu-0shot", "num_fewshot": 0},
+    {"name": "crafts", "alias": "crafts-1shot", "num_fewshot": 1},
+    {"name": "crafts", "alias": "crafts-0shot", "num_fewshot": 0},
 ]
-LABELS = ["hellaswag-0shot", "tiny_hellaswag", "mmlu-1shot", "mmlu-0shot"]
+LABELS = ["hellaswag-0shot", "tiny_hellaswag", "crafts-1shot", "crafts-0shot"]
 
 
 @pytest.fixture(scope="module")
 def aliased(scorable: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = parse_recipe(recipe_of(scorable, tasks=TWO_SETTINGS, slices=["1/2"]))
-    return run_sweep(recipe, tmp_path_factory.mktemp("aliased") / "out", progress=False)
+    folder = tmp_path_factory.mktemp("aliased")
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "crafts.yaml").write_text(
+        "group: crafts\ntask: [tiny_mmlu_brewing, tiny_mmlu_masonry]\n"
+        "aggregate_metric_list: [{metric: acc}]\nmetadata: {version: 1.0}\n"
+    )
+    settings = {"tasks": TWO_SETTINGS, "slices": ["1/2"], "task_folders": [str(folder / "tasks")]}
+    return run_sweep(parse_recipe(recipe_of(scorable, **settings)), folder / "out", progress=False)
 
 
 def test_one_task_stands_in_the_results_in_two_settings(
@@ -57,7 +63,7 @@ def test_one_task_stands_in_the_results_in_two_settings(
     shots = own.drop_duplicates("task").set_index("task")["num_fewshot"].to_dict()
     assert [int(shots[label]) for label in LABELS] == [0, 2, 1, 0]
     subjects = results[results["task"] == "tiny_mmlu_brewing"]
-    assert set(subjects["group"]) == {"mmlu-1shot", "mmlu-0shot"}
+    assert set(subjects["group"]) == {"crafts-1shot", "crafts-0shot"}
     samples = load_samples(aliased)
     assert set(samples["task"]) == set(LABELS)
     assert {path.stem for path in (aliased / "samples" / "uniform-1-2").iterdir()} == set(LABELS)

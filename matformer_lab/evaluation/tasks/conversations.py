@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-import jinja2
 from lm_eval.models.huggingface import HFLM
 
 from matformer_lab.common.errors import InputError, one_line
@@ -46,7 +45,7 @@ class Conversations(HFLM):  # type: ignore[misc]
         system = {"role": "system", "content": "Answer in one word."}
         try:
             return self._written([system, _USER]) != self._written([_USER])
-        except jinja2.TemplateError:
+        except Exception:  # a template may fail in any way
             return False
 
     def check_bos(self) -> None:

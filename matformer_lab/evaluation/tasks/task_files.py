@@ -208,19 +208,19 @@ def _read(path: Path, folder: Path) -> Iterator[TaskFile]:
     """The task or group that a file defines; one that defines neither is there to be included."""
     written: dict[Path, Mapping[str, Any]] = {}
     config = _with_includes(path, written)
-    name = config.get("group") if "class" not in config else None
-    is_group = name is not None
-    name = config.get("task") if name is None else name
-    if not isinstance(name, str):
+    is_group = "group" in config and "class" not in config
+    name = config.get("group" if is_group else "task")
+    if name is None:
         return
-    members = [each for each in _listed(config.get("task")) if is_group]
+    _check_name(name, path)
+    members = _listed(config.get("task")) if is_group else []
     yield TaskFile(
         path=path,
         folder=folder,
         name=name,
         is_group=is_group,
         tags=tuple(tag for tag in _listed(config.get("tag")) if isinstance(tag, str)),
-        members=tuple(_member_names(members)),
+        members=tuple(_member_names(members, path)),
         functions=tuple(
             dict.fromkeys(each for file, said in written.items() for each in _functions(said, file))
         ),
@@ -278,13 +278,20 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _member_names(members: Iterable[Any]) -> Iterator[str]:
+def _member_names(members: Iterable[Any], path: Path) -> Iterator[str]:
     for member in members:
-        if isinstance(member, str):
-            yield member
-        elif isinstance(member, dict):
+        if isinstance(member, dict):
             for key in ("task", "group"):
-                yield from _member_names(_listed(member.get(key)))
+                yield from _member_names(_listed(member.get(key)), path)
+        else:
+            _check_name(member, path)
+            yield member
+
+
+def _check_name(name: Any, path: Path) -> None:
+    """Check that a name is a text: lm-eval would take a number too."""
+    if not isinstance(name, str):
+        raise InputError(f"task_folders: {path}: {name!r} is no name; write it in quotes")
 
 
 def _values(value: Any) -> Iterator[Any]:
