@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,7 +70,15 @@ def task_manager(names: Sequence[str], own: TaskFolders = _NONE) -> Any:
     if (known := known_names()) is not None:  # a group's file may hold tasks without a name outside
         needed = tuple(name for name in needed if name in known | shipped_names())
     others = tuple(name for name in needed if not name.startswith(TINY_PREFIX))
-    return indexed(others if all(name in USUAL_FOLDERS for name in others) else None, own)
+    return indexed(others if all(map(_has_folder, others)) else None, own)
+
+
+def _has_folder(name: str) -> bool:
+    """Whether lm-eval is known to keep a task in one folder, and this version has that folder."""
+    spec = find_spec("lm_eval")
+    if name not in USUAL_FOLDERS or spec is None or spec.origin is None:
+        return False
+    return (Path(spec.origin).parent / "tasks" / USUAL_FOLDERS[name]).is_dir()
 
 
 @cache
