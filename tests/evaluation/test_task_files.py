@@ -175,6 +175,9 @@ def test_names_that_are_no_texts_are_refused(name: str, tmp_path: Path) -> None:
     group = "group: mine\ntask: [{task: 1}]\naggregate_metric_list: [{metric: acc}]\n"
     write_task(tmp_path, name, file="x.yaml", doc_to_text="!function code.ask")
     assert "is no name" in refused(tmp_path, "tiny_boolq")
+    for wicked in ('"' + "x" * 300 + '"', '"a\\e[31mb"', '"a\\nb"', '""', '"a\\u202eb"'):
+        write_task(tmp_path, wicked, file="x.yaml")
+        assert "is no name" in refused(tmp_path, "tiny_boolq")
     (tmp_path / "x.yaml").write_text(group)
     assert "1 is no name" in refused(tmp_path, "mine")
     assert not (tmp_path / "ran").exists()

@@ -43,6 +43,8 @@ def check_gen_kwargs(given: Mapping[str, Any], where: str) -> None:
         InputError: For a name that neither lm-eval nor transformers takes, with the nearest that
             they do, or a value that will not do.
     """
+    if not given:
+        return
     from transformers import GenerationConfig
 
     defaults: Any = GenerationConfig

@@ -7,6 +7,7 @@ task depends on, is found here, by reading the YAML as plain values.
 
 import hashlib
 import os
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +17,13 @@ from typing import Any, Final
 import yaml
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.printable import printable
 from matformer_lab.common.untrusted import read_small
 
 _IGNORED: Final = {"__pycache__", ".ipynb_checkpoints"}
 """Folders that lm-eval passes over."""
+_LONGEST_NAME: Final = 200
+"""Bytes; results are in files of the tasks' names."""
 _FUNCTION: Final = "!function"
 _UNPICKLES: Final = "pandas"
 """The builder of `datasets` that reads pickles, which can run anything."""
@@ -289,9 +293,14 @@ def _member_names(members: Iterable[Any], path: Path) -> Iterator[str]:
 
 
 def _check_name(name: Any, path: Path) -> None:
-    """Check that a name is a text: lm-eval would take a number too."""
+    """Check that a name is a text, as lm-eval does not, and one that files can have."""
     if not isinstance(name, str):
         raise InputError(f"task_folders: {path}: {name!r} is no name; write it in quotes")
+    if not name or printable(name) != name or len(name.encode()) > _LONGEST_NAME:
+        raise InputError(
+            f"task_folders: {path}: {reprlib.repr(name)} is no name: it has to be printable, and "
+            f"{_LONGEST_NAME} bytes long at most"
+        )
 
 
 def _values(value: Any) -> Iterator[Any]:
