@@ -68,7 +68,7 @@ def sweep(
     A sweep that was interrupted continues where it stopped.
 
     RECIPE is a YAML file, or the name of a recipe that ships with the package: demo,
-    published-slices, e4b-laptop or smoke-real-data.
+    published-slices, e4b-laptop, model-card-pt, model-card-it or smoke-real-data.
     """
     from matformer_lab.results.files import FRONTIER_PNG, REPORT_HTML
     from matformer_lab.results.score_table import score_rows

@@ -5,6 +5,7 @@ from typing import Any
 
 from matformer_lab.evaluation.score import Metric
 from matformer_lab.evaluation.tasks.loading import LoadedTask
+from matformer_lab.evaluation.tasks.metric import metrics_of
 
 
 def metric_rows(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[Metric]:
@@ -34,7 +35,7 @@ def metric_rows(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[Metric
 def _higher_is_better(task: LoadedTask, name: str, metric: str) -> bool | None:
     """As a task says; for a group, what its tasks agree on (lm-eval misses nested groups)."""
     subtasks = [task.subtasks[name]] if name in task.subtasks else task.subtasks.values()
-    said = {subtask.higher_is_better().get(metric) for subtask in subtasks}
+    said = {metrics_of(subtask).get(metric) for subtask in subtasks}
     return said.pop() if len(said) == 1 else None
 
 

@@ -152,7 +152,7 @@ def _draw_panel(axis: Axes, sweep: SweepResults, panel: Panel) -> PanelLabels:
     traces.append(Trace(x[on], y[on]))
     if sweep.published_fits:
         for scored in sweep.scored:
-            score = scored.published_score(panel.name)
+            score = sweep.published.get(panel.name, {}).get(scored.name)
             if score is not None:
                 at = scored.effective / unit
                 _diamond(axis, at, 100 * score)

@@ -65,7 +65,7 @@ def _panel_data(sweep: SweepResults, panel: Panel, order: Mapping[str, int]) -> 
         "value": [float(value) for value in panel.values],
         "low": _numbers(panel.intervals[:, 0]),
         "high": _numbers(panel.intervals[:, 1]),
-        "published": [by_name[name].published_score(panel.name) for name in panel.slices],
+        "published": [sweep.published.get(panel.name, {}).get(name) for name in panel.slices],
         "rank": {
             measure: _rank_data(
                 panel, {name: getattr(by_name[name], measure) for name in by_name}, order

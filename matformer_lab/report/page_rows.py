@@ -45,7 +45,7 @@ def table_row(
         "bytes": scored.nbytes,
         "bytes_text": short_number(scored.nbytes, ("kB", "MB", "GB")),
         "scores": [_score(panel, scored.name) for panel in sweep.panels],
-        "published": [_published_score(scored, key) for key in published],
+        "published": [_published_score(sweep.published[key].get(scored.name)) for key in published],
         "kept": len(scored.slice.widths),
         "description": describe_layers(sweep.parent, scored),
         "picture_symbol": Markup(
@@ -71,8 +71,7 @@ def _score(panel: Panel, name: str) -> dict[str, Any] | None:
     }
 
 
-def _published_score(scored: ScoredSlice, key: str) -> dict[str, str]:
-    value = scored.published_score(key)
+def _published_score(value: float | None) -> dict[str, str]:
     if value is None:
         return {"value": "", "text": "–"}
     return {"value": repr(value), "text": f"{100 * value:.1f}"}

@@ -250,6 +250,7 @@ def _task_scores(read: _Folder, shown: _TaskMetric, scored: Sequence[ScoredSlice
     if measured is not None and measured.scores is not None:
         outcomes = _outcomes(read, rows, measured, proven=None not in witnesses)
     ran = read.recipe.as_run.tasks.get(shown.task, TaskAsRun())
+    asked = read.recipe.asked.get(shown.task)
     paired = measured if outcomes is not None and better else None
     return TaskScores(
         name=shown.task,
@@ -263,6 +264,7 @@ def _task_scores(read: _Folder, shown: _TaskMetric, scored: Sequence[ScoredSlice
         outcomes=outcomes if better else None,
         item_ids=() if paired is None else tuple(item.id for item in paired.items),
         subjects=() if paired is None else tuple(item.subject for item in paired.items),
+        lm_eval_name=None if asked is None else asked.name,
         version=first.task_version if ran.version is None else ran.version,
         prompt_hash=ran.prompt_hash,
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matformer_lab.common.errors import InputError
 from matformer_lab.results.description import ParentInfo, ScoredSlice
 from matformer_lab.results.pairing import Asked
+from matformer_lab.results.published import card_score, nested_model, sizes_fit, slice_score
 from matformer_lab.results.recipe_as_run import AGREEMENT
 from matformer_lab.statistics.outcomes import Outcomes
 from matformer_lab.statistics.panel import Panel, unpaired
@@ -66,6 +67,7 @@ class TaskScores:
             metric is not a mean over items.
         item_ids: "subject/doc", in the order of the outcomes' columns; empty without outcomes.
         subjects: Of the items, likewise.
+        lm_eval_name: What lm-eval calls the task; None: as the results do.
         version: The task's, as lm-eval has it; None where the sweep does not say.
         prompt_hash: sha256 (hex) over questions and prompts; None where the sweep does not say.
     """
@@ -81,6 +83,7 @@ class TaskScores:
     outcomes: Outcomes | None
     item_ids: tuple[str, ...]
     subjects: tuple[str, ...]
+    lm_eval_name: str | None = None
     version: str | None = None
     prompt_hash: str | None = None
 
@@ -166,7 +169,7 @@ class SweepResults:
     def whole(self) -> str | None:
         """The slice that is the parent itself, if it was scored."""
         for scored in self.scored:
-            if not scored.skipped and scored.widths == self.parent.intermediate_size:
+            if nested_model(self.parent, scored) == "e4b":
                 return scored.name
         return None
 
@@ -174,16 +177,10 @@ class SweepResults:
     def nested(self) -> str | None:
         """The nested model the parent was trained with, published as E2B, if it was scored."""
         for scored in self.scored:
-            if "E2B" in str((scored.published or {}).get("row", "")) or self._is_e2b(scored):
+            row = str((scored.published or {}).get("row", ""))
+            if "E2B" in row or nested_model(self.parent, scored) == "e2b":
                 return scored.name
         return None
-
-    def _is_e2b(self, scored: ScoredSlice) -> bool:
-        """Whether it is E2B's cut: half of every FFN, without layers 20 to 24."""
-        full = self.parent.intermediate_size
-        kept = [layer for layer in range(len(full)) if layer not in scored.skipped]
-        halves = tuple(full[layer] // 2 for layer in kept)
-        return scored.skipped == (20, 21, 22, 23, 24) and scored.widths == halves
 
     @property
     def smallest(self) -> str | None:
@@ -201,15 +198,29 @@ class SweepResults:
             return "smallest"
         return "nested smallest" if name == self.scored[0].name else "nested E2B"
 
+    @cached_property
+    def published(self) -> Mapping[str, Mapping[str, float]]:
+        """Published scores by task and slice, as fractions: none of them was measured here.
+
+        Those of tasks that the sweep does not have are among them.
+        """
+        found: dict[str, dict[str, float]] = {}
+        for scored in self.scored:
+            for task in self.tasks:
+                score = card_score(self.parent, scored, task.name, task.metric, task.num_fewshot)
+                if score is not None:
+                    found.setdefault(task.name, {})[scored.name] = score
+            for key in (scored.published or {}).keys() - {"row", "effective_params_b"}:
+                score = slice_score(self.parent, scored, key)
+                if score is not None:
+                    found.setdefault(key, {}).setdefault(scored.name, score)
+        return found
+
     @property
     def published_tasks(self) -> tuple[str, ...]:
-        """Tasks for which some slice has a published score."""
-        keys = {key for scored in self.scored for key in (scored.published or {})}
-        return tuple(
-            key
-            for key in sorted(keys - {"row", "effective_params_b"})
-            if any(scored.published_score(key) is not None for scored in self.scored)
-        )
+        """Tasks for which some slice has a published score: the sweep's own in its order first."""
+        own = [task.name for task in self.tasks if task.name in self.published]
+        return (*own, *sorted(self.published.keys() - set(own)))
 
     @property
     def published_apart(self) -> dict[str, list[PublishedPoint]]:
@@ -224,7 +235,7 @@ class SweepResults:
             task: [
                 PublishedPoint(scored.name, float(scored.published["effective_params_b"]), score)
                 for scored in self.scored
-                if scored.published and (score := scored.published_score(task)) is not None
+                if scored.published and (score := self.published[task].get(scored.name)) is not None
             ]
             for task in self.published_tasks
         }
@@ -301,13 +312,5 @@ class SweepResults:
 
     @property
     def published_fits(self) -> bool:
-        """Whether the published sizes are those of this parent's slices, within 5 %.
-
-        They are not where the parent is a miniature.
-        """
-        ratios = [
-            scored.effective / (scored.published["effective_params_b"] * 1e9)
-            for scored in self.scored
-            if scored.published and "effective_params_b" in scored.published
-        ]
-        return bool(ratios) and all(0.95 < ratio < 1.05 for ratio in ratios)
+        """Whether the published sizes are those of this parent's slices."""
+        return sizes_fit(self.parent, self.scored)

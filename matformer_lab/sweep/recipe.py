@@ -240,7 +240,7 @@ def load_recipe(path: StrPath, overrides: Mapping[str, Any] | None = None) -> Re
 
     Args:
         path: A YAML file, or the name of a shipped recipe: demo, published-slices, e4b-laptop,
-            search-demo, search-e4b, smoke-real-data.
+            model-card-pt, model-card-it, search-demo, search-e4b, smoke-real-data.
         overrides: Values that replace its top-level keys. A relative `Path` among them starts from
             the working directory, as a user expects.
 

@@ -21,6 +21,7 @@ from matformer_lab.evaluation.tasks.task_files import read_task_folders
 from matformer_lab.results.description import describe
 from matformer_lab.results.files import STORE, samples_file
 from matformer_lab.results.own_files import OwnFiles, disk_errors, own_files, remove_leftovers
+from matformer_lab.results.published import with_published
 from matformer_lab.results.rows import result_rows
 from matformer_lab.results.write import SamplesTable, write_tables
 from matformer_lab.sweep.bar import SweepBar
@@ -165,10 +166,12 @@ def _write(prepared: Prepared, store: Store, own: OwnFiles) -> None:
         device_names.add(entry.run.device_name)
         rows += result_rows(job.sized, entry.metrics, job.task.metric, settings)
     rows.sort(key=lambda row: order[row["slice"]])  # stable: tasks keep the recipe's order
+    description = describe(prepared.parent, prepared.sized)
+    task_names = {task.label: task.name for task in prepared.recipe.tasks}
     write_tables(
         own,
-        rows=rows,
-        description=describe(prepared.parent, prepared.sized),
+        rows=with_published(rows, description, task_names),
+        description=description,
         recipe=as_run_yaml(
             prepared.recipe,
             prepared.parent,

@@ -84,6 +84,7 @@ def test_results_have_a_row_for_each_slice_task_and_metric(finished: Path, scora
     assert results["effective_params"][0] == size.effective
     assert results["total_params"][0] == size.total
     assert results["value"].between(0, 1).all()
+    assert results["published"].isna().all()  # nobody published a score of this parent
 
 
 def test_csv_and_parquet_agree(finished: Path) -> None:

@@ -12,6 +12,8 @@ from matformer_lab.common.errors import InputError
 
 _TEMPLATES: Final = ("doc_to_text", "doc_to_target", "doc_to_choice")
 _COLUMN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MAYBE_NULL: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*) is (?:not )?none\b")
+"""As in `{% if answer is not none %}`: the test split of MGSM has no worked answers."""
 
 
 def check_data(name: str, task: Any) -> None:
@@ -80,9 +82,10 @@ def column_of(error: BaseException) -> str | None:
 
 
 def _columns_read(task: Any) -> list[str]:
-    """The columns that the task's templates name."""
-    templates = [task.get_config(key) for key in _TEMPLATES]
-    words = {word for text in templates if isinstance(text, str) for word in _COLUMN.findall(text)}
+    """The columns that the task's templates name, without those that they expect to be null."""
+    templates = [text for key in _TEMPLATES if isinstance(text := task.get_config(key), str)]
+    words = {word for text in templates for word in _COLUMN.findall(text)}
+    words -= {word for text in templates for word in _MAYBE_NULL.findall(text)}
     return [column for column in getattr(task, "features", ()) if column in words]
 
 

@@ -51,12 +51,29 @@ def plotted_metric(entry: TaskEntry, tasks: Mapping[str, Any], groups: Mapping[s
     return metric if chosen == _NO_FILTER else entry.metric
 
 
+def metrics_of(task: Any) -> dict[str, bool]:
+    """Whether a larger score is better, by the names that lm-eval's results have.
+
+    Those of its task files but for `pass_at_k`, whose function names its scores itself: `pass@1`
+    for `k: [1]` (HumanEval).
+
+    Args:
+        task: lm-eval's task object.
+    """
+    found: dict[str, bool] = {}
+    for metric, higher in task.higher_is_better().items():
+        counts = getattr(task, "_metric_fn_kwargs", {}).get(metric, {}).get("k")
+        names = [f"pass@{k}" for k in counts] if metric == "pass_at_k" and counts else [metric]
+        found |= dict.fromkeys(map(str, names), higher)
+    return found
+
+
 def _filters_by_metric(tasks: Mapping[str, Any]) -> dict[str, list[str]]:
     """The filters through which the answers of a metric go, by the metric's name."""
     found: dict[str, list[str]] = {}
     for task in tasks.values():
         names = [str(each.name) for each in task._filters]
-        for metric in task.higher_is_better():
-            known = found.setdefault(str(metric), [])
+        for metric in metrics_of(task):
+            known = found.setdefault(metric, [])
             known += [name for name in dict.fromkeys(names) if name not in known]
     return found

@@ -3,24 +3,58 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from matformer_lab import tiny
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.evaluation.quiet import quiet_lm_eval
 from matformer_lab.evaluation.tasks.known_names import keep_names, known_names
 from matformer_lab.evaluation.tasks.task_files import TaskFolders, check_names_are_new
 
-# Where lm-eval keeps the three usual tasks. Indexing all of its 14,000 task files takes 7 to 24 s;
-# these folders alone take 0.03 s and define the same three tasks (a test compares them).
+# Where lm-eval keeps the three usual tasks and those of Gemma 3n's model card. Indexing all of its
+# 14,000 task files takes 7 to 24 s; the folders of the three alone take 0.03 s and define the same
+# tasks (a test compares them).
 USUAL_FOLDERS: Final[Mapping[str, str]] = {
     "hellaswag": "hellaswag",
     "boolq": "super_glue/boolq",
     "mmlu": "mmlu/default",
+    "piqa": "piqa",
+    "social_iqa": "siqa",
+    "triviaqa": "triviaqa",
+    "nq_open": "nq_open",
+    "arc_challenge": "arc",
+    "arc_easy": "arc",
+    "winogrande": "winogrande",
+    "bbh_cot_fewshot": "bbh/cot_fewshot",
+    "drop": "drop",
+    "card_mgsm": "mgsm/native_cot",
+    "card_include": "include/default",
+    "card_mmlu_prox": "mmlu_prox",
+    "mmmlu": "openai-mmmlu/default",
+    "card_global_mmlu": "global_mmlu/full",
+    "gpqa_diamond_cot_zeroshot": "gpqa/cot_zeroshot",
+    "aime25": "aime",
+    "mbpp_instruct": "mbpp",
+    "humaneval_instruct": "humaneval",
+    "card_global_mmlu_lite": "global_mmlu/default",
+    "mmlu_pro": "mmlu_pro",
 }
 
 TINY_PREFIX: Final = "tiny_"
+
+
+def card_tasks_dir() -> Path:
+    """The folder of the groups that join lm-eval's groups of one language each."""
+    return shipped_folder("configs") / "model_card_tasks"
+
+
+def shipped_names() -> frozenset[str]:
+    """The tasks and groups that ship with the package: each is in a file of its name."""
+    return tiny.task_names() | {path.stem for path in card_tasks_dir().glob("*.yaml")}
+
 
 _NONE: Final = TaskFolders()
 
@@ -34,9 +68,17 @@ def task_manager(names: Sequence[str], own: TaskFolders = _NONE) -> Any:
     """
     needed = own.needed_of_lm_eval(names)
     if (known := known_names()) is not None:  # a group's file may hold tasks without a name outside
-        needed = tuple(name for name in needed if name in known)
+        needed = tuple(name for name in needed if name in known | shipped_names())
     others = tuple(name for name in needed if not name.startswith(TINY_PREFIX))
-    return indexed(others if all(name in USUAL_FOLDERS for name in others) else None, own)
+    return indexed(others if all(map(_has_folder, others)) else None, own)
+
+
+def _has_folder(name: str) -> bool:
+    """Whether lm-eval is known to keep a task in one folder, and this version has that folder."""
+    spec = find_spec("lm_eval")
+    if name not in USUAL_FOLDERS or spec is None or spec.origin is None:
+        return False
+    return (Path(spec.origin).parent / "tasks" / USUAL_FOLDERS[name]).is_dir()
 
 
 @cache
@@ -50,10 +92,11 @@ def indexed(usual: tuple[str, ...] | None, own: TaskFolders = _NONE) -> Any:
     import lm_eval.tasks
 
     root = Path(lm_eval.tasks.__file__).parent
-    folders = [] if usual is None else [root / USUAL_FOLDERS[name] for name in usual]
+    folders = [] if usual is None else sorted({root / USUAL_FOLDERS[name] for name in usual})
     with quiet_lm_eval():
         manager = lm_eval.tasks.TaskManager(
-            include_path=[*folders, tiny.tasks_dir(), *own.folders], include_defaults=usual is None
+            include_path=[*folders, card_tasks_dir(), tiny.tasks_dir(), *own.folders],
+            include_defaults=usual is None,
         )
     if usual is None and not own.folders:
         keep_names(manager.all_tasks)
@@ -72,7 +115,7 @@ def check_names(names: Iterable[str], own: TaskFolders = _NONE) -> None:
             have.
     """
     known = known_names()
-    taken = tiny.task_names() | (known or frozenset())
+    taken = shipped_names() | (known or frozenset())
     check_names_are_new(own, taken)
     for name in names:
         refuse_files(name)
@@ -115,7 +158,7 @@ def check_name(name: str, manager: Any, *, runs_code: bool = False) -> None:
     """
     if name not in manager.all_tasks:
         known = known_names() or indexed(None).all_tasks
-        raise InputError(_unknown(name, {*known, *tiny.task_names()}))
+        raise InputError(_unknown(name, {*known, *shipped_names()}))
     entry = manager.task_index[name]
     if name in manager.all_tags:
         raise InputError(
