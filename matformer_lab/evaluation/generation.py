@@ -30,11 +30,28 @@ _HARMLESS: Final = {
     "cache_implementation",
     "eos_token_id",
     "max_length",
+    "output_attentions",
+    "output_hidden_states",
+    "output_logits",
+    "output_scores",
     "pad_token_id",
+    "return_dict_in_generate",
     "transformers_version",
+    "use_cache",
     "_from_model_config",
 }
 """Of a generation config: what `HFLM` overrides, or what changes no token of a decoder."""
+_NEUTRAL: Final = {
+    "encoder_no_repeat_ngram_size": 0,
+    "length_penalty": 1.0,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "repetition_penalty": 1.0,
+    "typical_p": 1.0,
+}
+"""Values that ask for nothing."""
 _TOP_K: Final = 50
 """transformers' own, where neither the request nor the checkpoint has one
 (`GenerationConfig._get_default_generation_params`)."""
@@ -80,7 +97,9 @@ def settings_of(
     most = int(kwargs.pop("max_gen_toks"))
     do_sample = kwargs.pop("do_sample")
     temperature = float(kwargs.pop("temperature", 0.0))
-    if set(kwargs) - _OURS or set(defaults.to_diff_dict()) - _OURS - _HARMLESS:
+    extra = defaults.to_diff_dict()
+    extra = {key: value for key, value in extra.items() if key not in _HARMLESS} | kwargs
+    if any(key not in _OURS and not _asks_nothing(key, value) for key, value in extra.items()):
         return None
     if not do_sample:
         return Settings(tuple(until), most, None)
@@ -103,6 +122,10 @@ def settings_of(
         min_p=asked("min_p", None),
     )
     return Settings(tuple(until), most, sampling)
+
+
+def _asks_nothing(key: str, value: Any) -> bool:
+    return value is None or (key in _NEUTRAL and value == _NEUTRAL[key])
 
 
 class Ending:

@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.finite import check_finite, not_finite_text
 from matformer_lab.evaluation.generation import Ending, Settings, end_ids, settings_of, text_of
-from matformer_lab.generation.generate import NotFiniteLogitsError, generate
+from matformer_lab.generation.decoding import NotFiniteLogitsError, generate
 from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import Answer, score_slices
 from matformer_lab.scoring.token_budget import TokenBudget
@@ -190,12 +190,11 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[Answer]:
         """Called by lm-eval's rolling log-likelihood, with the windows of its texts."""
-        return self._score(
-            [
-                Request.of(context, continuation, self.max_length)
-                for _, context, continuation in requests
-            ]
-        )
+        windows = [
+            Request.of(context, continuation, self.max_length)
+            for _, context, continuation in requests
+        ]
+        return score_slices({"": self.model}, windows, budget=self._budget)[""]
 
     def _score(self, requests: Sequence[Request]) -> list[Answer]:
         answers = score_slices(

@@ -1,7 +1,6 @@
 """Texts written in batches, against transformers' `generate`, one prompt at a time."""
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matformer_lab.generation.generate import DecodeBudget, NotFiniteLogitsError, generate
+from matformer_lab.generation.decoding import DecodeBudget, generate
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.slicing.notation.catalog import resolve_slice
