@@ -96,8 +96,8 @@ def score_together(
     known: Mapping[str, Sequence[Answer]] = {}
     requests = [each for each in task.requests if each.request_type == "loglikelihood"]
     began = time.perf_counter()
-    # The share of the work that all slices do at once; if they generate texts too, that is a guess.
-    at_once = 0.0 if scorer != "prefix" or not requests else 0.5 if _writes(task) else 1.0
+    # The share of the work that is done for all slices at once; a guess if they write texts too.
+    at_once = 0.5 if _writes(task) else 1.0
 
     def together() -> Mapping[str, "Sequence[Answer]"]:
         from matformer_lab.scoring.slice_scoring import score_slices
@@ -127,7 +127,8 @@ def score_together(
         began = time.perf_counter()
 
         def advance(done: float, count: float, before: int = number) -> None:
-            progress(at_once + (1 - at_once) * (before + done / count) / len(models))
+            start = at_once if known else 0.0
+            progress(start + (1 - start) * (before + done / count) / len(models))
 
         arguments = (request.args for request in requests)
         answers = dict(zip(arguments, known[name], strict=True)) if known else None

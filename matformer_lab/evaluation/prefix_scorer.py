@@ -129,8 +129,8 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
 
         Raises:
             NotFiniteError: When the logits of a next token are not finite.
-            InputError: When the arguments leave no room for a prompt, or ask to draw tokens without
-                a temperature.
+            InputError: When the arguments leave no room for a prompt, or ask for no tokens, or to
+                draw them without a temperature.
         """
         eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         groups: dict[Settings | None, list[int]] = {}
@@ -163,10 +163,11 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         self, requests: Sequence[Instance], settings: Settings, progress: Callable[[int, int], None]
     ) -> list[str]:
         room = self.max_length - settings.max_gen_toks
-        if room < 1:
+        if not 0 < room < self.max_length:
             raise InputError(
                 f"tasks: {requests[0].task_name} asks for {settings.max_gen_toks} tokens, and the "
-                f"model reads {self.max_length} with the prompt; set gen_kwargs: max_gen_toks"
+                f"model reads {self.max_length} with the prompt; set gen_kwargs: max_gen_toks to a "
+                "number between"
             )
         defaults = self.model.generation_config
         try:

@@ -1,6 +1,7 @@
 """Generation as lm-eval asks for it: settings, where texts end, and texts, against `HFLM`'s own."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from transformers import GenerationConfig
 from matformer_lab import tiny
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.generation import Ending, Settings, settings_of, text_of
+from matformer_lab.evaluation.prefix_scorer import PrefixScorer
 from matformer_lab.generation.sampling import Sampling
-from tests.evaluation.test_prefix_scorer import hflm, instances, prefix_scorer, tokenizer
+from matformer_lab.live.elastic import ElasticParent
+from matformer_lab.parent.opening import open_parent
+from tests.evaluation.test_prefix_scorer import instances, tokenizer
 
 EOS = "<eos>"
 
@@ -52,12 +56,27 @@ def test_what_asks_for_nothing_is_not() -> None:
     assert settings(asked) == settings({}, **asked) == Settings((EOS,), 256, None)
 
 
-def test_beams_are_lm_evals() -> None:
+@pytest.fixture(scope="module")
+def model(scorable: Path) -> Any:
+    """Its sliding window is 8."""
+    return ElasticParent.load(open_parent(str(scorable)), dtype=torch.float32).live("full")
+
+
+def prefix_scorer(model: Any, **options: Any) -> PrefixScorer:
+    return PrefixScorer(model, tokenizer(), **options)
+
+
+def hflm(model: Any, **options: Any) -> HFLM:
+    options = {"batch_size": 1, "backend": "causal", "add_bos_token": True, **options}
+    return HFLM(pretrained=model, tokenizer=tokenizer(), **options)
+
+
+def test_beams_are_lm_evals(model: Any) -> None:
     requests = instances(
         [("The cat", {"until": [], "max_gen_toks": 4, "num_beams": 2})], "generate_until"
     )
-    theirs = hflm().generate_until(requests, disable_tqdm=True)
-    assert prefix_scorer().generate_until(requests, disable_tqdm=True) == theirs
+    theirs = hflm(model).generate_until(requests, disable_tqdm=True)
+    assert prefix_scorer(model).generate_until(requests, disable_tqdm=True) == theirs
 
 
 def test_drawing_without_a_temperature() -> None:
@@ -117,32 +136,31 @@ PROMPTS = [
     "asked",
     [
         {"until": ["\n"], "max_gen_toks": 8},
-        {"until": [" makes", "a s"], "max_gen_toks": 8},
-        {"until": "a", "max_gen_toks": 6, "do_sample": False, "temperature": 0.0},
+        {"until": [" smoke", "a"], "max_gen_toks": 6, "do_sample": False, "temperature": 0.0},
     ],
 )
-def test_texts_are_lm_evals(asked: dict[str, Any]) -> None:
-    """With a window of 16 tokens, prompts that lose their left end, and one with its own BOS."""
+def test_texts_are_lm_evals(model: Any, asked: dict[str, Any]) -> None:
+    """Prompts that lose their left end, and one with its own BOS."""
     requests = instances([(prompt, asked) for prompt in PROMPTS], "generate_until")
-    ours = prefix_scorer(max_length=48)
-    theirs: HFLM = hflm(max_length=48, batch_size=1)
+    ours, theirs = prefix_scorer(model, max_length=48), hflm(model, max_length=48)
     assert ours.generate_until(requests) == theirs.generate_until(requests, disable_tqdm=True)
 
 
-def test_requests_with_other_arguments_keep_their_places() -> None:
+def test_requests_with_other_arguments_keep_their_places(model: Any) -> None:
     pairs = [(prompt, {"until": [], "max_gen_toks": 2 + n % 2}) for n, prompt in enumerate(PROMPTS)]
     calls: list[tuple[float, int]] = []
-    scorer = prefix_scorer(progress=lambda *call: calls.append(call))
+    scorer = prefix_scorer(model, progress=lambda *call: calls.append(call))
     together = scorer.generate_until(instances(pairs, "generate_until"))
     single = [scorer.generate_until(instances([pair], "generate_until"))[0] for pair in pairs]
     assert together == single
     assert calls[-1] == (1, 1) and max(calls) == (len(pairs), len(pairs))
 
 
-def test_no_room_for_a_prompt() -> None:
-    requests = instances([("The cat", {"until": [], "max_gen_toks": 64})], "generate_until")
-    with pytest.raises(InputError, match="asks for 64 tokens, and the model reads 64"):
-        prefix_scorer(max_length=64).generate_until(requests)
+@pytest.mark.parametrize("most", [0, 64])
+def test_no_room_for_a_prompt_or_a_text(model: Any, most: int) -> None:
+    requests = instances([("The cat", {"until": [], "max_gen_toks": most})], "generate_until")
+    with pytest.raises(InputError, match=f"asks for {most} tokens, and the model reads 64"):
+        prefix_scorer(model, max_length=64).generate_until(requests)
 
 
 def test_the_embedded_parents_own_config_is_served_here() -> None:
