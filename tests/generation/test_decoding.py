@@ -60,12 +60,11 @@ def expected(elastic: ElasticParent) -> Expected:
     return cache(lambda seed: [alone(model, prompt) for prompt in prompts_of(seed)])
 
 
-@pytest.mark.parametrize("name", ["full", "1/2"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_every_prompt_gets_what_it_gets_alone(
-    elastic: ElasticParent, expected: Expected, name: str, seed: int
+    elastic: ElasticParent, expected: Expected, seed: int
 ) -> None:
-    model = elastic.live(name)
+    model = elastic.live("full")
     texts = expected(seed)
     assert len({tuple(text) for text in texts}) > 1
     for budget in (DecodeBudget(10_000), DecodeBudget(120, 3)):

@@ -29,7 +29,7 @@ from matformer_lab.slicing.plan import make_plan
 from matformer_lab.sweep.recipe import parse_recipe
 from matformer_lab.sweep.run import run_sweep
 from tests.support.written_tasks import write_gsm8k, write_trivia_qa
-from tests.sweep.test_not_finite import broken, to_nan
+from tests.sweep.test_not_finite import broken, overflowing
 
 ITEMS = 4
 TASKS = [{"name": "gsm8k", "num_fewshot": 1}, {"name": "triviaqa", "num_fewshot": 1}]
@@ -163,8 +163,9 @@ def test_report_and_gate_serve_texts_as_they_do_choices(swept: Path, tmp_path: P
 
 
 def test_texts_of_nan_are_refused(parent: Path, data: Path, tmp_path: Path) -> None:
-    damaged = broken(parent, tmp_path / "damaged", to_nan)
-    says = r"slice uniform-full: triviaqa, item \d: the logits .* not finite in float32"
-    with pytest.raises(InputError, match=says):
-        sweep(tmp_path / "out", damaged, data, tasks=TASKS[1:], slices=["full"])
-    assert not (tmp_path / "out").exists()
+    damaged = broken(parent, tmp_path / "damaged", overflowing)
+    says = r"slice uniform-full: triviaqa, item \d: the logits .* not finite in float16.*bfloat16"
+    changes = {"tasks": TASKS[1:], "slices": ["full"], "dtype": "float16"}
+    with pytest.raises(InputError, match=says), pytest.warns(UserWarning):
+        sweep(tmp_path / "out", damaged, data, **changes)
+    assert not list((tmp_path / "out").rglob("*.parquet"))
