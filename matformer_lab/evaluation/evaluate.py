@@ -1,7 +1,7 @@
 """Live slices on a loaded task, scored by lm-eval's own evaluator.
 
 Metrics, standard errors and group aggregates are reported as lm-eval computes them. The scorer only
-supplies the log-likelihoods: lm-eval's own `HFLM`, or `prefix_scorer`.
+supplies log-likelihoods and texts: lm-eval's own `HFLM`, or `prefix_scorer`.
 """
 
 import time
@@ -34,6 +34,19 @@ if TYPE_CHECKING:
 
 SCORER_VERSIONS: Final[Mapping[str, int]] = {"prefix": 2, "lm-eval": 1}
 """Incremented when a scorer's log-likelihoods change, so that stored scores count as stale."""
+TEXTS_VERSION: Final = 1
+"""Incremented when the texts change that the `prefix` scorer generates."""
+
+
+def scorer_version(scorer: "Scorer", task: LoadedTask) -> str:
+    """Who scores `task`, and which version of what it uses: part of a stored score's key."""
+    version = f"{scorer} v{SCORER_VERSIONS[scorer]}"
+    return f"{version}, texts v{TEXTS_VERSION}" if scorer == "prefix" and _writes(task) else version
+
+
+def _writes(task: LoadedTask) -> bool:
+    """Whether a model has to generate texts for it."""
+    return any(request.request_type == "generate_until" for request in task.requests)
 
 
 class SliceScore(NamedTuple):
@@ -52,21 +65,24 @@ def score_together(
     *,
     scorer: "Scorer",
     batch_size: int | str = "auto",
+    seed: int = 1234,
     parent: "Callable[[], Gemma3nForCausalLM] | None" = None,
     progress: Callable[[float], None] = lambda _: None,
     journal: "Journal | None" = None,
 ) -> Iterator[SliceScore]:
     """Yield the scores of live slices of one parent on `task`, in the order of `models`.
 
-    The `prefix` scorer takes all slices through the requests in one pass, computes the layers they
-    share once, and yields only then; `lm-eval` scores one slice after the other.
+    The `prefix` scorer takes all slices through the log-likelihood requests in one pass, computes
+    the layers they share once, and yields only then; texts it generates one slice after the other.
+    `lm-eval` scores one slice after the other.
 
     Args:
         models: Live slices by name.
         tokenizer: The parent's.
         task: The task, with its requests built.
-        scorer: Who computes the log-likelihoods.
+        scorer: Who computes log-likelihoods and texts.
         batch_size: Requests in one forward pass, for what lm-eval's own backend computes.
+        seed: Of texts that are drawn.
         parent: Makes the whole parent, for the task that compares slices with it.
         progress: Called with the fraction of the work done, 0 to 1.
         journal: Of `prefix`, as `score_slices` takes it.
@@ -80,6 +96,8 @@ def score_together(
     known: Mapping[str, Sequence[Answer]] = {}
     requests = [each for each in task.requests if each.request_type == "loglikelihood"]
     began = time.perf_counter()
+    # The share of the work that is done for all slices at once; a guess if they write texts too.
+    at_once = 0.5 if _writes(task) else 1.0
 
     def together() -> Mapping[str, "Sequence[Answer]"]:
         from matformer_lab.scoring.slice_scoring import score_slices
@@ -88,7 +106,7 @@ def score_together(
         return score_slices(
             models,
             _encoded_once(task, requests, encoder),
-            progress=lambda done, count: progress(done / count),
+            progress=lambda done, count: progress(at_once * done / count),
             journal=journal,
         )
 
@@ -105,19 +123,31 @@ def score_together(
         known = together()
     shared = (time.perf_counter() - began) / len(models)
     not_finite: dict[str, NotFiniteError] = {}
-    for number, (name, model) in enumerate(models.items(), 1):
+    for number, (name, model) in enumerate(models.items()):
         began = time.perf_counter()
+
+        def advance(done: float, count: float, before: int = number) -> None:
+            start = at_once if known else 0.0
+            progress(start + (1 - start) * (before + done / count) / len(models))
+
         arguments = (request.args for request in requests)
         answers = dict(zip(arguments, known[name], strict=True)) if known else None
-        lm = make_lm(model, tokenizer, scorer=scorer, batch_size=batch_size, answers=answers)
+        lm = make_lm(
+            model,
+            tokenizer,
+            scorer=scorer,
+            batch_size=batch_size,
+            answers=answers,
+            seed=seed,
+            progress=advance,
+        )
         try:
             result = score(lm, task)
         except NotFiniteError as error:
             not_finite[name] = error
             continue
         finally:
-            if not known:
-                progress(number / len(models))
+            advance(1, 1)
         yield SliceScore(name, result, shared + time.perf_counter() - began)
     if not_finite:
         raise NotFiniteScoresError(not_finite)
@@ -156,7 +186,7 @@ def score(lm: Any, task: LoadedTask) -> Score:
         _requests_built(task),
         ExitStack() as stack,
     ):
-        if any(request.request_type == "generate_until" for request in task.requests):
+        if _writes(task):
             stack.enter_context(finite_logits(lm.model, task.name))
         results = evaluate(
             lm=lm,

@@ -47,6 +47,14 @@ def check_finite(value: float, *, task: str, item: object, dtype: object) -> Non
         )
 
 
+def not_finite_text(*, task: str, item: object, dtype: object) -> NotFiniteError:
+    """The error for a text whose next token has logits that are not finite."""
+    return NotFiniteError(
+        f"{task}, item {item}: the logits of a generated token are not finite in {_name(dtype)}, "
+        f"so there is no score; {_remedy(dtype)}"
+    )
+
+
 def check_score(score: Score, *, dtype: object) -> None:
     """Check every log-probability of a score, and its metrics.
 

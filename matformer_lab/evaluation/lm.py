@@ -1,6 +1,6 @@
 """A live slice as an lm-eval model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,15 +28,19 @@ def make_lm(
     scorer: "Scorer",
     batch_size: int | str = "auto",
     answers: "Mapping[tuple[str, str], Answer] | None" = None,
+    seed: int = 1234,
+    progress: Callable[[float, int], None] = lambda _done, _count: None,
 ) -> Any:
     """The live model as an lm-eval `LM` that puts one BOS before every prompt.
 
     Args:
         model: A live slice.
         tokenizer: The parent's.
-        scorer: Who computes the log-likelihoods.
+        scorer: Who computes log-likelihoods and texts.
         batch_size: Requests in one forward pass, for what lm-eval's own backend computes.
         answers: Answers that the `prefix` scorer already has, by (context, continuation).
+        seed: Of texts that the `prefix` scorer draws.
+        progress: Of the `prefix` scorer: called with (requests done, requests in all).
 
     Raises:
         InputError: When the tokenizer puts no BOS or two before a prompt.
@@ -47,7 +51,14 @@ def make_lm(
         if scorer == "prefix":
             from matformer_lab.evaluation.prefix_scorer import PrefixScorer
 
-            lm: Any = PrefixScorer(model, tokenizer, batch_size=batch_size, answers=answers)
+            lm: Any = PrefixScorer(
+                model,
+                tokenizer,
+                batch_size=batch_size,
+                answers=answers,
+                seed=seed,
+                progress=progress,
+            )
         else:
             from lm_eval.models.huggingface import HFLM
 

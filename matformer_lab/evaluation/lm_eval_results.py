@@ -1,11 +1,18 @@
 """Turns what lm-eval's evaluator returns into metrics and items."""
 
+import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from numbers import Real
+from typing import Any, Final
+
+import numpy as np
 
 from matformer_lab.evaluation.score import Metric
 from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.evaluation.tasks.metric import metrics_of
+
+EXTRACTED: Final = "extracted"
+"""The column of what a filter made of the texts of an item."""
 
 
 def metric_rows(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[Metric]:
@@ -54,9 +61,11 @@ def item_records(task: LoadedTask, results: Mapping[str, Any]) -> Iterator[dict[
                 sample["doc_id"],
                 {"subtask": name, "doc_id": sample["doc_id"], **_answer(sample, kind)},
             )
+            if kind == "generate_until":
+                item[_metric_name(EXTRACTED, sample["filter"])] = _extracted(sample)
             for metric in sample["metrics"]:
                 value = sample[metric]
-                if isinstance(value, int | float):
+                if isinstance(value, Real | np.bool_):
                     item[_metric_name(metric, sample["filter"])] = float(value)
         yield from by_document.values()
 
@@ -79,5 +88,20 @@ def _answer(sample: Mapping[str, Any], kind: str) -> dict[str, Any]:
     elif kind == "loglikelihood_rolling":
         answer["logprobs"] = [float(logprob) for logprob in responses]
     else:
-        answer["response"] = str(responses[0])
+        answer["responses"] = _texts(sample["resps"])
     return answer
+
+
+def _texts(responses: Any) -> list[str]:
+    """What the model wrote: one text for each request and each of its repeats."""
+    if isinstance(responses, str):
+        return [responses]
+    return [text for each in responses for text in _texts(each)]
+
+
+def _extracted(sample: Mapping[str, Any]) -> str:
+    """What a filter made of the texts: the answer it found; several as JSON."""
+    found = sample["filtered_resps"]
+    while isinstance(found, list | tuple) and len(found) == 1:
+        (found,) = found
+    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, default=str)

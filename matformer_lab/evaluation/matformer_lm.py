@@ -54,10 +54,11 @@ class MatformerLM(PrefixScorer):
         dtype: float32, bfloat16 or float16; `auto` is the parent's own, or float32 on a CPU that
             does not multiply that.
         device: A torch device; None or `auto` is the first GPU, else the CPU.
-        batch_size: Requests in one forward pass of rolling windows and generation; `auto` and None
-            choose.
+        batch_size: Requests in one forward pass of rolling windows, and of generation that lm-eval
+            does; `auto` and None choose.
         max_batch_size: The most requests that `auto` tries; None is lm-eval's limit.
         max_length: Longest input in tokens; longer ones lose their left end. None is the model's.
+        seed: Of texts that are drawn.
 
     Raises:
         InputError: When the parent or slice cannot be opened, the dtype or device is not available,
@@ -75,6 +76,7 @@ class MatformerLM(PrefixScorer):
         batch_size: int | str | None = "auto",
         max_batch_size: int | None = None,
         max_length: int | None = None,
+        seed: int = 1234,
     ) -> None:
         opened = open_parent(parent)
         chosen = resolve_slice(slice, opened)
@@ -93,6 +95,7 @@ class MatformerLM(PrefixScorer):
             load_tokenizer(elastic.parent),
             max_length=max_length,
             batch_size=batch_size or "auto",
+            seed=seed,
         )
         if max_batch_size is not None:
             self.max_batch_size = max_batch_size

@@ -1,7 +1,7 @@
 """The prefix-sharing scorer as an lm-eval model.
 
-Only log-likelihoods are computed here. All else is lm-eval's `HFLM` over the same model: the
-encoding of texts, rolling windows, generation, chat templates.
+Log-likelihoods and texts are computed here. All else is lm-eval's `HFLM` over the same model: the
+encoding of texts, rolling windows, chat templates, and generation with beams or penalties.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.models.huggingface import HFLM
 
-from matformer_lab.evaluation.finite import check_finite
+from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.finite import check_finite, not_finite_text
+from matformer_lab.evaluation.generation import Ending, Settings, end_ids, settings_of, text_of
+from matformer_lab.generation.decoding import NotFiniteLogitsError, generate
 from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import Answer, score_slices
 from matformer_lab.scoring.token_budget import TokenBudget
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 class PrefixScorer(HFLM):  # type: ignore[misc]
     """An lm-eval model that scores requests packed by their common prefixes.
 
+    Texts are those of `HFLM` with a batch of one; drawn ones depend on `seed` and the prompt alone.
     Answers equal `HFLM`'s up to rounding, with one exception. If the same text occurs twice, split
     into context and continuation at two different places, lm-eval 0.4.13 reads the shorter
     continuation at wrong positions; with `logits_cache=False` it does not.
@@ -34,11 +38,13 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         batch_tokens: The most tokens of a batch, and of what a packed row has beyond its first
             text; None chooses by free memory.
         max_length: Longest input in tokens; longer ones lose their left end. None is the model's.
-        batch_size: Requests in one forward pass of rolling windows and generation.
+        batch_size: Requests in one forward pass of rolling windows, and of generation that lm-eval
+            does.
+        seed: Of texts that are drawn.
         answers: Known answers by (context, continuation), as `score_slices` computes them for
             several slices at once. Only other requests run the model.
-        progress: Called with (requests done, requests in all) after every layer; a batch that is
-            half done counts as half of its requests.
+        progress: Called with (requests done, requests in all) after every layer, or every token of
+            a text; a batch that is half done counts as half of its requests.
 
     Raises:
         ValueError: From `loglikelihood`, for a continuation that is empty or longer than
@@ -71,6 +77,7 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         batch_tokens: int | None = None,
         max_length: int | None = None,
         batch_size: int | str = 8,
+        seed: int = 1234,
         answers: Mapping[tuple[str, str], Answer] | None = None,
         progress: Callable[[float, int], None] = lambda _done, _count: None,
     ) -> None:
@@ -85,6 +92,7 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         self._budget = None if batch_tokens is None else TokenBudget(batch_tokens)
         self._known = dict(answers or {})
         self._progress = progress
+        self._seed = seed
 
     def encode(self, instances: Sequence[Instance]) -> list[Request]:
         """Encode log-likelihood requests as lm-eval does, once for any number of slices.
@@ -116,16 +124,78 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
             check_finite(logprob, task=task, item=item, dtype=self.model.dtype)
         return [answers[request.args] for request in requests]
 
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """One text per request, each a (context, generation arguments).
+
+        Raises:
+            NotFiniteError: When the logits of a next token are not finite.
+            InputError: When the arguments leave no room for a prompt, or ask for no tokens, or to
+                draw them without a temperature.
+        """
+        eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        groups: dict[Settings | None, list[int]] = {}
+        for number, request in enumerate(requests):
+            settings = settings_of(
+                request.args[1],
+                self.model.generation_config,
+                eos=eos,
+                max_gen_toks=self.max_gen_toks,
+            )
+            groups.setdefault(settings, []).append(number)
+        texts: dict[int, str] = {}
+        for settings, numbers in groups.items():
+            some = [requests[number] for number in numbers]
+            before = len(texts)
+
+            def progress(
+                done: int, count: int, before: int = before, here: int = len(some)
+            ) -> None:
+                self._progress(before + here * done / count, len(requests))
+
+            if settings is None:
+                made = super().generate_until(some, disable_tqdm=disable_tqdm)
+            else:
+                made = self._generate(some, settings, progress)
+            texts |= zip(numbers, made, strict=True)
+        return [texts[number] for number in range(len(requests))]
+
+    def _generate(
+        self, requests: Sequence[Instance], settings: Settings, progress: Callable[[int, int], None]
+    ) -> list[str]:
+        room = self.max_length - settings.max_gen_toks
+        if not 0 < room < self.max_length:
+            raise InputError(
+                f"tasks: {requests[0].task_name} asks for {settings.max_gen_toks} tokens, and the "
+                f"model reads {self.max_length} with the prompt; set gen_kwargs: max_gen_toks to a "
+                "number between"
+            )
+        defaults = self.model.generation_config
+        try:
+            made = generate(
+                self.model,
+                [self.tok_encode(request.args[0], left_truncate_len=room) for request in requests],
+                max_new_tokens=settings.max_gen_toks,
+                is_done=Ending(self.tokenizer, settings.until, end_ids(defaults)),
+                sampling=settings.sampling,
+                seed=self._seed,
+                progress=progress,
+            )
+        except NotFiniteLogitsError as error:
+            request = requests[error.prompt]
+            raise not_finite_text(
+                task=request.task_name, item=request.doc_id, dtype=self.model.dtype
+            ) from None
+        return [text_of(tokens, self.tokenizer, settings.until) for tokens in made]
+
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[Answer]:
         """Called by lm-eval's rolling log-likelihood, with the windows of its texts."""
-        return self._score(
-            [
-                Request.of(context, continuation, self.max_length)
-                for _, context, continuation in requests
-            ]
-        )
+        windows = [
+            Request.of(context, continuation, self.max_length)
+            for _, context, continuation in requests
+        ]
+        return score_slices({"": self.model}, windows, budget=self._budget)[""]
 
     def _score(self, requests: Sequence[Request]) -> list[Answer]:
         answers = score_slices(

@@ -47,7 +47,7 @@ def target_scores(
     """
     if isinstance(model.lm_head, ConvertingLinear):
         return _by_blocks(model, model.lm_head, final, reads, wanted)
-    scores = log_softmax(_softcapped(model, model.lm_head(final)), dim=-1, dtype=torch.float32)
+    scores = log_softmax(softcapped(model, model.lm_head(final)), dim=-1, dtype=torch.float32)
     return TargetScores(scores[reads, wanted], scores.argmax(dim=-1)[reads] == wanted)
 
 
@@ -64,7 +64,7 @@ def _by_blocks(
     likeliest = torch.zeros_like(largest, dtype=torch.long)
     logit = torch.empty_like(wanted, dtype=final.dtype)
     for block in head.blocks():
-        logits = _softcapped(model, linear(final, block.weight))
+        logits = softcapped(model, linear(final, block.weight))
         here = (block.first <= wanted) & (wanted < block.stop)
         logit[here] = logits[reads[here], wanted[here] - block.first]
         top, place = logits.max(dim=-1)
@@ -76,7 +76,8 @@ def _by_blocks(
     return TargetScores(logprob, likeliest[reads] == wanted)
 
 
-def _softcapped(model: Gemma3nForCausalLM, logits: Tensor) -> Tensor:
+def softcapped(model: Gemma3nForCausalLM, logits: Tensor) -> Tensor:
+    """Logits with Gemma 3n's bound on their size, in place."""
     softcap: float | None = model.config.final_logit_softcapping
     if softcap is None:
         return logits

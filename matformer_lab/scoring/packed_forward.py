@@ -112,13 +112,8 @@ class PackedForward:
 
     def begin(self) -> Activations:
         """The activations before the first layer."""
-        text = self._model
-        hidden = [self.all_tokens.embeddings]
-        magnitude = _magnitude(hidden[0])
-        hidden += [
-            _rescale(projection(hidden[0]), magnitude) for projection in text.altup_projections
-        ]
-        return Activations(torch.stack(hidden), {}, self.all_tokens)
+        hidden = altup_streams(self._model, self.all_tokens.embeddings)
+        return Activations(hidden, {}, self.all_tokens)
 
     def advance(self, model: Gemma3nForCausalLM, here: Activations, index: int) -> Activations:
         """The activations after layer `index` of `model`, given those before it."""
@@ -158,7 +153,7 @@ class PackedForward:
         """
         if here.tokens is self.all_tokens:
             here = self._only_scored(here)
-        return _final(model, here.hidden).flatten(0, 1)
+        return head_input(model, here.hidden).flatten(0, 1)
 
     @cached_property
     def all_tokens(self) -> Tokens:
@@ -223,6 +218,18 @@ class PackedForward:
         return send(torch.from_numpy(values), self._device)
 
 
+def altup_streams(text: Gemma3nTextModel, embeddings: Tensor) -> Tensor:
+    """[altup_num_inputs, rows, tokens, hidden_size] what the first layer reads.
+
+    Args:
+        text: The model.
+        embeddings: [rows, tokens, hidden_size] of the tokens.
+    """
+    magnitude = _magnitude(embeddings)
+    projected = (projection(embeddings) for projection in text.altup_projections)
+    return torch.stack([embeddings, *(_rescale(stream, magnitude) for stream in projected)])
+
+
 def per_layer_input(text: Gemma3nTextModel, source: int, tokens: Tokens) -> Tensor:
     """One layer's share of `Gemma3nTextModel.project_per_layer_inputs`.
 
@@ -244,8 +251,8 @@ def per_layer_input(text: Gemma3nTextModel, source: int, tokens: Tokens) -> Tens
     return total * text.per_layer_input_scale.to(tokens.embeddings.dtype)
 
 
-def _final(model: Gemma3nForCausalLM, hidden: Tensor) -> Tensor:
-    """[rows, tokens, hidden_size] the LM head's input."""
+def head_input(model: Gemma3nForCausalLM, hidden: Tensor) -> Tensor:
+    """[rows, tokens, hidden_size] the LM head's input, given what the last layer left."""
     text = model.model
     streams = [hidden[0]]
     magnitude = _magnitude(streams[0])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.agreement import load_agreement
 from matformer_lab.evaluation.answers import answers_task
-from matformer_lab.evaluation.evaluate import SCORER_VERSIONS
+from matformer_lab.evaluation.evaluate import scorer_version
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.evaluation.tasks.task_files import read_task_folders
 from matformer_lab.evaluation.tokenizer import load_tokenizer
@@ -106,7 +106,7 @@ class Prepared:
             limit=recipe.limit,
             dtype=self.dtype.name,
             device=self.device.partition(":")[0],
-            scorer=f"{recipe.scorer} v{SCORER_VERSIONS[recipe.scorer]}",
+            scorer=scorer_version(recipe.scorer, task),
             lm_eval=libraries["lm_eval"],
             torch=libraries["torch"],
             transformers=libraries["transformers"],

@@ -78,6 +78,7 @@ def score_pass(
             group[0].task,
             scorer=recipe.scorer,
             batch_size=recipe.batch_size,
+            seed=recipe.seed,
             parent=(lambda: elastic.live("full")),
             progress=lambda share: show_share(group, share),
             journal=journal,
