@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matformer_lab.cli.options import CPUS_PER_WORKER, DATASETS, EXECUTOR
+from matformer_lab.cli.options import CPUS_PER_WORKER, DATASETS, EXECUTOR, WORKERS
 from matformer_lab.cli.output import print_table, say
 from matformer_lab.cli.sweeps import chosen_executor
 from matformer_lab.common.errors import InputError
@@ -51,6 +51,7 @@ _TINY_TASKS = ("tiny_hellaswag", "tiny_boolq", "tiny_mmlu")
 @click.option("--dry-run", is_flag=True, help="Say what would be scored, and how long it takes.")
 @EXECUTOR
 @CPUS_PER_WORKER
+@WORKERS
 def search(
     source: str,
     max_params: tuple[str, ...],
@@ -70,6 +71,7 @@ def search(
     dry_run: bool,
     executor: str,
     cpus_per_worker: int | None,
+    workers: int | None,
 ) -> None:
     """Find the best slice for each budget, and prove it on items that the search has not seen.
 
@@ -110,7 +112,7 @@ def search(
     block = {key: value for key, value in given.items() if value is not None}
     recipe = _recipe(source, block, datasets)
     folder = out or Path("runs", recipe.name if recipe.name != "recipe" else _folder_name(source))
-    with chosen_executor(executor, cpus_per_worker) as chosen:
+    with chosen_executor(executor, cpus_per_worker, workers) as chosen:
         if dry_run:
             for line in str(run.plan_search(recipe, folder, executor=chosen)).split("\n"):
                 say(line)

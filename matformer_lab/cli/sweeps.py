@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from matformer_lab.cli.exit_codes import DONE, NO
-from matformer_lab.cli.options import CPUS_PER_WORKER, DATASETS, EXECUTOR
+from matformer_lab.cli.options import CPUS_PER_WORKER, DATASETS, EXECUTOR, WORKERS
 from matformer_lab.cli.output import print_table, say, warn
 from matformer_lab.common.errors import InputError
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 )
 @EXECUTOR
 @CPUS_PER_WORKER
+@WORKERS
 def sweep(
     recipe: str,
     out: Path | None,
@@ -52,6 +53,7 @@ def sweep(
     check: int | None,
     executor: str,
     cpus_per_worker: int | None,
+    workers: int | None,
 ) -> None:
     """Score a recipe's slices on its tasks and draw the frontier.
 
@@ -71,7 +73,7 @@ def sweep(
     folder = out or Path("runs", loaded.name)
     if check and executor == "ray":
         raise InputError("`check` scores on this machine; leave it out with `executor` ray")
-    with chosen_executor(executor, cpus_per_worker) as chosen:
+    with chosen_executor(executor, cpus_per_worker, workers) as chosen:
         if dry_run:
             for line in run.dry_run(loaded, folder, executor=chosen).lines:
                 say(line)
@@ -89,9 +91,13 @@ def sweep(
 
 
 @contextmanager
-def chosen_executor(name: str, cpus_per_worker: int | None) -> Iterator["Executor"]:
+def chosen_executor(
+    name: str, cpus_per_worker: int | None, workers: int | None
+) -> Iterator["Executor"]:
     """The executor that `--executor` names."""
     if name == "ray":
+        if workers:
+            raise InputError("`workers` are this machine's; with `executor` ray: `cpus_per_worker`")
         from matformer_lab.sweep.executors.ray_executor import ray_cluster
 
         with ray_cluster(cpus_per_worker, warn=warn) as cluster:
@@ -101,7 +107,7 @@ def chosen_executor(name: str, cpus_per_worker: int | None) -> Iterator["Executo
         raise InputError("`cpus_per_worker` needs `executor` ray")
     from matformer_lab.sweep.executors.local import LocalExecutor
 
-    yield LocalExecutor()
+    yield LocalExecutor(workers)
 
 
 @click.command(short_help="Rebuild the pictures and pages of finished sweeps.")

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 _ALIGNED_COLUMNS: Final = 64
 """Rows of a copied tensor start at a multiple of this many elements."""
 
+_FIRSTS_KEPT: Final = 8
+"""Models that later ones are made from: each takes as long to make as a small one's batch."""
+
 _TORCH_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -174,7 +177,11 @@ class ElasticParent:
         model.train(False)
         return model
 
-    def live_together(self, slices: Mapping[str, Slice]) -> "dict[str, Gemma3nForCausalLM]":
+    def live_together(
+        self,
+        slices: Mapping[str, Slice],
+        firsts: "dict[tuple[int, ...], Gemma3nForCausalLM] | None" = None,
+    ) -> "dict[str, Gemma3nForCausalLM]":
         """Slices as models that share their modules too where they keep the same layers.
 
         They are made in a fraction of the time, and are for scoring alone: what is done to the
@@ -182,16 +189,20 @@ class ElasticParent:
 
         Args:
             slices: Slices of this parent, by any name.
+            firsts: A slice for each set of skipped layers, left by an earlier call and completed
+                by this one, so that it need not be made again. The latest few are kept.
 
         Raises:
             InputError: As for `live`.
         """
         made: dict[str, Gemma3nForCausalLM] = {}
-        firsts: dict[tuple[int, ...], Gemma3nForCausalLM] = {}
+        firsts = {} if firsts is None else firsts
         for name, slice_ in slices.items():
             first = firsts.get(slice_.skipped)
             if first is None:
                 made[name] = firsts[slice_.skipped] = self.live(slice_)
+                if len(firsts) > _FIRSTS_KEPT:
+                    del firsts[next(iter(firsts))]
                 continue
             planned = make_plan(self.parent, slice_, text_only=True).text_tensors()
             views = {

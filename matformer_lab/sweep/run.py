@@ -8,7 +8,7 @@ write   -> tables and report, from the store alone                  (results, re
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +134,11 @@ def _compute(prepared: Prepared, store: Store, executor: Executor, progress: boo
         return
     with SweepBar(pending, show=progress) as bar:
         journals = journals_folder(store.folder)
-        for scored in executor.scores(prepared, pending, bar.advance, journals):
-            with disk_errors(store.folder.parent):
-                store.put(scored.key, scored.score, scored.run)
-            bar.stored(scored.key)
+        with closing(executor.scores(prepared, pending, bar.advance, journals)) as scores:
+            for scored in scores:
+                with disk_errors(store.folder.parent):
+                    store.put(scored.key, scored.score, scored.run)
+                bar.stored(scored.key)
         remove_journals(journals)
 
 

@@ -1,6 +1,6 @@
 """What every executor does, wherever it computes a sweep's scores."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -47,8 +47,8 @@ class Executor(Protocol):
         pending: Sequence[Job],
         show_share: ShowShare,
         journals: Path | None = None,
-    ) -> Iterator[Scored]:
-        """Compute scores.
+    ) -> Generator[Scored]:
+        """Compute scores; closing the generator ends what still computes.
 
         Args:
             prepared: The sweep.

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -143,7 +143,7 @@ class RayExecutor:
         pending: Sequence[Job],
         show_share: ShowShare,
         journals: Path | None = None,
-    ) -> Iterator[Scored]:
+    ) -> Generator[Scored]:
         """See `Executor`; the longest passes are started first, and no journals are kept.
 
         A pass whose worker dies is started again for the scores that had not come back. How far a
