@@ -16,7 +16,7 @@ from matformer_lab.evaluation.tasks.datasets import mapped_datasets
 from matformer_lab.evaluation.tasks.entry import Scorer, TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.evaluation.tokenizer import load_tokenizer
-from matformer_lab.live.devices import resolve_device
+from matformer_lab.live.devices import idle_gpus, resolve_device
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.slicing.notation.catalog import resolve_slices
@@ -210,6 +210,27 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     assert resolve_device("cpu") == "cpu"
     with pytest.raises(InputError, match="`device`: cuda:63 is not available"):
         resolve_device("cuda:63")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device"),
+    [(False, False, "cpu"), (False, True, "mps"), (True, True, "cuda"), (True, False, "cuda")],
+)
+def test_auto_is_the_first_gpu_there_is(
+    cuda: bool, mps: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert resolve_device("auto") == device
+
+
+def test_idle_gpus_are_those_that_nobody_chose_to_leave_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [idle_gpus(device) for device in ("cuda", "cuda:1", "cpu", "mps")] == [3, 0, 0, 0]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert idle_gpus("cuda") == 0
 
 
 @pytest.mark.parametrize(("vocabulary", "batch"), [(1024, 32), (262_144, 1), (32_000, 8)])

@@ -1,12 +1,13 @@
 """Scores computed on this machine: in this process, or in worker processes of it."""
 
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matformer_lab.live.devices import resolve_device
+from matformer_lab.live.devices import idle_gpus, resolve_device
 from matformer_lab.parent.hub import with_weights
 from matformer_lab.sweep.executors.base import Scored, ShowShare
 from matformer_lab.sweep.executors.local_workers import check_workers, usual_workers
@@ -61,6 +62,12 @@ class LocalExecutor:
         journals: Path | None = None,
     ) -> Generator[Scored]:
         """See `Executor`."""
+        if idle := idle_gpus(prepared.device):
+            warnings.warn(
+                f"{idle} more GPU{'s' * (idle > 1)} of this machine will be idle: after `ray start "
+                "--head`, `executor` ray uses all of them",
+                stacklevel=2,
+            )
         if self._workers is not None:
             check_workers(self._workers, prepared)
         elastic = load_elastic(prepared)
