@@ -2,8 +2,8 @@
 
     python benchmarks/workers.py [--recipe demo] [--limit N] [--workers 2] [--rounds 1]
 
-A command's whole time: imports, requests, scoring, tables and the page. The two runs' tables must be
-the same bytes. On a machine that does other work the ratio says little: its load is printed.
+A command's whole time: imports, requests, scoring, tables and the page. The two runs' tables must
+be the same bytes. On a machine that does other work the ratio says little: its load is printed.
 """
 
 import argparse

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from matformer_lab.evaluation.score import Score
+from matformer_lab.sweep.estimate import Estimate
 from matformer_lab.sweep.jobs import Job, Prepared
 from matformer_lab.sweep.key import Key
 from matformer_lab.sweep.recipe import Recipe
@@ -39,6 +40,14 @@ class Executor(Protocol):
 
         Raises:
             InputError: When they cannot be fetched.
+        """
+
+    def estimate(self, prepared: Prepared, pending: Sequence[Job]) -> Estimate | None:
+        """How long these jobs would take here; None where that is not known.
+
+        Args:
+            prepared: The sweep; its weights need not be here.
+            pending: Its jobs to score.
         """
 
     def scores(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from matformer_lab.live.devices import idle_gpus, resolve_device
 from matformer_lab.parent.hub import with_weights
+from matformer_lab.slicing.plan import make_plan
+from matformer_lab.sweep.estimate import Estimate, estimate
 from matformer_lab.sweep.executors.base import Scored, ShowShare
 from matformer_lab.sweep.executors.local_workers import check_workers, usual_workers
 from matformer_lab.sweep.executors.score_pass import (
@@ -16,6 +18,7 @@ from matformer_lab.sweep.executors.score_pass import (
     begin_pass,
     finish_pass,
     load_elastic,
+    one_thread_is_fastest,
     slices_to_load,
 )
 from matformer_lab.sweep.jobs import Job, Prepared
@@ -53,6 +56,21 @@ class LocalExecutor:
     def fetched(self, prepared: Prepared) -> Prepared:
         """See `Executor`."""
         return replace(prepared, parent=with_weights(prepared.parent))
+
+    def estimate(self, prepared: Prepared, pending: Sequence[Job]) -> Estimate | None:
+        """See `Executor`."""
+        from matformer_lab.scoring.calibration import flops_per_second
+
+        slice_ = pending[0].slice
+        small = prepared.device == "cpu" and one_thread_is_fastest(prepared.parent.text)
+        speed = flops_per_second(
+            make_plan(prepared.parent, slice_, text_only=True),
+            dtype=prepared.dtype.name,
+            device=prepared.device,
+            threads=1 if small else None,
+        )
+        workers = self._workers or usual_workers(prepared, pending)
+        return estimate(prepared, pending, speed * workers)
 
     def scores(
         self,

@@ -46,13 +46,15 @@ def check_workers(count: int, prepared: Prepared) -> None:
         )
 
 
-def usual_workers(prepared: Prepared, pending: Sequence[Job], model: "Gemma3nForCausalLM") -> int:
+def usual_workers(
+    prepared: Prepared, pending: Sequence[Job], model: "Gemma3nForCausalLM | None" = None
+) -> int:
     """As many as there are CPU threads, memory and work for; 1 where a product is shared out.
 
     Args:
         prepared: The sweep.
         pending: Its jobs to score.
-        model: Any of the slices, as a live model.
+        model: Any of the slices, as a live model; None: memory is taken to suffice.
     """
     import torch
 
@@ -60,7 +62,9 @@ def usual_workers(prepared: Prepared, pending: Sequence[Job], model: "Gemma3nFor
         return 1
     work = sum(map(pass_cost, passes([job for job in pending if _shared_out(job, prepared)])))
     count = min(torch.get_num_threads(), int(work / _COST_PER_WORKER))
-    return count if count < 2 else _within_memory(count, prepared, model)
+    if model is None or count < 2:
+        return max(1, count)
+    return _within_memory(count, prepared, model)
 
 
 def _within_memory(count: int, prepared: Prepared, model: "Gemma3nForCausalLM") -> int:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.sweep.estimate import Estimate
 from matformer_lab.sweep.executors.base import Scored, ShowShare
 from matformer_lab.sweep.executors.ray_worker import Work, score_on_worker
 from matformer_lab.sweep.jobs import Job, Prepared
@@ -136,6 +137,10 @@ class RayExecutor:
     def fetched(self, prepared: Prepared) -> Prepared:
         """See `Executor`; unchanged, as each node fetches the weights itself."""
         return prepared
+
+    def estimate(self, prepared: Prepared, pending: Sequence[Job]) -> Estimate | None:
+        """See `Executor`; None: the nodes' speed is not this machine's."""
+        return None
 
     def scores(
         self,
