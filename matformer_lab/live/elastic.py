@@ -7,6 +7,7 @@ gigabytes, so a live model looks up whole rows and then selects the blocks of th
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from matformer_lab.common.errors import InputError
+from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.paths import StrPath
 from matformer_lab.gemma3n import (
     EMBED_TOKENS_PER_LAYER,
@@ -316,8 +317,19 @@ def _open_text_tensors(parent: Parent, folder: Path) -> Iterator[tuple[str, Tens
 
     names = _text_names(parent)
     for file in sorted({parent.tensors[name].file for name in names}):
-        with safe_open(folder / file, framework="pt") as opened:
+        with _read_errors(folder / file), safe_open(folder / file, framework="pt") as opened:
             for name in names:
                 if parent.tensors[name].file == file:
                     stored = parent.stored.get(name, name)
                     yield name.removeprefix(parent.prefix), opened.get_tensor(stored)
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Say which file cannot be read, where safetensors gives no more than the system's error."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None

@@ -153,6 +153,7 @@ class _Worker:
     """One process, and the connection to it."""
 
     def __init__(self, opening: Opening) -> None:
+        self._folder = opening.parent.folder
         ours, theirs = socket.socketpair()
         with theirs:
             # In a group of its own: a terminal's Ctrl-C is for the pool's process alone. What a
@@ -193,6 +194,8 @@ class _Worker:
         self._said.seek(0)
         last = self._said.read().decode(errors="replace").strip().rpartition("\n")[2]
         how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
+        if code == -signal.SIGBUS:
+            last = f"a file in {self._folder} could not be read: the disk failed, or it was cut"
         more = f": {last}" if last else ""
         return (
             f"worker process {self.process.pid} {how}{more}; what was scored is kept: run again to "

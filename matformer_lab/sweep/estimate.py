@@ -6,15 +6,16 @@ however long the sweep: what items have in common and what each adds follow from
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from matformer_lab.common.progress import duration
 from matformer_lab.evaluation.agreement import AgreementTask
 from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.gemma3n import EMBED_TOKENS, split_layer
 from matformer_lab.scoring.packed_work import PackedWork, work_of
+from matformer_lab.scoring.packing import Request, pack
 from matformer_lab.scoring.slice_trie import TrieNode, build_trie
 from matformer_lab.sweep.jobs import Job, Prepared
 from matformer_lab.sweep.passes import passes
@@ -143,19 +144,32 @@ def task_work(
     return TaskWork(most.beyond(each * count), each, items)
 
 
-def _packed(pairs: Iterable[tuple[str, str]], tokenizer: Any, text: TextConfig) -> PackedWork:
-    from matformer_lab.scoring.packing import Request, pack
+def _packed(
+    pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, text: TextConfig
+) -> PackedWork:
+    requests = sampled_requests(pairs, tokenizer, text.max_position_embeddings)
+    cost = text.num_attention_heads * text.head_dim / (4 * text.hidden_size**2)
+    return work_of(pack(requests, batch_tokens=_BATCH_TOKENS, attention_cost=cost))
 
-    pairs = list(pairs)
+
+def sampled_requests(
+    pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[Request]:
+    """Requests for counting tokens: encoded at once, not pair by pair as for scoring.
+
+    Args:
+        pairs: Context and continuation.
+        tokenizer: The parent's.
+        max_length: As for `Request.of`.
+    """
     contexts = tokenizer([context for context, _ in pairs])["input_ids"]
-    wholes = tokenizer([context + continuation for context, continuation in pairs])["input_ids"]
+    wholes = tokenizer(["".join(pair) for pair in pairs])["input_ids"]
     requests = []
     for context, whole in zip(contexts, wholes, strict=True):
         kept = max(1, min(len(context), len(whole) - 1))
-        longest = text.max_position_embeddings
-        requests.append(Request.of(whole[:kept], whole[kept:][:longest] or whole[-1:], longest))
-    cost = text.num_attention_heads * text.head_dim / (4 * text.hidden_size**2)
-    return work_of(pack(requests, batch_tokens=_BATCH_TOKENS, attention_cost=cost))
+        continuation = whole[kept:] or whole[-1:]
+        requests.append(Request.of(whole[:kept], continuation[:max_length], max_length))
+    return requests
 
 
 def pass_flops(jobs: Sequence[Job], work: PackedWork) -> float:
