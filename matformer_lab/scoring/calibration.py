@@ -72,7 +72,7 @@ def _measured(shape: _ByShape, dtype: str, device: str, threads: int | None) -> 
         _forward(text, layer, 1, kind, device)
         began = time.perf_counter()
         _forward(text, layer, rows, kind, device)
-        return of_a_row * rows / (time.perf_counter() - began)
+        return float(of_a_row * rows / (time.perf_counter() - began))
     finally:
         torch.set_num_threads(before)
 

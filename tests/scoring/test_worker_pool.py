@@ -18,7 +18,7 @@ from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.scoring import journal as journal_module
 from matformer_lab.scoring import pooled_scoring, slice_scoring
 from matformer_lab.scoring.journal import FileJournal, Journal
-from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.packing import Batch, Request
 from matformer_lab.scoring.pooled_scoring import PooledScoring
 from matformer_lab.scoring.slice_scoring import score_slices
 from matformer_lab.scoring.token_budget import TokenBudget
@@ -76,6 +76,10 @@ def scoring(
     return PooledScoring(pool, slices, elastic.live("full"), asked, journal)
 
 
+def broken_packing(_: int) -> Batch:
+    raise ZeroDivisionError
+
+
 def gone(pid: int) -> bool:
     """Whether a process has ended, though nobody may have asked for its exit code yet."""
     try:
@@ -124,7 +128,7 @@ def test_what_goes_wrong_in_a_worker_or_in_packing_is_raised_here(
     with pytest.raises(InputError, match="1000000"):
         scoring(pool, elastic, {"bad": bad}, requests(3)).answers()
     with pytest.raises(ZeroDivisionError):
-        list(pool.start(slices, (1 // 0 for _ in range(1))))
+        list(pool.start(slices, iter(map(broken_packing, range(1)))))
     one = {"1/4": slices["1/4"]}
     again = scoring(pool, elastic, one, requests(4)).answers()
     assert again == score_slices(elastic.live_together(one), requests(4))
