@@ -4,6 +4,7 @@ Metrics, standard errors and group aggregates are reported as lm-eval computes t
 supplies the log-likelihoods: lm-eval's own `HFLM`, or `prefix_scorer`.
 """
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -198,7 +199,10 @@ def score(lm: Any, task: LoadedTask) -> Score:
 
 @contextmanager
 def _requests_built(task: LoadedTask) -> Iterator[None]:
-    """Within it, lm-eval's evaluator uses the requests already built instead of building anew."""
+    """Within it, lm-eval's evaluator uses the requests already built instead of building anew.
+
+    And their documents, instead of decoding the dataset for every slice: a fifth of its time.
+    """
 
     def keep(requests: list[Any]) -> Callable[..., None]:
         def build_all_requests(**_: Any) -> None:
@@ -208,11 +212,19 @@ def _requests_built(task: LoadedTask) -> Iterator[None]:
 
         return build_all_requests
 
+    def documents(requests: list[Any]) -> Callable[..., Iterator[tuple[int, Any]]]:
+        def doc_iterator(**_: Any) -> Iterator[tuple[int, Any]]:
+            by_id = {request.doc_id: request.doc for request in requests}
+            return ((doc_id, copy.deepcopy(doc)) for doc_id, doc in by_id.items())
+
+        return doc_iterator
+
     tasks = task.subtasks.values()
     for subtask in tasks:
         subtask.build_all_requests = keep(subtask.instances)
+        subtask.doc_iterator = documents(subtask.instances)
     try:
         yield
     finally:
         for subtask in tasks:
-            del subtask.build_all_requests
+            del subtask.build_all_requests, subtask.doc_iterator

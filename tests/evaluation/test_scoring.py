@@ -265,6 +265,22 @@ def test_requests_are_encoded_once_for_all_passes_over_slices(
     assert [count for count in encoded if count] == [len(task.requests) for task in tasks[:2]]
 
 
+def test_the_evaluator_gets_the_documents_that_lm_eval_would_give_it(
+    tasks: tuple[LoadedTask, ...],
+) -> None:
+    from matformer_lab.evaluation.evaluate import _requests_built
+
+    for task in tasks:
+        for subtask in task.subtasks.values():
+            theirs = list(subtask.doc_iterator(limit=LIMIT))
+            with _requests_built(task):
+                ours = list(subtask.doc_iterator(limit=LIMIT))
+                assert ours == theirs
+                ours[0][1].clear()  # what one slice's evaluation does to them no other one sees
+                assert list(subtask.doc_iterator(limit=LIMIT)) == theirs
+            assert list(subtask.doc_iterator(limit=LIMIT)) == theirs
+
+
 def test_an_answer_longer_than_the_model_reads_is_an_error_that_names_the_task(
     elastic: ElasticParent, tasks: tuple[LoadedTask, ...]
 ) -> None:

@@ -93,7 +93,7 @@ def test_the_usual_number_follows_cores_work_and_memory(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
 
     def usual(changed: Prepared = prepared) -> int:
-        return usual_workers(changed, changed.jobs, model)
+        return usual_workers(changed, changed.jobs, lambda: model)
 
     assert usual() == 1  # a few items: no process starts for them
     monkeypatch.setattr(local_workers, "_COST_PER_WORKER", 1.0)

@@ -112,7 +112,7 @@ class LocalExecutor:
         """Worker processes, which end with `stack`; None where this process computes alone."""
         count = self._workers
         if count is None:
-            count = usual_workers(prepared, pending, elastic.live(pending[0].slice))
+            count = usual_workers(prepared, pending, lambda: elastic.live(pending[0].slice))
         if count < 2:
             return None
         from matformer_lab.scoring.worker_pool import WorkerPool

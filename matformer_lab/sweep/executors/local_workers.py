@@ -1,6 +1,6 @@
 """How many processes of this machine score batches side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from matformer_lab.common.errors import InputError
@@ -47,14 +47,16 @@ def check_workers(count: int, prepared: Prepared) -> None:
 
 
 def usual_workers(
-    prepared: Prepared, pending: Sequence[Job], model: "Gemma3nForCausalLM | None" = None
+    prepared: Prepared,
+    pending: Sequence[Job],
+    live: "Callable[[], Gemma3nForCausalLM] | None" = None,
 ) -> int:
     """As many as there are CPU threads, memory and work for; 1 where a product is shared out.
 
     Args:
         prepared: The sweep.
         pending: Its jobs to score.
-        model: Any of the slices, as a live model; None: memory is taken to suffice.
+        live: Makes any of the slices as a live model; None: memory is taken to suffice.
     """
     import torch
 
@@ -62,9 +64,9 @@ def usual_workers(
         return 1
     work = sum(map(pass_cost, passes([job for job in pending if _shared_out(job, prepared)])))
     count = min(torch.get_num_threads(), int(work / _COST_PER_WORKER))
-    if model is None or count < 2:
+    if live is None or count < 2:
         return max(1, count)
-    return _within_memory(count, prepared, model)
+    return _within_memory(count, prepared, live())
 
 
 def _within_memory(count: int, prepared: Prepared, model: "Gemma3nForCausalLM") -> int:
