@@ -35,3 +35,10 @@ CPUS_PER_WORKER: Final = click.option(
     show_default="1 with a GPU, else all of the smallest node",
     help="CPUs of a Ray worker.",
 )
+WORKERS: Final = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    show_default="by cores, memory and work",
+    help="Processes on this machine that score a small parent, with a CPU thread each.",
+)

@@ -12,6 +12,7 @@ from matformer_lab.cli.options import (
     DATASETS,
     EXECUTOR,
     TRUST_TASKS,
+    WORKERS,
 )
 from matformer_lab.cli.output import print_table, say
 from matformer_lab.cli.sweeps import chosen_executor
@@ -59,6 +60,7 @@ _TINY_TASKS = ("tiny_hellaswag", "tiny_boolq", "tiny_mmlu")
 @CONFIRM_RUN_UNSAFE_CODE
 @EXECUTOR
 @CPUS_PER_WORKER
+@WORKERS
 def search(
     source: str,
     max_params: tuple[str, ...],
@@ -80,6 +82,7 @@ def search(
     confirm_run_unsafe_code: bool,
     executor: str,
     cpus_per_worker: int | None,
+    workers: int | None,
 ) -> None:
     """Find the best slice for each budget, and prove it on items that the search has not seen.
 
@@ -121,7 +124,7 @@ def search(
     allowed = {"trust_tasks": trust_tasks, "confirm_run_unsafe_code": confirm_run_unsafe_code}
     recipe = _recipe(source, block, datasets, {key: True for key, on in allowed.items() if on})
     folder = out or Path("runs", recipe.name if recipe.name != "recipe" else _folder_name(source))
-    with chosen_executor(executor, cpus_per_worker) as chosen:
+    with chosen_executor(executor, cpus_per_worker, workers) as chosen:
         if dry_run:
             for line in str(run.plan_search(recipe, folder, executor=chosen)).split("\n"):
                 say(line)

@@ -14,6 +14,7 @@ from matformer_lab.cli.options import (
     DATASETS,
     EXECUTOR,
     TRUST_TASKS,
+    WORKERS,
 )
 from matformer_lab.cli.output import print_table, say, warn
 from matformer_lab.common.errors import InputError
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 @CONFIRM_RUN_UNSAFE_CODE
 @EXECUTOR
 @CPUS_PER_WORKER
+@WORKERS
 def sweep(
     recipe: str,
     out: Path | None,
@@ -62,6 +64,7 @@ def sweep(
     confirm_run_unsafe_code: bool,
     executor: str,
     cpus_per_worker: int | None,
+    workers: int | None,
 ) -> None:
     """Score a recipe's slices on its tasks and draw the frontier.
 
@@ -86,7 +89,7 @@ def sweep(
     folder = out or Path("runs", loaded.name)
     if check and executor == "ray":
         raise InputError("`check` scores on this machine; leave it out with `executor` ray")
-    with chosen_executor(executor, cpus_per_worker) as chosen:
+    with chosen_executor(executor, cpus_per_worker, workers) as chosen:
         if dry_run:
             for line in run.dry_run(loaded, folder, executor=chosen).lines:
                 say(line)
@@ -105,9 +108,13 @@ def sweep(
 
 
 @contextmanager
-def chosen_executor(name: str, cpus_per_worker: int | None) -> Iterator["Executor"]:
+def chosen_executor(
+    name: str, cpus_per_worker: int | None, workers: int | None
+) -> Iterator["Executor"]:
     """The executor that `--executor` names."""
     if name == "ray":
+        if workers:
+            raise InputError("`workers` are this machine's; with `executor` ray: `cpus_per_worker`")
         from matformer_lab.sweep.executors.ray_executor import ray_cluster
 
         with ray_cluster(cpus_per_worker, warn=warn) as cluster:
@@ -117,7 +124,7 @@ def chosen_executor(name: str, cpus_per_worker: int | None) -> Iterator["Executo
         raise InputError("`cpus_per_worker` needs `executor` ray")
     from matformer_lab.sweep.executors.local import LocalExecutor
 
-    yield LocalExecutor()
+    yield LocalExecutor(workers)
 
 
 @click.command(short_help="Rebuild the pictures and pages of finished sweeps.")

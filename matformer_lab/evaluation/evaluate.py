@@ -4,6 +4,7 @@ Metrics, standard errors and group aggregates are reported as lm-eval computes t
 supplies log-likelihoods and texts: lm-eval's own `HFLM`, or `prefix_scorer`.
 """
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from matformer_lab.evaluation.tasks.entry import Scorer
     from matformer_lab.scoring.journal import Journal
     from matformer_lab.scoring.packing import Request
+    from matformer_lab.scoring.pooled_scoring import PooledScoring
     from matformer_lab.scoring.slice_scoring import Answer
 
 SCORER_VERSIONS: Final[Mapping[str, int]] = {"prefix": 2, "lm-eval": 1}
@@ -69,6 +71,7 @@ def score_together(
     parent: "Callable[[], Gemma3nForCausalLM] | None" = None,
     progress: Callable[[float], None] = lambda _: None,
     journal: "Journal | None" = None,
+    elsewhere: "PooledScoring | None" = None,
 ) -> Iterator[SliceScore]:
     """Yield the scores of live slices of one parent on `task`, in the order of `models`.
 
@@ -86,6 +89,7 @@ def score_together(
         parent: Makes the whole parent, for the task that compares slices with it.
         progress: Called with the fraction of the work done, 0 to 1.
         journal: Of `prefix`, as `score_slices` takes it.
+        elsewhere: Gives the answers to `prefix_requests`, where they are not computed here.
 
     Raises:
         NotFiniteScoresError: After the other scores, for the models whose log-probabilities are
@@ -94,21 +98,22 @@ def score_together(
             BOS or two before a prompt, or when transformers is too old for `prefix`.
     """
     known: Mapping[str, Sequence[Answer]] = {}
-    requests = [each for each in task.requests if each.request_type == "loglikelihood"]
+    requests = _loglikelihoods(task)
     began = time.perf_counter()
     # The share of the work that is done for all slices at once; a guess if they write texts too.
     at_once = 0.5 if _writes(task) else 1.0
 
+    def show(done: float, count: int) -> None:
+        progress(at_once * done / count)
+
     def together() -> Mapping[str, "Sequence[Answer]"]:
         from matformer_lab.scoring.slice_scoring import score_slices
 
+        if elsewhere is not None:
+            return elsewhere.answers(show)
         encoder = make_lm(next(iter(models.values())), tokenizer, scorer="prefix")
-        return score_slices(
-            models,
-            _encoded_once(task, requests, encoder),
-            progress=lambda done, count: progress(at_once * done / count),
-            journal=journal,
-        )
+        encoded = _encoded_once(task, requests, encoder)
+        return score_slices(models, encoded, progress=show, journal=journal)
 
     if isinstance(task, AgreementTask):
         assert parent is not None, "agreement is with the parent"
@@ -121,7 +126,8 @@ def score_together(
         return
     if scorer == "prefix" and requests:
         known = together()
-    shared = (time.perf_counter() - began) / len(models)
+    spent = elsewhere.seconds if elsewhere is not None else time.perf_counter() - began
+    shared = spent / len(models)
     not_finite: dict[str, NotFiniteError] = {}
     for number, (name, model) in enumerate(models.items()):
         began = time.perf_counter()
@@ -151,6 +157,36 @@ def score_together(
         yield SliceScore(name, result, shared + time.perf_counter() - began)
     if not_finite:
         raise NotFiniteScoresError(not_finite)
+
+
+def prefix_requests(
+    model: "Gemma3nForCausalLM",
+    tokenizer: "PreTrainedTokenizerBase",
+    task: LoadedTask,
+    *,
+    scorer: "Scorer",
+) -> "list[Request]":
+    """What `score_together` would have all slices score in one pass; none for another scorer.
+
+    Args:
+        model: Any of the slices.
+        tokenizer: The parent's.
+        task: The task, with its requests built.
+        scorer: Who computes the log-likelihoods.
+
+    Raises:
+        InputError: As for `score_together`.
+    """
+    requests = _loglikelihoods(task)
+    if isinstance(task, AgreementTask) or not requests:
+        return []
+    if scorer != "prefix" and not isinstance(task, AnswersTask):
+        return []
+    return _encoded_once(task, requests, make_lm(model, tokenizer, scorer="prefix"))
+
+
+def _loglikelihoods(task: LoadedTask) -> list[Any]:
+    return [each for each in task.requests if each.request_type == "loglikelihood"]
 
 
 _latest_encoded: "dict[Any, list[Request]]" = {}
@@ -204,7 +240,10 @@ def score(lm: Any, task: LoadedTask) -> Score:
 
 @contextmanager
 def _requests_built(task: LoadedTask) -> Iterator[None]:
-    """Within it, lm-eval's evaluator uses the requests already built instead of building anew."""
+    """Within it, lm-eval's evaluator uses the requests already built instead of building anew.
+
+    And their documents, instead of decoding the dataset for every slice: a fifth of its time.
+    """
 
     def keep(requests: list[Any]) -> Callable[..., None]:
         def build_all_requests(**_: Any) -> None:
@@ -214,11 +253,19 @@ def _requests_built(task: LoadedTask) -> Iterator[None]:
 
         return build_all_requests
 
+    def documents(requests: list[Any]) -> Callable[..., Iterator[tuple[int, Any]]]:
+        def doc_iterator(**_: Any) -> Iterator[tuple[int, Any]]:
+            by_id = {request.doc_id: request.doc for request in requests}
+            return ((doc_id, copy.deepcopy(doc)) for doc_id, doc in by_id.items())
+
+        return doc_iterator
+
     tasks = task.subtasks.values()
     for subtask in tasks:
         subtask.build_all_requests = keep(subtask.instances)
+        subtask.doc_iterator = documents(subtask.instances)
     try:
         yield
     finally:
         for subtask in tasks:
-            del subtask.build_all_requests
+            del subtask.build_all_requests, subtask.doc_iterator

@@ -6,8 +6,9 @@ encoding of texts, rolling windows, chat templates, and generation with beams or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 from lm_eval.models.huggingface import HFLM
 
@@ -22,6 +23,9 @@ from matformer_lab.scoring.token_budget import TokenBudget
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from transformers import Gemma3nForCausalLM, PreTrainedTokenizerBase
+
+_ENCODED_AT_ONCE: Final = 512
+"""Requests: their texts' tokens take 36 bytes each while they are encoded."""
 
 
 class PrefixScorer(HFLM):  # type: ignore[misc]
@@ -81,6 +85,7 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         answers: Mapping[tuple[str, str], Answer] | None = None,
         progress: Callable[[float, int], None] = lambda _done, _count: None,
     ) -> None:
+        self._encoded: dict[str, list[int]] = {}
         super().__init__(
             pretrained=model,
             tokenizer=tokenizer,
@@ -106,11 +111,50 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         def shared(ids: Sequence[int]) -> list[int]:
             return [same.setdefault(each, each) for each in ids]
 
-        pairs = (self._encode(*instance.args) for instance in instances)
-        return [
-            Request.of(shared(context), shared(continuation), self.max_length)
-            for context, continuation in pairs
-        ]
+        requests = []
+        for first in range(0, len(instances), _ENCODED_AT_ONCE):
+            pairs = [instance.args for instance in instances[first : first + _ENCODED_AT_ONCE]]
+            with self._encoded_at_once(pairs):
+                for pair in pairs:
+                    context, continuation = self._encode(*pair)
+                    requests.append(
+                        Request.of(shared(context), shared(continuation), self.max_length)
+                    )
+        return requests
+
+    @contextmanager
+    def _encoded_at_once(self, pairs: Sequence[tuple[str, str]]) -> Iterator[None]:
+        """Within it, `tok_encode` knows what `_encode_pair` asks for.
+
+        A fast tokenizer encodes many texts on all cores, and a context once for all its endings.
+        """
+        bos = self.tokenizer.decode(self.prefix_token_id)
+        texts = {text: None for context, _ in pairs if (text := context.rstrip())}
+        texts |= dict.fromkeys("".join(pair) for pair in pairs if pair[0])
+        # One that starts with a BOS of its own gets no other.
+        wanted = [text for text in texts if not text.startswith(bos)]
+        if wanted:
+            encoded = self.tokenizer(wanted, add_special_tokens=True, return_attention_mask=False)
+            self._encoded = dict(zip(wanted, encoded["input_ids"], strict=True))
+        try:
+            yield
+        finally:
+            self._encoded = {}
+
+    def tok_encode(
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **kwargs: Any,
+    ) -> list[int]:
+        """See `HFLM`."""
+        if add_special_tokens is None and not left_truncate_len and string in self._encoded:
+            return self._encoded[string]
+        found: list[int] = super().tok_encode(
+            string, add_special_tokens, left_truncate_len, **kwargs
+        )
+        return found
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
         """One answer per request, each a (context, continuation)."""
@@ -118,10 +162,10 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         answers = self._known | dict(
             zip((request.args for request in new), self._score(self.encode(new)), strict=True)
         )
+        dtype = self.model.dtype  # transformers looks through the parameters for it
         for request in requests:
             logprob, _ = answers[request.args]
-            task, item = request.task_name, request.doc_id
-            check_finite(logprob, task=task, item=item, dtype=self.model.dtype)
+            check_finite(logprob, task=request.task_name, item=request.doc_id, dtype=dtype)
         return [answers[request.args] for request in requests]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -198,6 +242,8 @@ class PrefixScorer(HFLM):  # type: ignore[misc]
         return score_slices({"": self.model}, windows, budget=self._budget)[""]
 
     def _score(self, requests: Sequence[Request]) -> list[Answer]:
+        if not requests:
+            return []
         answers = score_slices(
             {"": self.model}, requests, budget=self._budget, progress=self._progress
         )

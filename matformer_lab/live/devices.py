@@ -36,7 +36,7 @@ def send(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 def resolve_device(device: str) -> str:
-    """The device to use: `auto` becomes the first GPU if there is one, else the CPU.
+    """The device to use: `auto` becomes the first GPU if there is one, Apple's too, else the CPU.
 
     Args:
         device: A torch device, or `auto`.
@@ -47,7 +47,9 @@ def resolve_device(device: str) -> str:
     import torch
 
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, index = device.partition(":")
     available = {
         "cpu": 1,
@@ -58,6 +60,13 @@ def resolve_device(device: str) -> str:
     if not (index or "0").isdecimal() or int(index or 0) >= available.get(kind, 0):
         raise InputError(f"`device`: {device} is not available on this machine; use auto or cpu")
     return device
+
+
+def idle_gpus(device: str) -> int:
+    """How many GPUs a computation on `device` leaves idle; 0 where one was chosen by number."""
+    import torch
+
+    return max(0, torch.cuda.device_count() - 1) if device == "cuda" else 0
 
 
 def free_bytes(device: torch.device) -> int:

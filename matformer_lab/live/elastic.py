@@ -7,6 +7,7 @@ gigabytes, so a live model looks up whole rows and then selects the blocks of th
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from matformer_lab.common.errors import InputError
+from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.paths import StrPath
 from matformer_lab.gemma3n import (
     EMBED_TOKENS_PER_LAYER,
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 _ALIGNED_COLUMNS: Final = 64
 """Rows of a copied tensor start at a multiple of this many elements."""
+
+_FIRSTS_KEPT: Final = 8
+"""Models that later ones are made from: each takes as long to make as a small one's batch."""
 
 _TORCH_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
@@ -213,7 +217,11 @@ class ElasticParent:
         slice_ = _resolved(slice_, self.parent)
         return multimodal(self.towers, self.live(slice_), make_plan(self.parent, slice_))
 
-    def live_together(self, slices: Mapping[str, Slice]) -> "dict[str, Gemma3nForCausalLM]":
+    def live_together(
+        self,
+        slices: Mapping[str, Slice],
+        firsts: "dict[tuple[int, ...], Gemma3nForCausalLM] | None" = None,
+    ) -> "dict[str, Gemma3nForCausalLM]":
         """Slices as models that share their modules too where they keep the same layers.
 
         They are made in a fraction of the time, and are for scoring alone: what is done to the
@@ -221,16 +229,20 @@ class ElasticParent:
 
         Args:
             slices: Slices of this parent, by any name.
+            firsts: A slice for each set of skipped layers, left by an earlier call and completed
+                by this one, so that it need not be made again. The latest few are kept.
 
         Raises:
             InputError: As for `live`.
         """
         made: dict[str, Gemma3nForCausalLM] = {}
-        firsts: dict[tuple[int, ...], Gemma3nForCausalLM] = {}
+        firsts = {} if firsts is None else firsts
         for name, slice_ in slices.items():
             first = firsts.get(slice_.skipped)
             if first is None:
                 made[name] = firsts[slice_.skipped] = self.live(slice_)
+                if len(firsts) > _FIRSTS_KEPT:
+                    del firsts[next(iter(firsts))]
                 continue
             planned = make_plan(self.parent, slice_, text_only=True).text_tensors()
             views = {
@@ -345,7 +357,18 @@ def _open_tensors(
     from safetensors import safe_open
 
     for file in sorted({parent.tensors[name].file for name in names}):
-        with safe_open(folder / file, framework="pt") as opened:
+        with _read_errors(folder / file), safe_open(folder / file, framework="pt") as opened:
             for name in names:
                 if parent.tensors[name].file == file:
                     yield name, opened.get_tensor(parent.stored.get(name, name))
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Say which file cannot be read, where safetensors gives no more than the system's error."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None

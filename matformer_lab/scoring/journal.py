@@ -11,7 +11,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _MAGIC: Final = b"matformer_lab pass 1\n"
 _HEADER: Final = 8 + blake3.digest_size
 """Bytes before a record's content: its length, and the digest of this and all records before."""
+_HEADER_BEGINS: Final = b'{"binding"'
+_HALVED: Final = b'{"halved": true}'
 _MAX_BYTES: Final = 1 << 32
 _SECONDS_BETWEEN_WRITES: Final = 20.0
 """At most so much work is lost, and one batch."""
@@ -65,43 +67,15 @@ class Journal:
         """Write what was added, durably."""
 
 
-class FileJournal(Journal):
-    """A journal in a file, which belongs to one pass alone.
+class _RecordJournal(Journal):
+    """A journal as records: a header, then one for each batch, kept somewhere every 20 seconds."""
 
-    Args:
-        path: The file; its folder exists. A file that is not this pass's, or is damaged from its
-            beginning on, is replaced.
-        names: The slices, in an order of their own.
-        binding: Everything the scores depend on.
-    """
-
-    def __init__(self, path: Path, names: Sequence[str], binding: Mapping[str, Any]) -> None:
-        self._path = path
+    def __init__(self, names: Sequence[str], binding: Mapping[str, Any]) -> None:
         self._names = tuple(names)
         self._binding = dict(binding)
         self._earlier: list[Mapping[str, TargetScores] | Literal["halved"]] = []
-        self._digest = blake3()
-        self._added: list[Mapping[str, TargetScores] | Literal["halved"]] = []
-        self._written = time.monotonic()
-
-    def begin(self, budget: TokenBudget) -> TokenBudget:
-        """See `Journal`."""
-        data = read_small(self._path, _MAX_BYTES) if self._path.exists() else b""
-        position = len(_MAGIC) if data.startswith(_MAGIC) else 0
-        records = []
-        while position and (record := self._record(data, position)) is not None:
-            records.append(record)
-            position += _HEADER + len(record)
-        found = self._budget(records[0]) if records else None
-        if found is None:
-            self._digest = blake3()
-            header = json.dumps({"binding": self._binding, "budget": vars(budget)}).encode()
-            self._write("wb", _MAGIC + self._chained(header))
-            return budget
-        if position < len(data):  # a record that was cut short or damaged, and all after it
-            self._write("wb", data[:position])
-        self._earlier = [self._parsed(record) for record in records[1:]]
-        return found
+        self._added: list[Mapping[str, TargetScores] | Literal["halved"] | bytes] = []
+        self._kept = time.monotonic()
 
     def recorded(self) -> Iterator[Mapping[str, TargetScores]]:
         """See `Journal`."""
@@ -117,9 +91,7 @@ class FileJournal(Journal):
 
     def add(self, scores: Mapping[str, TargetScores]) -> None:
         """See `Journal`."""
-        self._added.append(scores)  # an accelerator may not have computed them yet
-        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
-            self.flush()
+        self._add(scores)  # an accelerator may not have computed them yet
 
     def add_halving(self) -> None:
         """See `Journal`."""
@@ -128,13 +100,142 @@ class FileJournal(Journal):
 
     def flush(self) -> None:
         """See `Journal`."""
-        records = [
-            json.dumps({"halved": True}).encode() if added == "halved" else self._packed(added)
-            for added in self._added
-        ]
-        self._write("ab", b"".join(map(self._chained, records)))
+        records = [self._record_of(added) for added in self._added]
         self._added = []
-        self._written = time.monotonic()
+        self._keep(records)
+        self._kept = time.monotonic()
+
+    def _add(self, added: Mapping[str, TargetScores] | bytes) -> None:
+        self._added.append(added)
+        if time.monotonic() - self._kept > _SECONDS_BETWEEN_WRITES:
+            self.flush()
+
+    def _keep(self, records: Sequence[bytes]) -> None:
+        raise NotImplementedError
+
+    def _continue(self, records: Sequence[bytes]) -> TokenBudget | None:
+        """Take up what an earlier run recorded; None where that was of another pass."""
+        if not records:
+            return None
+        header = json.loads(records[0])
+        if header["binding"] != self._binding:
+            return None
+        self._earlier = [self._parsed(record) for record in records[1:]]
+        return TokenBudget(**header["budget"])
+
+    def _header(self, budget: TokenBudget) -> bytes:
+        return json.dumps({"binding": self._binding, "budget": vars(budget)}).encode()
+
+    def _record_of(self, added: Mapping[str, TargetScores] | Literal["halved"] | bytes) -> bytes:
+        if isinstance(added, bytes):
+            return added
+        if added == "halved":
+            return _HALVED
+        arrays = io.BytesIO()
+        np.savez(
+            arrays,
+            logprob=np.stack([added[name].logprob.cpu().numpy() for name in self._names]),
+            is_greedy=np.stack([added[name].is_greedy.cpu().numpy() for name in self._names]),
+        )
+        return arrays.getvalue()
+
+    def _parsed(self, record: bytes) -> Mapping[str, TargetScores] | Literal["halved"]:
+        import torch
+
+        from matformer_lab.scoring.lm_head import TargetScores
+
+        if record == _HALVED:
+            return "halved"
+        with np.load(io.BytesIO(record), allow_pickle=False) as arrays:
+            logprob, is_greedy = (torch.from_numpy(arrays[k]) for k in ("logprob", "is_greedy"))
+        return {
+            name: TargetScores(logprob[number], is_greedy[number])
+            for number, name in enumerate(self._names)
+        }
+
+
+class SentJournal(_RecordJournal):
+    """A journal whose records come from another machine, and go there to be kept.
+
+    Args:
+        names: The slices, in an order of their own.
+        binding: Everything the scores depend on.
+        earlier: `FileJournal.records` there.
+        send: Called with each new record, for `FileJournal.append` there.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        binding: Mapping[str, Any],
+        earlier: Sequence[bytes],
+        send: Callable[[bytes], None],
+    ) -> None:
+        super().__init__(names, binding)
+        self._before = tuple(earlier)
+        self._send = send
+
+    def begin(self, budget: TokenBudget) -> TokenBudget:
+        """See `Journal`."""
+        found = self._continue(self._before)
+        if found is None:
+            self._send(self._header(budget))
+        return found or budget
+
+    def _keep(self, records: Sequence[bytes]) -> None:
+        for record in records:
+            self._send(record)
+
+
+class FileJournal(_RecordJournal):
+    """A journal in a file, which belongs to one pass alone.
+
+    Args:
+        path: The file; its folder exists. A file that is not this pass's, or is damaged from its
+            beginning on, is replaced.
+        names: The slices, in an order of their own.
+        binding: Everything the scores depend on.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str], binding: Mapping[str, Any]) -> None:
+        super().__init__(names, binding)
+        self._path = path
+        self._digest = blake3()
+
+    def begin(self, budget: TokenBudget) -> TokenBudget:
+        """See `Journal`."""
+        found = self._continue(self.records())
+        if found is None:
+            self._restart(self._header(budget))
+        return found or budget
+
+    def records(self) -> list[bytes]:
+        """All whole records in the file, header first; what was cut short or damaged is removed."""
+        self._digest = blake3()
+        data = read_small(self._path, _MAX_BYTES) if self._path.exists() else b""
+        position = len(_MAGIC) if data.startswith(_MAGIC) else 0
+        records = []
+        while position and (record := self._record(data, position)) is not None:
+            records.append(record)
+            position += _HEADER + len(record)
+        if records and position < len(data):
+            self._write("wb", data[:position])
+        return records
+
+    def append(self, record: bytes) -> None:
+        """Keep a record of a `SentJournal`, whose beginning was `records`."""
+        if record.startswith(_HEADER_BEGINS):
+            self._added = []
+            self._restart(record)
+        else:
+            self._add(record)
+
+    def _keep(self, records: Sequence[bytes]) -> None:
+        self._write("ab", b"".join(map(self._chained, records)))
+
+    def _restart(self, header: bytes) -> None:
+        self._digest = blake3()
+        self._write("wb", _MAGIC + self._chained(header))
 
     def _write(self, mode: Literal["ab", "wb"], data: bytes) -> None:
         try:
@@ -147,15 +248,6 @@ class FileJournal(Journal):
                 f"{self._path}: cannot be written ({error.strerror}); what was stored before is "
                 "safe: run again to continue"
             ) from None
-
-    def _packed(self, scores: Mapping[str, TargetScores]) -> bytes:
-        arrays = io.BytesIO()
-        np.savez(
-            arrays,
-            logprob=np.stack([scores[name].logprob.cpu().numpy() for name in self._names]),
-            is_greedy=np.stack([scores[name].is_greedy.cpu().numpy() for name in self._names]),
-        )
-        return arrays.getvalue()
 
     def _chained(self, content: bytes) -> bytes:
         """A record, whose digest is over all records so far."""
@@ -175,25 +267,6 @@ class FileJournal(Journal):
             return None
         self._digest = after
         return content
-
-    def _budget(self, header: bytes) -> TokenBudget | None:
-        """That of the earlier run; None where it was of another pass."""
-        content = json.loads(header)
-        return TokenBudget(**content["budget"]) if content["binding"] == self._binding else None
-
-    def _parsed(self, record: bytes) -> Mapping[str, TargetScores] | Literal["halved"]:
-        import torch
-
-        from matformer_lab.scoring.lm_head import TargetScores
-
-        if record.startswith(b"{"):
-            return "halved"
-        with np.load(io.BytesIO(record), allow_pickle=False) as arrays:
-            logprob, is_greedy = (torch.from_numpy(arrays[k]) for k in ("logprob", "is_greedy"))
-        return {
-            name: TargetScores(logprob[number], is_greedy[number])
-            for number, name in enumerate(self._names)
-        }
 
 
 def is_journal(path: Path) -> bool:

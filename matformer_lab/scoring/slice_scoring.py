@@ -39,7 +39,7 @@ class Answer(NamedTuple):
     """Whether greedy decoding would produce the continuation."""
 
 
-class _BatchScores(NamedTuple):
+class BatchScores(NamedTuple):
     request: np.ndarray
     """[reads] the request that each read counts towards."""
     scores: Mapping[str, TargetScores]
@@ -105,7 +105,7 @@ def score_slices(
 
         return score_batch(models, trie, batch, inputs, advance)
 
-    read: list[_BatchScores] = []
+    read: list[BatchScores] = []
     todo = np.arange(len(requests))
     try:
         while len(todo):
@@ -114,7 +114,7 @@ def score_slices(
             batches = batches_of(some_model, waiting, budget)
             # In this order: zip takes no batch once there is no record.
             for scores, batch in zip(journal.recorded(), batches, strict=False):
-                read.append(_BatchScores(todo[batch.request], scores))
+                read.append(BatchScores(todo[batch.request], scores))
                 done[batch.request] = True
             if journal.ran_out_of_memory():
                 budget, todo = budget.halved(), todo[~done]
@@ -123,7 +123,7 @@ def score_slices(
                 for batch, inputs in fetcher.ahead(batches):
                     scores = score(batch, inputs, len(requests) - int((~done).sum()))
                     journal.add(scores)
-                    read.append(_BatchScores(todo[batch.request], scores))
+                    read.append(BatchScores(todo[batch.request], scores))
                     done[batch.request] = True
             except torch.OutOfMemoryError:
                 if budget.batch_tokens <= FEWEST_TOKENS:
@@ -134,7 +134,7 @@ def score_slices(
     except BaseException:
         journal.flush()
         raise
-    return {name: _answers(name, len(requests), read) for name in models}
+    return {name: answers_of(name, len(requests), read) for name in models}
 
 
 def batches_of(
@@ -227,7 +227,7 @@ def _tokens_through_layers(
     )
 
 
-def _answers(name: str, count: int, read: Sequence[_BatchScores]) -> list[Answer]:
+def answers_of(name: str, count: int, read: Sequence[BatchScores]) -> list[Answer]:
     """What slice `name` answers to `count` requests: sums over each request's tokens."""
     logprob = np.zeros(count)
     is_greedy = np.ones(count, dtype=bool)

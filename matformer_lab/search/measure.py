@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,8 +140,11 @@ class Measurements:
         entries = tuple(entry_of(sized.slice) for sized in needed)
         recipe = self.sets[of].recipe.model_copy(update={"slices": entries})
         prepared = self.executor.fetched(replace(self.sets[of], recipe=recipe, sized=tuple(needed)))
-        with SweepBar(pending, show=self.progress) as bar:
-            for scored in self.executor.scores(prepared, pending, bar.advance):
+        with (
+            SweepBar(pending, show=self.progress) as bar,
+            closing(self.executor.scores(prepared, pending, bar.advance)) as scores,
+        ):
+            for scored in scores:
                 with disk_errors(self.store.folder.parent):
                     self.store.put(scored.key, scored.score, scored.run)
                 bar.stored(scored.key)

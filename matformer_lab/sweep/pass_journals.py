@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.version import __version__
 from matformer_lab.sweep.jobs import Job
 
 if TYPE_CHECKING:
-    from matformer_lab.scoring.journal import Journal
+    from matformer_lab.scoring.journal import FileJournal, SentJournal
 
 _SUFFIX: Final = ".journal"
 
@@ -25,7 +25,7 @@ def journals_folder(store: Path) -> Path:
     return store / "unfinished"
 
 
-def journal_of(group: Sequence[Job], folder: Path) -> Journal:
+def journal_of(group: Sequence[Job], folder: Path) -> FileJournal:
     """The journal of a pass, bound to everything its scores depend on.
 
     Args:
@@ -37,8 +37,30 @@ def journal_of(group: Sequence[Job], folder: Path) -> Journal:
     keys = sorted(job.key.digest for job in group)
     name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
-    binding = {"keys": keys, "matformer_lab": __version__}
-    return FileJournal(folder / (name + _SUFFIX), sorted(job.key.slice for job in group), binding)
+    return FileJournal(folder / (name + _SUFFIX), _names(group), _binding(group))
+
+
+def sent_journal(
+    group: Sequence[Job], earlier: Sequence[bytes], send: Callable[[bytes], None]
+) -> SentJournal:
+    """The journal of the same pass on another machine.
+
+    Args:
+        group: The jobs of the pass.
+        earlier: The records of `journal_of` there.
+        send: Called with each new record, for `append` there.
+    """
+    from matformer_lab.scoring.journal import SentJournal
+
+    return SentJournal(_names(group), _binding(group), earlier, send)
+
+
+def _names(group: Sequence[Job]) -> list[str]:
+    return sorted(job.key.slice for job in group)
+
+
+def _binding(group: Sequence[Job]) -> dict[str, Any]:
+    return {"keys": sorted(job.key.digest for job in group), "matformer_lab": __version__}
 
 
 def remove_journals(folder: Path) -> None:

@@ -7,10 +7,12 @@ write   -> tables and report, from the store alone                  (results, re
 """
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from matformer_lab.common.atomic import make_folder
 from matformer_lab.common.errors import InputError
@@ -29,11 +31,15 @@ from matformer_lab.sweep.executors.base import Executor
 from matformer_lab.sweep.executors.local import LocalExecutor
 from matformer_lab.sweep.jobs import Job, Prepared, prepare
 from matformer_lab.sweep.pass_journals import journals_folder, remove_journals
+from matformer_lab.sweep.passes import pass_cost, passes
 from matformer_lab.sweep.provenance import as_run_yaml
 from matformer_lab.sweep.recipe import Recipe, load_recipe
 from matformer_lab.sweep.status import DryRun, statuses_of
 from matformer_lab.sweep.store import Store
 from matformer_lab.sweep.weights_check import check_weights
+
+_WORTH_A_LINE: Final = 1e12
+"""Of `pass_cost`: some 40 s for the embedded parent, half as long for larger ones."""
 
 
 def dry_run(recipe: Recipe | StrPath, out: StrPath, *, executor: Executor | None = None) -> DryRun:
@@ -57,13 +63,19 @@ def dry_run(recipe: Recipe | StrPath, out: StrPath, *, executor: Executor | None
         ... )
         >>> print(ml.dry_run(recipe, "runs/planned"))
         new    e2b  tiny_boolq
-        1 of 1 scores to compute; time: unknown until something has run
+        1 of 1 scores to compute; time: ...
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     out = to_path(out)
     own_files(out).check()
-    prepared = _prepared(recipe, executor or LocalExecutor())
-    return statuses_of(prepared.jobs, Store(out / STORE))
+    executor = executor or LocalExecutor()
+    prepared = _prepared(recipe, executor)
+    found = statuses_of(prepared.jobs, Store(out / STORE))
+    if found.seconds is not None:
+        return found
+    return replace(
+        found, estimate=executor.estimate(prepared, [each.job for each in found.pending])
+    )
 
 
 def run_sweep(
@@ -135,13 +147,25 @@ def _compute(prepared: Prepared, store: Store, executor: Executor, progress: boo
     pending = [job for job in prepared.jobs if store.get(job.key) is None]
     if not pending:
         return
+    if progress:
+        _say_how_long(prepared, pending, executor)
     with SweepBar(pending, show=progress) as bar:
         journals = journals_folder(store.folder)
-        for scored in executor.scores(prepared, pending, bar.advance, journals):
-            with disk_errors(store.folder.parent):
-                store.put(scored.key, scored.score, scored.run)
-            bar.stored(scored.key)
+        with closing(executor.scores(prepared, pending, bar.advance, journals)) as scores:
+            for scored in scores:
+                with disk_errors(store.folder.parent):
+                    store.put(scored.key, scored.score, scored.run)
+                bar.stored(scored.key)
         remove_journals(journals)
+
+
+def _say_how_long(prepared: Prepared, pending: Sequence[Job], executor: Executor) -> None:
+    """A line on stderr before a long sweep begins."""
+    if sum(map(pass_cost, passes(pending))) < _WORTH_A_LINE:
+        return
+    if (found := executor.estimate(prepared, pending)) is not None:
+        scores = f"{len(pending)} score{'s' * (len(pending) > 1)}"
+        print(f"{scores} to compute: {found}", file=sys.stderr, flush=True)
 
 
 def _write(prepared: Prepared, store: Store, own: OwnFiles) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from matformer_lab.common.printable import printable
 from matformer_lab.common.progress import duration
+from matformer_lab.sweep.estimate import Estimate
 from matformer_lab.sweep.jobs import Job
 from matformer_lab.sweep.store import Store
 
@@ -37,6 +38,8 @@ class DryRun:
 
     Attributes:
         jobs: The state of every job, in the order of the recipe's tasks.
+        estimate: How long the pending jobs take by this machine's speed, where no comparable score
+            is stored that would say so.
 
     Examples:
         >>> import matformer_lab as ml
@@ -49,6 +52,7 @@ class DryRun:
     """
 
     jobs: tuple[JobStatus, ...]
+    estimate: Estimate | None = None
 
     @property
     def pending(self) -> tuple[JobStatus, ...]:
@@ -71,9 +75,10 @@ class DryRun:
             + (f"  ({'; '.join(status.why)})" if status.why else "")
             for status in self.jobs
         ]
-        total = (
-            "unknown until something has run" if self.seconds is None else duration(self.seconds)
-        )
+        if self.seconds is not None:
+            total = duration(self.seconds)
+        else:
+            total = str(self.estimate or "unknown until something has run")
         return (
             *lines,
             f"{len(self.pending)} of {len(self.jobs)} scores to compute; time: {total}",

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -155,7 +155,7 @@ class Recorded(LocalExecutor):
         pending: Sequence[Job],
         show_share: ShowShare,
         journals: Path | None = None,
-    ) -> Iterator[Scored]:
+    ) -> Generator[Scored]:
         new = [job for job in pending if job.key.digest not in self.known]
         if new:
             for scored in super().scores(prepared, new, show_share):

@@ -229,3 +229,25 @@ def test_lm_evals_evaluator_runs_it() -> None:
     ours, theirs = score(prefix_scorer(), task), score(hflm(), task)
     assert [row.value for row in ours.metrics] == [row.value for row in theirs.metrics]
     assert [item["choice"] for item in ours.items] == [item["choice"] for item in theirs.items]
+
+
+def test_texts_encoded_at_once_are_encoded_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matformer_lab.evaluation import prefix_scorer as module
+
+    monkeypatch.setattr(module, "_ENCODED_AT_ONCE", 4)
+    bos = tokenizer().bos_token
+    pairs = [
+        (context, continuation)
+        for context in ("The cat", "The cat ", "  \n", "", bos, f"{bos}The cat", "é ü 猫", "a\n\n")
+        for continuation in (" sat", "sat", " ", f"{bos}x")
+    ]
+    lm = prefix_scorer()
+    theirs = hflm()
+    encoded = lm.encode(instances(pairs))
+    for (context, continuation), request in zip(pairs, encoded, strict=True):
+        if context:
+            first, second = theirs._encode_pair(context, continuation)
+            assert request == module.Request.of(first, second, lm.max_length)
+        else:
+            assert request.inputs[0] == lm.prefix_token_id
+    assert not lm._encoded

@@ -16,7 +16,7 @@ from matformer_lab.evaluation.tasks.datasets import mapped_datasets
 from matformer_lab.evaluation.tasks.entry import Scorer, TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.evaluation.tokenizer import load_tokenizer
-from matformer_lab.live.devices import resolve_device
+from matformer_lab.live.devices import idle_gpus, resolve_device
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.slicing.notation.catalog import resolve_slices
@@ -212,6 +212,27 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         resolve_device("cuda:63")
 
 
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device"),
+    [(False, False, "cpu"), (False, True, "mps"), (True, True, "cuda"), (True, False, "cuda")],
+)
+def test_auto_is_the_first_gpu_there_is(
+    cuda: bool, mps: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert resolve_device("auto") == device
+
+
+def test_idle_gpus_are_those_that_nobody_chose_to_leave_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [idle_gpus(device) for device in ("cuda", "cuda:1", "cpu", "mps")] == [3, 0, 0, 0]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert idle_gpus("cuda") == 0
+
+
 @pytest.mark.parametrize(("vocabulary", "batch"), [(1024, 32), (262_144, 1), (32_000, 8)])
 def test_a_cpu_batch_fits_its_logits(vocabulary: int, batch: int) -> None:
     from matformer_lab.evaluation.lm import cpu_batch_size
@@ -242,6 +263,22 @@ def test_requests_are_encoded_once_for_all_passes_over_slices(
             list(score_together(models, tokenizer, task, scorer="prefix"))
     # What the evaluator asks for is known by then: it has nothing left to encode.
     assert [count for count in encoded if count] == [len(task.requests) for task in tasks[:2]]
+
+
+def test_the_evaluator_gets_the_documents_that_lm_eval_would_give_it(
+    tasks: tuple[LoadedTask, ...],
+) -> None:
+    from matformer_lab.evaluation.evaluate import _requests_built
+
+    for task in tasks:
+        for subtask in task.subtasks.values():
+            theirs = list(subtask.doc_iterator(limit=LIMIT))
+            with _requests_built(task):
+                ours = list(subtask.doc_iterator(limit=LIMIT))
+                assert ours == theirs
+                ours[0][1].clear()  # what one slice's evaluation does to them no other one sees
+                assert list(subtask.doc_iterator(limit=LIMIT)) == theirs
+            assert list(subtask.doc_iterator(limit=LIMIT)) == theirs
 
 
 def test_an_answer_longer_than_the_model_reads_is_an_error_that_names_the_task(

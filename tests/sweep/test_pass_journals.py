@@ -1,12 +1,14 @@
 """A sweep that is stopped in the middle of a pass: what was computed is not computed again."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import matformer_lab as ml
+from matformer_lab.common.errors import InputError
 from matformer_lab.scoring import journal, slice_scoring
 from matformer_lab.scoring.token_budget import TokenBudget
 
@@ -116,3 +118,67 @@ def test_where_no_bar_is_seen_a_line_a_minute_says_how_far_it_is(
     assert "left: tiny_boolq · uniform-1-2" in lines[-1]
     ml.run_sweep(recipe, tmp_path / "quiet", report=False, progress=False)
     assert not capsys.readouterr().err
+
+
+# --- the journal of a pass on another machine ----------------------------------------------------
+
+
+def test_a_worker_that_died_is_continued_from_the_records_it_sent(
+    scorable: Path, tmp_path: Path, batches: Batches
+) -> None:
+    from matformer_lab.sweep.executors.base import Scored
+    from matformer_lab.sweep.executors.ray_executor import _Running, work_of
+    from matformer_lab.sweep.executors.ray_worker import score_on_worker
+    from matformer_lab.sweep.jobs import prepare
+
+    recipe = {
+        "parent": str(scorable),
+        "slices": ["1/2", "full"],
+        "tasks": ["tiny_boolq"],
+        "limit": 30,
+    }
+    prepared = prepare(ml.parse_recipe(recipe))
+    group = tuple(prepared.jobs)
+    whole = work_of(prepared, group, sweep="one", threads=1)
+    undisturbed = [each for each in score_on_worker(whole) if isinstance(each, Scored)]
+    count, batches.count = batches.count, 0
+
+    running = _Running.of(group, tmp_path)
+    assert running.journal is not None
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="its end"):
+        compute = slice_scoring.score_batch
+
+        def score_batch(*args: Any) -> Any:
+            if batches.count == 3:
+                raise RuntimeError("its end")
+            return compute(*args)
+
+        patch.setattr(slice_scoring, "score_batch", score_batch)
+        for each in score_on_worker(replace(whole, records=())):
+            assert running.received(each) is None  # a record: scores come at the end
+    running = running.again(tmp_path)
+    assert running.journal is not None and running.group == group and running.tries == 2
+    records = tuple(running.journal.records())
+    assert len(records) == 1 + 3
+
+    batches.count = 0
+    again = [running.received(each) for each in score_on_worker(replace(whole, records=records))]
+    assert [each.score for each in again if each] == [each.score for each in undisturbed]
+    assert not running.jobs and batches.count == count - 3
+    running.journal.flush()
+    assert len(running.journal.records()) == 1 + count
+
+
+def test_where_nothing_was_recorded_only_what_is_left_is_started_again(
+    scorable: Path, tmp_path: Path
+) -> None:
+    from matformer_lab.sweep.executors.ray_executor import _Running
+    from matformer_lab.sweep.jobs import prepare
+
+    recipe = {"parent": str(scorable), "slices": ["1/2", "full"], "tasks": ["tiny_boolq"]}
+    group = tuple(prepare(ml.parse_recipe(recipe | {"limit": 2})).jobs)
+    for journals in (None, tmp_path):
+        running = _Running.of(group, journals)
+        running.jobs = group[1:]
+        again = running.again(journals)
+        assert (again.group, again.jobs, again.tries) == (group[1:], group[1:], 2)

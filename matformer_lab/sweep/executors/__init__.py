@@ -1,4 +1,4 @@
-"""Where a sweep's scores are computed: in this process, or on a Ray cluster."""
+"""Where a sweep's scores are computed: on this machine, or on a Ray cluster."""
 
 import lazy_loader as _lazy
 

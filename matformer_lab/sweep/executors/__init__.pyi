@@ -1,4 +1,4 @@
-"""Where a sweep's scores are computed: in this process, or on a Ray cluster."""
+"""Where a sweep's scores are computed: on this machine, or on a Ray cluster."""
 
 from .base import Executor as Executor
 from .local import LocalExecutor as LocalExecutor

@@ -1,11 +1,12 @@
 """What every executor does, wherever it computes a sweep's scores."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from matformer_lab.evaluation.score import Score
+from matformer_lab.sweep.estimate import Estimate
 from matformer_lab.sweep.jobs import Job, Prepared
 from matformer_lab.sweep.key import Key
 from matformer_lab.sweep.recipe import Recipe
@@ -41,14 +42,22 @@ class Executor(Protocol):
             InputError: When they cannot be fetched.
         """
 
+    def estimate(self, prepared: Prepared, pending: Sequence[Job]) -> Estimate | None:
+        """How long these jobs would take here; None where that is not known.
+
+        Args:
+            prepared: The sweep; its weights need not be here.
+            pending: Its jobs to score.
+        """
+
     def scores(
         self,
         prepared: Prepared,
         pending: Sequence[Job],
         show_share: ShowShare,
         journals: Path | None = None,
-    ) -> Iterator[Scored]:
-        """Compute scores.
+    ) -> Generator[Scored]:
+        """Compute scores; closing the generator ends what still computes.
 
         Args:
             prepared: The sweep.

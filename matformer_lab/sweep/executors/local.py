@@ -1,21 +1,53 @@
-"""Scores computed in this process."""
+"""Scores computed on this machine: in this process, or in worker processes of it."""
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matformer_lab.live.devices import resolve_device
+from matformer_lab.live.devices import idle_gpus, resolve_device
 from matformer_lab.parent.hub import with_weights
+from matformer_lab.slicing.plan import make_plan
+from matformer_lab.sweep.estimate import Estimate, estimate
 from matformer_lab.sweep.executors.base import Scored, ShowShare
-from matformer_lab.sweep.executors.score_pass import load_elastic, score_pass
+from matformer_lab.sweep.executors.local_workers import check_workers, usual_workers
+from matformer_lab.sweep.executors.score_pass import (
+    BegunPass,
+    begin_pass,
+    finish_pass,
+    load_elastic,
+    one_thread_is_fastest,
+    slices_to_load,
+)
 from matformer_lab.sweep.jobs import Job, Prepared
 from matformer_lab.sweep.pass_journals import journal_of
 from matformer_lab.sweep.passes import passes
 from matformer_lab.sweep.recipe import Recipe
 
+if TYPE_CHECKING:
+    from transformers import Gemma3nForCausalLM
+
+    from matformer_lab.live.elastic import ElasticParent
+    from matformer_lab.scoring.journal import Journal
+    from matformer_lab.scoring.worker_pool import WorkerPool
+
 
 class LocalExecutor:
-    """Scores in this process, one pass after the other."""
+    """Scores on this machine, one pass after the other.
+
+    Of a small parent on a CPU, worker processes score a pass's batches side by side, and those of
+    the next pass while this process evaluates the answers of the one before. Scores are the same
+    bytes with any number of them.
+
+    Args:
+        workers: How many processes score batches; 1: this one alone; None: as many as there are
+            cores and memory for, where that saves time.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        self._workers = workers
 
     def device(self, recipe: Recipe) -> str:
         """See `Executor`."""
@@ -25,15 +57,68 @@ class LocalExecutor:
         """See `Executor`."""
         return replace(prepared, parent=with_weights(prepared.parent))
 
+    def estimate(self, prepared: Prepared, pending: Sequence[Job]) -> Estimate | None:
+        """See `Executor`."""
+        from matformer_lab.scoring.calibration import flops_per_second
+
+        slice_ = pending[0].slice
+        small = prepared.device == "cpu" and one_thread_is_fastest(prepared.parent.text)
+        speed = flops_per_second(
+            make_plan(prepared.parent, slice_, text_only=True),
+            dtype=prepared.dtype.name,
+            device=prepared.device,
+            threads=1 if small else None,
+        )
+        workers = self._workers or usual_workers(prepared, pending)
+        return estimate(prepared, pending, speed * workers)
+
     def scores(
         self,
         prepared: Prepared,
         pending: Sequence[Job],
         show_share: ShowShare,
         journals: Path | None = None,
-    ) -> Iterator[Scored]:
+    ) -> Generator[Scored]:
         """See `Executor`."""
+        if idle := idle_gpus(prepared.device):
+            warnings.warn(
+                f"{idle} more GPU{'s' * (idle > 1)} of this machine will be idle: after `ray start "
+                "--head`, `executor` ray uses all of them",
+                stacklevel=2,
+            )
+        if self._workers is not None:
+            check_workers(self._workers, prepared)
         elastic = load_elastic(prepared)
-        for group in passes(pending):
-            journal = journal_of(group, journals) if journals else None
-            yield from score_pass(prepared, elastic, group, show_share, journal)
+        firsts: dict[tuple[int, ...], Gemma3nForCausalLM] = {}
+        begun: list[tuple[BegunPass, Journal | None]] = []
+        with ExitStack() as stack:
+            pool = self._pool(prepared, elastic, pending, stack)
+            ahead = 0 if pool is None else 1
+            for group in passes(pending):
+                journal = journal_of(group, journals) if journals else None
+                begun.append((begin_pass(prepared, elastic, group, journal, pool, firsts), journal))
+                if len(begun) > ahead:
+                    yield from finish_pass(prepared, elastic, *begun.pop(0), show_share)
+            for each in begun:
+                yield from finish_pass(prepared, elastic, *each, show_share)
+
+    def _pool(
+        self,
+        prepared: Prepared,
+        elastic: "ElasticParent",
+        pending: Sequence[Job],
+        stack: ExitStack,
+    ) -> "WorkerPool | None":
+        """Worker processes, which end with `stack`; None where this process computes alone."""
+        count = self._workers
+        if count is None:
+            count = usual_workers(prepared, pending, lambda: elastic.live(pending[0].slice))
+        if count < 2:
+            return None
+        from matformer_lab.scoring.worker_pool import WorkerPool
+        from matformer_lab.scoring.worker_process import Opening
+
+        opening = Opening(
+            elastic.parent, tuple(slices_to_load(prepared)), prepared.dtype.name, threads=1
+        )
+        return stack.enter_context(WorkerPool(opening, count))

@@ -2,8 +2,9 @@
 
 Ray does the scheduling; this file only says what a Ray task is: one pass (`sweep.passes`) on one
 worker (`ray_worker`), which opens the parent itself, streams each score back as it finishes, and
-writes nothing. Only the driver writes the store. So nodes have to share nothing but the parent and
-the datasets, and scores that came back before a node died are never computed again.
+writes nothing. Only the driver writes the store, and the journals of passes, which come back in
+pieces. So nodes have to share nothing but the parent and the datasets, and what came back before a
+node died is never computed again.
 
 A worker refuses a pass that it would score under other keys or with other library versions than the
 driver's, so scores of differing nodes cannot mix.
@@ -14,18 +15,23 @@ import io
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.sweep.estimate import Estimate
 from matformer_lab.sweep.executors.base import Scored, ShowShare
 from matformer_lab.sweep.executors.ray_worker import Work, score_on_worker
 from matformer_lab.sweep.jobs import Job, Prepared
+from matformer_lab.sweep.pass_journals import journal_of
 from matformer_lab.sweep.passes import pass_cost, passes
 from matformer_lab.sweep.provenance import library_versions, portable
 from matformer_lab.sweep.recipe import Recipe
+
+if TYPE_CHECKING:
+    from matformer_lab.scoring.journal import FileJournal
 
 TRIES: Final = 4
 """How often a pass is started before it counts as failed; the same as for Ray's own tasks."""
@@ -39,12 +45,40 @@ _LOOK_AT_CLUSTER_SECONDS: Final = 30.0  # how often an idle driver checks for li
 
 @dataclass
 class _Running:
-    """A pass on the cluster."""
+    """A pass on the cluster.
 
+    Attributes:
+        group: All that its worker scores.
+        jobs: Those whose scores have not come back.
+        journal: What its workers have computed so far.
+        tries: How often the pass has been started.
+    """
+
+    group: tuple[Job, ...]
     jobs: tuple[Job, ...]
-    """Those whose scores have not come back."""
-    tries: int
-    """How often the pass has been started."""
+    journal: "FileJournal | None"
+    tries: int = 1
+
+    @classmethod
+    def of(cls, group: tuple[Job, ...], journals: Path | None) -> "_Running":
+        return cls(group, group, journal_of(group, journals) if journals else None)
+
+    def received(self, came: Scored | bytes) -> Scored | None:
+        """Take what a worker sent: a score that is new, or a record for the journal."""
+        if isinstance(came, bytes):
+            assert self.journal is not None, "a worker is told whether there is one"
+            self.journal.append(came)
+            return None
+        before, self.jobs = self.jobs, tuple(job for job in self.jobs if job.key != came.key)
+        return came if len(self.jobs) < len(before) else None
+
+    def again(self, journals: Path | None) -> "_Running":
+        """The pass after its worker died: all of it where that is recorded, else what is left."""
+        if self.journal is not None:
+            self.journal.flush()
+            if self.journal.records():
+                return replace(self, tries=self.tries + 1)
+        return replace(_Running.of(self.jobs, journals), tries=self.tries + 1)
 
 
 @contextlib.contextmanager
@@ -137,16 +171,20 @@ class RayExecutor:
         """See `Executor`; unchanged, as each node fetches the weights itself."""
         return prepared
 
+    def estimate(self, prepared: Prepared, pending: Sequence[Job]) -> Estimate | None:
+        """See `Executor`; None: the nodes' speed is not this machine's."""
+        return None
+
     def scores(
         self,
         prepared: Prepared,
         pending: Sequence[Job],
         show_share: ShowShare,
         journals: Path | None = None,
-    ) -> Iterator[Scored]:
-        """See `Executor`; the longest passes are started first, and no journals are kept.
+    ) -> Generator[Scored]:
+        """See `Executor`; the longest passes are started first.
 
-        A pass whose worker dies is started again for the scores that had not come back. How far a
+        A pass whose worker dies is started again from what had come back of it. How far a
         running pass is, the driver does not know, so `show_share` is not called.
 
         Raises:
@@ -171,13 +209,13 @@ class RayExecutor:
             )
         start = self._starter(prepared, gpu, cpus)
         for group in sorted(passes(pending, workers), key=pass_cost, reverse=True):
-            self._running[start(group)] = _Running(group, 1)
+            start(_Running.of(group, journals))
         failed: list[tuple[Job, ...]] = []
         while self._running:
             stream = self._next_ready(gpu, cpus)
             running = self._running[stream]
             try:
-                scored: Scored = self._ray.get(next(stream))
+                scored = running.received(self._ray.get(next(stream)))
             except StopIteration:
                 del self._running[stream]
             except lost as error:
@@ -186,14 +224,14 @@ class RayExecutor:
                 if running.tries == TRIES:
                     failed.append(running.jobs)
                 else:
-                    self._running[start(running.jobs)] = replace(running, tries=running.tries + 1)
+                    start(running.again(journals))
             except exceptions.RayTaskError as error:
                 raise InputError(one_line(error.cause)) from error
             except exceptions.RayError as error:
                 raise InputError(f"Ray: {_first_sentence(error)}") from error
             else:
-                running.jobs = tuple(job for job in running.jobs if job.key != scored.key)
-                yield scored
+                if scored is not None:
+                    yield scored
         if failed:
             raise InputError(
                 f"{TRIES} workers died while scoring {'; '.join(map(_described, failed))}; the "
@@ -202,20 +240,25 @@ class RayExecutor:
 
     def cancel(self) -> None:
         """Stop all running passes at once; workers write nothing that could be left half done."""
-        for stream in self._running:
+        for stream, running in self._running.items():
             self._ray.cancel(stream, force=True)
+            if running.journal is not None:
+                running.journal.flush()
         self._running.clear()
 
-    def _starter(self, prepared: Prepared, gpu: bool, cpus: int) -> Callable[..., Any]:
-        """A function that sends a pass to the cluster and returns its stream of scores."""
+    def _starter(self, prepared: Prepared, gpu: bool, cpus: int) -> Callable[[_Running], None]:
+        """A function that sends a pass to the cluster and notes its stream of scores."""
         # This file does the retries; Ray's would compute a pass from its start.
         remote = self._ray.remote(
             num_cpus=cpus, num_gpus=int(gpu), max_retries=0, name="matformer-lab pass"
         )(score_on_worker)
         sweep = os.urandom(8).hex()
 
-        def start(group: Sequence[Job]) -> Any:
-            return remote.remote(work_of(prepared, group, sweep=sweep, threads=cpus))
+        def start(running: _Running) -> None:
+            work = work_of(prepared, running.group, sweep=sweep, threads=cpus)
+            if running.journal is not None:
+                work = replace(work, records=tuple(running.journal.records()))
+            self._running[remote.remote(work)] = running
 
         return start
 

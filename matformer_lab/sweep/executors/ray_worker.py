@@ -7,9 +7,11 @@ common: the opened recipe and the loaded weights.
 import json
 import logging
 import platform
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from matformer_lab.common.errors import InputError, one_line
@@ -18,6 +20,7 @@ from matformer_lab.sweep.executors.base import Scored
 from matformer_lab.sweep.executors.score_pass import load_elastic, score_pass
 from matformer_lab.sweep.jobs import Prepared, prepare
 from matformer_lab.sweep.key import Key
+from matformer_lab.sweep.pass_journals import sent_journal
 from matformer_lab.sweep.provenance import library_versions
 from matformer_lab.sweep.recipe import parse_recipe
 
@@ -38,6 +41,7 @@ class Work:
         keys: The driver's keys of the scores.
         versions: The driver's library versions.
         threads: CPU threads to use.
+        records: Of the pass's journal there, of workers that died; None: keep no journal.
     """
 
     sweep: str
@@ -45,13 +49,14 @@ class Work:
     keys: tuple[Key, ...]
     versions: Mapping[str, str]
     threads: int
+    records: tuple[bytes, ...] | None = None
 
 
-def score_on_worker(work: Work) -> Iterator[Scored]:
+def score_on_worker(work: Work) -> Iterator[Scored | bytes]:
     """Score one pass: what runs as a Ray task.
 
     Yields:
-        Each score as it finishes.
+        Each score as it finishes; before them records for the journal of the pass, if it has one.
 
     Raises:
         InputError: For everything that goes wrong, with the node's name. The traceback of an error
@@ -69,7 +74,7 @@ def score_on_worker(work: Work) -> Iterator[Scored]:
         ) from error
 
 
-def _scored(work: Work) -> Iterator[Scored]:
+def _scored(work: Work) -> Iterator[Scored | bytes]:
     _check_versions(work.versions)
     prepared = _opened(work.sweep, work.recipe)
     jobs = {(job.key.slice, job.key.task): job for job in prepared.jobs}
@@ -80,12 +85,28 @@ def _scored(work: Work) -> Iterator[Scored]:
                 f"would compute another score than this machine asks for: {'; '.join(different)} "
                 "(there -> here); give all nodes the same parent and datasets"
             )
-    if prepared.device == "cpu":
-        import torch
-
-        torch.set_num_threads(work.threads)
     elastic = _elastic(work.sweep, prepared)
-    yield from score_pass(prepared, elastic, group, lambda *_: None)
+    found: SimpleQueue[Scored | bytes | Exception | None] = SimpleQueue()
+
+    def score() -> None:
+        try:
+            if prepared.device == "cpu":
+                import torch
+
+                torch.set_num_threads(work.threads)
+            kept = None if work.records is None else sent_journal(group, work.records, found.put)
+            for scored in score_pass(prepared, elastic, group, lambda *_: None, kept):
+                found.put(scored)
+            found.put(None)
+        except Exception as error:
+            found.put(error)
+
+    # On a thread, so that records are sent while scoring goes on.
+    threading.Thread(target=score, daemon=True).start()
+    while (each := found.get()) is not None:
+        if isinstance(each, Exception):
+            raise each
+        yield each
 
 
 def _check_versions(wanted: Mapping[str, str]) -> None:

@@ -1,23 +1,29 @@
 """One pass: several slices scored together on one task."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.agreement import AgreementTask
-from matformer_lab.evaluation.evaluate import score_together
+from matformer_lab.evaluation.evaluate import prefix_requests, score_together
 from matformer_lab.evaluation.finite import NotFiniteScoresError
 from matformer_lab.gemma3n import TextConfig
 from matformer_lab.slicing.notation.catalog import resolve_slice
+from matformer_lab.slicing.slice import Slice
 from matformer_lab.sweep.executors.base import Scored, ShowShare
 from matformer_lab.sweep.jobs import Job, Prepared
 from matformer_lab.sweep.provenance import device_name, now
 from matformer_lab.sweep.store import Run
 
 if TYPE_CHECKING:
+    from transformers import Gemma3nForCausalLM
+
     from matformer_lab.live.elastic import ElasticParent
     from matformer_lab.scoring.journal import Journal
+    from matformer_lab.scoring.pooled_scoring import PooledScoring
+    from matformer_lab.scoring.worker_pool import WorkerPool
 
 
 _SMALL_HIDDEN_SIZE: Final = 256  # below this, one CPU thread is faster than several
@@ -32,16 +38,72 @@ def load_elastic(prepared: Prepared) -> "ElasticParent":
 
     from matformer_lab.live.elastic import ElasticParent
 
-    slices = [sized.slice for sized in prepared.sized]
-    if any(isinstance(task, AgreementTask) for task in prepared.tasks):
-        slices.append(resolve_slice("full", prepared.parent))
     with _memory_explained(prepared):
         return ElasticParent.load(
             prepared.parent,
-            slices=slices,
+            slices=slices_to_load(prepared),
             dtype=prepared.dtype.name,
             device=prepared.device,
         )
+
+
+def slices_to_load(prepared: Prepared) -> list[Slice]:
+    """The recipe's slices, and the whole parent where they are compared with it."""
+    slices = [sized.slice for sized in prepared.sized]
+    if any(isinstance(task, AgreementTask) for task in prepared.tasks):
+        slices.append(resolve_slice("full", prepared.parent))
+    return slices
+
+
+@dataclass(frozen=True)
+class BegunPass:
+    """A pass whose slices are live, and whose batches worker processes may be scoring.
+
+    Attributes:
+        jobs: By the slice's digest.
+        models: Likewise.
+        elsewhere: What the worker processes score.
+    """
+
+    jobs: "Mapping[str, Job]"
+    models: "Mapping[str, Gemma3nForCausalLM]"
+    elsewhere: "PooledScoring | None" = None
+
+
+def begin_pass(
+    prepared: Prepared,
+    elastic: "ElasticParent",
+    group: Sequence[Job],
+    journal: "Journal | None" = None,
+    pool: "WorkerPool | None" = None,
+    firsts: "dict[tuple[int, ...], Gemma3nForCausalLM] | None" = None,
+) -> BegunPass:
+    """Make the slices of a pass live, and give worker processes their work.
+
+    Args:
+        prepared: The sweep.
+        elastic: The parent, loaded by `load_elastic`.
+        group: The jobs of the pass, all of one task.
+        journal: As for `finish_pass`.
+        pool: The worker processes; None: everything is computed in this process, by `finish_pass`.
+        firsts: Of `live_together`, for all passes of a sweep.
+
+    Raises:
+        InputError: As for `score_pass`.
+    """
+    jobs = {job.key.slice: job for job in group}
+    slices = {digest: job.slice for digest, job in jobs.items()}
+    models = elastic.live_together(slices, firsts)
+    if pool is None:
+        return BegunPass(jobs, models)
+    from matformer_lab.scoring.pooled_scoring import PooledScoring
+
+    model = next(iter(models.values()))
+    task, scorer = group[0].task, prepared.recipe.scorer
+    requests = prefix_requests(model, prepared.tokenizer, task, scorer=scorer)
+    if not requests:
+        return BegunPass(jobs, models)
+    return BegunPass(jobs, models, PooledScoring(pool, slices, model, requests, journal))
 
 
 def score_pass(
@@ -51,14 +113,26 @@ def score_pass(
     show_share: ShowShare,
     journal: "Journal | None" = None,
 ) -> Iterator[Scored]:
+    """Score the slices of a pass together, in this process; see `finish_pass`."""
+    begun = begin_pass(prepared, elastic, group)
+    yield from finish_pass(prepared, elastic, begun, journal, show_share)
+
+
+def finish_pass(
+    prepared: Prepared,
+    elastic: "ElasticParent",
+    begun: BegunPass,
+    journal: "Journal | None",
+    show_share: ShowShare,
+) -> Iterator[Scored]:
     """Score the slices of a pass together.
 
     Args:
         prepared: The sweep.
         elastic: The parent, loaded by `load_elastic`.
-        group: The jobs of the pass, all of one task.
-        show_share: Told how far the pass is.
+        begun: From `begin_pass`.
         journal: Keeps what is computed, for a run that continues this one.
+        show_share: Told how far the pass is.
 
     Yields:
         A score for each job.
@@ -68,12 +142,11 @@ def score_pass(
             scores, when a slice gives log-probabilities that are no numbers.
     """
     recipe = prepared.recipe
-    by_slice = {job.key.slice: job for job in group}
-    models = elastic.live_together({digest: job.slice for digest, job in by_slice.items()})
+    by_slice, group = begun.jobs, tuple(begun.jobs.values())
     show_share(group, 0.0)
     with _threads_for(prepared.parent.text), _memory_explained(prepared):
         scored = score_together(
-            models,
+            begun.models,
             prepared.tokenizer,
             group[0].task,
             scorer=recipe.scorer,
@@ -82,6 +155,7 @@ def score_pass(
             parent=(lambda: elastic.live("full")),
             progress=lambda share: show_share(group, share),
             journal=journal,
+            elsewhere=begun.elsewhere,
         )
         try:
             for digest, score, seconds in scored:
@@ -120,6 +194,11 @@ def _memory_explained(prepared: Prepared) -> Iterator[None]:
         ) from None
 
 
+def one_thread_is_fastest(text: TextConfig) -> bool:
+    """Whether a model's matrices are too small for several CPU threads to share a product."""
+    return text.hidden_size < _SMALL_HIDDEN_SIZE
+
+
 @contextmanager
 def _threads_for(text: TextConfig) -> Iterator[None]:
     """Use one CPU thread for a model that is too small for several.
@@ -131,7 +210,7 @@ def _threads_for(text: TextConfig) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    if text.hidden_size < _SMALL_HIDDEN_SIZE:
+    if one_thread_is_fastest(text):
         torch.set_num_threads(1)
     try:
         yield

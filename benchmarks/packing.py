@@ -1,0 +1,67 @@
+"""How the three tasks' real prompts are packed: tokens, batches, share of padding, by budget.
+
+    python benchmarks/packing.py --datasets DIR [--tokenizer PARENT] [--items 100]
+                                 [--budgets 2048 4096 8192 16384]
+
+`tokens` are those of all requests one by one, `packed` what is left of them when prefixes are
+shared, `padding` the share of the computed tokens that is padding, `row` the mean tokens a query
+meets in attention. The tokenizer is a parent's: of the embedded one, tokens are about characters.
+"""
+
+import argparse
+from pathlib import Path
+
+from benchmarks.measure import machine
+from matformer_lab.evaluation.tasks.entry import USUAL_NUM_FEWSHOT, TaskEntry
+from matformer_lab.evaluation.tasks.loading import load_tasks
+from matformer_lab.evaluation.tokenizer import load_tokenizer
+from matformer_lab.parent.opening import open_parent
+from matformer_lab.scoring.packed_work import work_of
+from matformer_lab.scoring.packing import pack
+from matformer_lab.sweep.estimate import sampled_requests
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--datasets", type=Path, required=True)
+    parser.add_argument("--tokenizer", default="tiny", help="a parent")
+    parser.add_argument("--items", type=int, default=100, help="items of each task")
+    parser.add_argument("--tasks", nargs="+", default=list(USUAL_NUM_FEWSHOT))
+    parser.add_argument("--budgets", type=int, nargs="+", default=[2048, 4096, 8192, 16384])
+    options = parser.parse_args()
+    if not options.datasets.is_dir():
+        print(f"skipped: there is no {options.datasets}")
+        return
+    parent = open_parent(options.tokenizer)
+    tokenizer = load_tokenizer(parent)
+    print(machine())
+    for name in options.tasks:
+        entry = TaskEntry.model_validate(name)
+        limit = max(1, options.items // 57) if name == "mmlu" else options.items
+        (task,) = load_tasks([entry], limit=limit, seed=1234, datasets=options.datasets)
+        pairs = [request.args for request in task.requests]
+        asked = sampled_requests(pairs, tokenizer, parent.text.max_position_embeddings)
+        alone = sum(len(request.inputs) for request in asked)
+        print(
+            f"{name}, {entry.num_fewshot or 0}-shot, {task.items} items, {len(asked)} requests, "
+            f"{alone:,} tokens",
+            flush=True,
+        )
+        for budget in options.budgets:
+            batches = pack(asked, batch_tokens=budget, attention_cost=e4b_attention_cost())
+            work = work_of(batches)
+            print(
+                f"  budget {budget:6,}: packed {work.tokens:9,.0f}, batches {work.batches:4.0f}, "
+                f"padding {work.padding:5.1%}, scored {work.scored:8,.0f}, "
+                f"row {work.pairs / work.computed:6,.0f}",
+                flush=True,
+            )
+
+
+def e4b_attention_cost() -> float:
+    """`slice_scoring.attention_cost` of E4B: 8 heads of 256, hidden size 2048."""
+    return 8 * 256 / (4 * 2048**2)
+
+
+if __name__ == "__main__":
+    main()
