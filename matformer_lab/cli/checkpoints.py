@@ -18,6 +18,18 @@ _SLICE_FORMS = (
     "or FILE.csv#ROW"
 )
 
+_as_is_option = click.option(
+    "--as-is",
+    is_flag=True,
+    help="Fill in nothing of what runtimes want and PARENT lacks (K/V of layers that share them, "
+    "rope numbers, layer_types).",
+)
+_kv_from_option = click.option(
+    "--kv-from",
+    metavar="PARENT",
+    show_default="copies of the K/V that the layers share",
+    help="Checkpoint to take K/V from that PARENT lacks: the one that it was tuned from.",
+)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 
@@ -110,6 +122,8 @@ def plan(parent: str, slice_ref: str, text_only: bool, context: int | None, as_j
 )
 @click.option("--out", required=True, metavar="DIR", type=click.Path(), help="Folder to write.")
 @click.option("--text-only", is_flag=True, help="Write a gemma3n_text checkpoint without towers.")
+@_as_is_option
+@_kv_from_option
 @click.option(
     "--max-shard-size",
     default="5GB",
@@ -123,12 +137,15 @@ def slice_command(
     slice_refs: Sequence[str],
     out: str,
     text_only: bool,
+    as_is: bool,
+    kv_from: str | None,
     max_shard_size: str,
     base_model: str | None,
 ) -> None:
     """Write a slice as a checkpoint, or several slices as a family.
 
     The members of a family are checkpoints in one folder that share equal files by hard links.
+    What runtimes want and PARENT lacks is filled in, and a line says so.
 
     PARENT is a checkpoint folder, a Hub id (org/name or org/name@revision) or tiny. DIR is a new
     folder, or a family to which the slices are added.
@@ -140,6 +157,8 @@ def slice_command(
         slice_refs,
         out,
         text_only=text_only,
+        as_is=as_is,
+        kv_from=kv_from,
         max_shard_size=max_shard_size,
         base_model=base_model,
     )
@@ -156,34 +175,51 @@ def slice_command(
     show_default="the one DIR claims to be",
     help=f"Slice that DIR must be: {_SLICE_FORMS}.",
 )
+@click.option(
+    "--kv-from", metavar="PARENT", help="Checkpoint that K/V were taken from, to recompute them."
+)
 @click.option("--against", metavar="DIR", type=click.Path(), help="Checkpoint to compare with.")
 @_json_option
 def verify(
-    folder: Path, parent: str | None, slice_ref: str | None, against: str | None, as_json: bool
+    folder: Path,
+    parent: str | None,
+    slice_ref: str | None,
+    kv_from: str | None,
+    against: str | None,
+    as_json: bool,
 ) -> int:
     """Check that DIR is exactly the slice it claims to be (exit code 1 if not).
 
     DIR is a checkpoint or a family, or a Hub id (org/name@revision). Without --parent and --against
-    it is checked against the digests in its own manifest.
+    it is checked against the digests in its own manifest. PARENT may also be what DIR's parent was
+    cut from.
     """
     from matformer_lab.checkpoint.verification.verify import compare_checkpoints, verify_checkpoint
 
-    if against and (parent or slice_ref):
+    if against and (parent or slice_ref or kv_from):
         raise InputError(
-            "`against` compares two checkpoints; leave out `parent` and `slice`, or `against`"
+            "`against` compares two checkpoints; leave out `parent`, `slice` and `kv_from`, or "
+            "`against`"
         )
     if against:
         result = compare_checkpoints(folder, against)
     else:
-        result = verify_checkpoint(folder, parent, slice_ref)
+        result = verify_checkpoint(folder, parent, slice_ref, kv_from=kv_from)
     return _print_verification(folder, result, as_json)
 
 
 def _print_verification(folder: Path, result: "Verification", as_json: bool) -> int:
     """Print what was found; the exit code."""
     if as_json:
-        problems = list(result.problems)
-        print_json({"ok": result.ok, "tensors": result.tensors, "problems": problems})
+        print_json(
+            {
+                "ok": result.ok,
+                "tensors": result.tensors,
+                "problems": list(result.problems),
+                "kind": result.kind,
+                "differing": list(result.differing),
+            }
+        )
     elif result.ok:
         say(f"ok: {folder}, {result.tensors} tensors compared")
     else:
@@ -192,5 +228,7 @@ def _print_verification(folder: Path, result: "Verification", as_json: bool) -> 
             say(problem)
         more = len(result.problems) - len(shown)
         count = f"{len(result.problems)} problem" + "s" * (len(result.problems) > 1)
+        if result.kind in ("tuned", "saved again"):
+            count = f"{result.kind}, not the slice byte for byte"
         say(f"not ok: {count}" + f", {more} not shown" * bool(more))
     return DONE if result.ok else NO
