@@ -114,7 +114,7 @@ def _filled(plan: Plan) -> str:
     if not plan.filling:
         return ""
     return (
-        f" What the parent lacks and some runtimes want was filled in, without changing any logits: "
+        " What the parent lacks and some runtimes want was filled in, which changes no logits: "
         f"{escape_markdown(str(plan.filling))}."
     )
 
