@@ -74,11 +74,13 @@ def slices(parent_ref: str | None, as_json: bool) -> None:
 @click.option(
     "--slice",
     "slice_ref",
-    required=True,
     metavar="SLICE",
+    show_default="PARENT as it lies there",
     help=f"Slice to plan: {_SLICE_FORMS}.",
 )
 @click.option("--text-only", is_flag=True, help="Plan a gemma3n_text checkpoint without towers.")
+@_as_is_option
+@_kv_from_option
 @click.option(
     "--context",
     type=click.IntRange(1),
@@ -87,10 +89,19 @@ def slices(parent_ref: str | None, as_json: bool) -> None:
     help="Tokens to size the K/V cache for.",
 )
 @_json_option
-def plan(parent: str, slice_ref: str, text_only: bool, context: int | None, as_json: bool) -> None:
+def plan(
+    parent: str,
+    slice_ref: str | None,
+    text_only: bool,
+    as_is: bool,
+    kv_from: str | None,
+    context: int | None,
+    as_json: bool,
+) -> None:
     """Show a slice's sizes, layers and the runtimes that load it, without reading weights.
 
-    PARENT is a checkpoint folder, a Hub id (org/name or org/name@revision) or tiny.
+    PARENT is a checkpoint folder, a Hub id (org/name or org/name@revision) or tiny. Without --slice
+    PARENT itself is shown: which runtimes load it as it lies there.
     """
     from matformer_lab.parent.opening import open_parent
     from matformer_lab.slicing import tables
@@ -98,15 +109,26 @@ def plan(parent: str, slice_ref: str, text_only: bool, context: int | None, as_j
     from matformer_lab.slicing.plan import make_plan
     from matformer_lab.slicing.plan_json import plan_json
 
+    of_folder = slice_ref is None
+    if of_folder and (text_only or as_is or kv_from):
+        raise InputError("`text_only`, `as_is` and `kv_from` say how to slice; give `slice` too")
     opened = open_parent(parent)
-    planned = make_plan(opened, resolve_slice(slice_ref, opened), text_only=text_only)
+    planned = make_plan(
+        opened,
+        resolve_slice(slice_ref or "full", opened),
+        text_only=text_only,
+        as_is=as_is or of_folder,
+        kv_from=open_parent(kv_from) if kv_from else None,
+    )
     if as_json:
-        print_json(plan_json(planned, context))
+        print_json(plan_json(planned, context, of_folder=of_folder))
         return
-    title = f"{planned.slice.name} of {opened.name}"
+    title = f"{opened.name} as it is" if of_folder else f"{planned.slice.name} of {opened.name}"
     print_table((title, ""), tables.size_rows(planned, context))
     print_table(tables.LAYER_HEAD, tables.layer_rows(planned))
-    print_table(tables.RUNTIME_HEAD, tables.runtime_rows(planned))
+    print_table(tables.RUNTIME_HEAD, tables.runtime_rows(opened if of_folder else planned))
+    if planned.filling:
+        say(f"{opened.name} lacks what some runtimes want; filled in {planned.filling}")
 
 
 @click.command("slice", short_help="Write a slice, or a family of slices, as checkpoints.")

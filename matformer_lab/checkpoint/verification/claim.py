@@ -20,6 +20,7 @@ from matformer_lab.gemma3n import (
     KV_TENSORS,
     NOTEBOOK_SKIP,
     TEXT_ONLY_PREFIX,
+    TextConfig,
     is_multimodal,
     is_notebooks,
     lacking_rope,
@@ -67,7 +68,7 @@ class Claim:
     Attributes:
         slice: Which slice.
         fill: What of the parent's gaps is filled in.
-        link: Where its manifest says so; None without a manifest.
+        link: Where its manifest says so; None without a manifest, or one that knows that parent.
     """
 
     slice: Slice
@@ -122,13 +123,15 @@ def claim_of(folder: Path, parent: Parent, slice_: Slice | None = None) -> Claim
         slice_ = slice_ or _unsaid_slice(folder, config, parent)
         return Claim(slice_, _filled_already(folder, config, parent), None)
     link = _link_to(parent, manifest)
-    if link is None and slice_ is None:
+    if link is not None:
+        return Claim(slice_ or link.to_slice(), gaps_filled(link.filled), link)
+    slice_ = slice_ or recognised(folder, config, _text(folder, config), parent)
+    if slice_ is None:
         raise InputError(
             f"{folder / MANIFEST_FILE}: its slice does not fit the parent {parent.name}; give "
             "the `parent` that it was cut from"
         )
-    link = link or manifest.link
-    return Claim(slice_ or link.to_slice(), gaps_filled(link.filled), link)
+    return Claim(slice_, _filled_already(folder, config, parent), None)
 
 
 def _link_to(parent: Parent, manifest: Manifest) -> ManifestLink | None:
@@ -148,7 +151,7 @@ def _fits(link: ManifestLink, parent: Parent) -> bool:
 
 def _unsaid_slice(folder: Path, config: Mapping[str, Any], parent: Parent) -> Slice:
     """The slice of a checkpoint without a manifest."""
-    text = read_text_config(config, str(folder / "config.json"))
+    text = _text(folder, config)
     if is_notebooks(config) and parent.text.num_hidden_layers == len(NOTEBOOK_SKIP) + len(
         text.intermediate_size
     ):
@@ -160,6 +163,10 @@ def _unsaid_slice(folder: Path, config: Mapping[str, Any], parent: Parent) -> Sl
             "do not; give `slice`"
         )
     return found
+
+
+def _text(folder: Path, config: Mapping[str, Any]) -> TextConfig:
+    return read_text_config(config, str(folder / "config.json"))
 
 
 def _filled_already(folder: Path, config: Mapping[str, Any], parent: Parent) -> frozenset[Gap]:
@@ -174,7 +181,7 @@ def _filled_already(folder: Path, config: Mapping[str, Any], parent: Parent) -> 
 
 
 def _has_shared_kv(folder: Path, config: Mapping[str, Any]) -> bool:
-    first = read_text_config(config, str(folder / "config.json")).first_kv_shared_layer
+    first = _text(folder, config).first_kv_shared_layer
     prefix = FULL_PREFIX if is_multimodal(config) else TEXT_ONLY_PREFIX
     try:
         names = [split_layer(name.removeprefix(prefix)) for name in read_layout(folder)]

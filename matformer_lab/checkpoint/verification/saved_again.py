@@ -88,11 +88,13 @@ def saved_again(
         return None
     of = f"shapes and config are those of slice {plan.slice.name}"
     left = _left_out(missing, folder)
-    if not differing:
-        whole = f"saved again: every tensor is that of slice {plan.slice.name}, bit for bit; "
-        return SavedAgain(
-            "saved again", f"{whole}the other files are not as `slice` wrote them{left}"
-        )
+    read = [name for name in differing if not _is_unread(name, plan)]
+    if not read:
+        whole = f"saved again: every tensor is that of slice {plan.slice.name}, bit for bit"
+        but = ", but for K/V that nothing reads" if differing else ""
+        files = "; the other files are not as `slice` wrote them"
+        return SavedAgain("saved again", f"{whole}{but}{files}{left}")
+    differing = read
     count = f"{len(differing)} tensor{'s differ' if len(differing) > 1 else ' differs'}"
     dtypes = {layout[name].dtype for name in differing} - {plan.parent.dtype}
     stored = f", stored as {' and '.join(sorted(dtypes))}" if dtypes else ""

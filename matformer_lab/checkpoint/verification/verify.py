@@ -319,7 +319,7 @@ def _verify_by_parent(
     unequal = in_threads(lambda pair: (pair.expected.name, compare(pair)), comparable)
     wrong = {name: problem for name, problem in unequal if problem is not None}
     problems += wrong.values()
-    if problems and was_saved_again(folder, manifest):
+    if problems and was_saved_again(folder, manifest if claim.link else None):
         differing = sorted({*differing, *wrong})
         became = saved_again(plan, config, layout, differing, folder)
         if became is not None:
