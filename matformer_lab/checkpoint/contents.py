@@ -44,7 +44,15 @@ def read_side_files(plan: Plan) -> dict[str, bytes]:
             parent's folder, a pipe, a folder or a Git-LFS pointer, or is too large.
     """
     patterns = _TOKENIZER_FILES + (() if plan.text_only else _PROCESSOR_FILES)
-    folder = plan.parent.local
+    return _matching(plan.parent.local, patterns)
+
+
+def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """The tokenizer, template and licence files of a folder, as `read_side_files` reads them."""
+    return _matching(folder, _TOKENIZER_FILES)
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> dict[str, bytes]:
     names = {
         path.name
         for path in folder.iterdir()

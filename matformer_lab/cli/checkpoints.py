@@ -153,7 +153,17 @@ def plan(
     metavar="SIZE",
     help="Maximum size of a weight file.",
 )
-@click.option("--base-model", metavar="REPO_ID", help="Hub id of the parent, for the model card.")
+@click.option(
+    "--base-model",
+    metavar="REPO_ID",
+    help="Hub id of the parent, for the model card; of the slice, for an adapter.",
+)
+@click.option(
+    "--adapter-of",
+    metavar="PARENT",
+    show_default="what its adapter_config.json says",
+    help="What the adapter was trained on.",
+)
 def slice_command(
     parent: str,
     slice_refs: Sequence[str],
@@ -163,6 +173,7 @@ def slice_command(
     kv_from: str | None,
     max_shard_size: str,
     base_model: str | None,
+    adapter_of: str | None,
 ) -> None:
     """Write a slice as a checkpoint, or several slices as a family.
 
@@ -171,9 +182,29 @@ def slice_command(
 
     PARENT is a checkpoint folder, a Hub id (org/name or org/name@revision) or tiny. DIR is a new
     folder, or a family to which the slices are added.
+
+    PARENT may also be the folder of a LoRA that was trained on the parent: it is cut to the slice.
     """
+    from matformer_lab.checkpoint.adapter import is_adapter, slice_adapter
     from matformer_lab.checkpoint.slices import write_slices
 
+    if is_adapter(parent):
+        if len(slice_refs) > 1 or as_is or kv_from:
+            raise InputError(
+                f"{parent}: is an adapter; give one `slice`, and neither `as_is` nor `kv_from`"
+            )
+        adapted = slice_adapter(
+            parent,
+            slice_refs[0],
+            out,
+            parent=adapter_of,
+            text_only=text_only,
+            base_model=base_model,
+        )
+        say(str(adapted))
+        return
+    if adapter_of:
+        raise InputError(f"{parent}: is no adapter's folder; leave out `adapter_of`")
     written = write_slices(
         parent,
         slice_refs,

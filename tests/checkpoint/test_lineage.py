@@ -119,6 +119,21 @@ def test_tuned_in_all_its_weights(e2b: Path, parent: Parent, tmp_path: Path) -> 
     assert "stored as BF16" in sentence and "those of slice e2b" in sentence
 
 
+def test_tuned_in_all_its_weights_and_of_no_published_shape(parent: Parent, tmp_path: Path) -> None:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                tensors[name] = tensor + 1
+
+    skip = [{"name": "mine", "widths": "1/2", "skip": [3, 30]}]
+    mine = write_slices(parent, skip, tmp_path / "mine").folder
+    tuned = saved_by_transformers_5(mine, tmp_path / "tuned", edit)
+    with pytest.raises(InputError, match=r"which layers were skipped.*give `slice`"):
+        verify_checkpoint(tuned, parent)
+    (sentence,) = verify_checkpoint(tuned, parent, read_manifest(mine).to_slice()).problems  # type: ignore[union-attr]
+    assert "those of slice mine" in sentence
+
+
 def test_nan_in_a_tuned_weight_is_named(e2b: Path, parent: Parent, tmp_path: Path) -> None:
     def edit(tensors: dict[str, torch.Tensor]) -> None:
         tensors[Q_PROJ][3, 3] = torch.nan

@@ -202,9 +202,9 @@ def test_a_stray_weight_file(miniature: Path, child: Path) -> None:
 
 
 def test_a_slice_without_a_manifest(miniature: Path, child: Path, cli: Cli) -> None:
+    """Which layers it skips is read off its weights."""
     (child / MANIFEST_FILE).unlink()
-    done = cli("verify", child, "--parent", miniature)
-    assert done.code == 2 and "give --slice" in done.err
+    assert cli("verify", child, "--parent", miniature).code == 0
     assert cli("verify", child, "--parent", miniature, "--slice", "e2b").code == 0
     done = cli("verify", child, "--parent", miniature, "--slice", "e1.96b-layer")
     assert done.code == 1 and "intermediate_size[4] is 32, expected 64" in done.out
