@@ -5,6 +5,8 @@ import datetime
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +17,8 @@ import matformer_lab as ml
 from benchmarks.runtimes.cases import CASES, TOKENS, Case, write_cases
 from benchmarks.runtimes.environments import ENVIRONMENTS, RUNNERS, Environment
 
-_TIMEOUT: Final = 600
-"""Seconds for one run, most of which are imports."""
+_TIMEOUT: Final = 1800
+"""Seconds for all cases of a runtime."""
 
 Logits = npt.NDArray[np.float32]
 
@@ -26,11 +28,8 @@ def main() -> None:
     arguments = _arguments()
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    (work / "tokens.json").write_text(json.dumps(TOKENS))
     folders = write_cases(work)
-    here = ENVIRONMENTS[0]
-    reference = {case.name: _reference(here, folders[case.name], work) for case in CASES}
-    source: Path | None = arguments.llama_cpp
+    reference = {found.case.name: found for found in _run_all(ENVIRONMENTS[0], folders, work, None)}
     results = []
     for environment in ENVIRONMENTS:
         if arguments.only and environment.key not in arguments.only:
@@ -39,16 +38,12 @@ def main() -> None:
             print(f"{environment.runtime}: not installed: {why}", flush=True)
         if not environment.is_installed(work):
             continue
-        for case in CASES:
-            for options in _variants(environment):
-                folder = folders[case.name]
-                error = _convert(folder, source) if environment.key == "llama" else None
-                found = {"version": None, "logits": None, "error": error}
-                if error is None:
-                    found = _run(environment, folder, work, options)
-                row = _row(environment, case, options, found, reference[case.name], folders)
-                results.append(row)
-                print(json.dumps(row), flush=True)
+        for found in _run_all(environment, folders, work, arguments.llama_cpp):
+            right = reference[found.case.name].logits
+            assert right is not None, reference[found.case.name].error
+            row = _row(environment, found, right, folders[found.case.name])
+            results.append(row)
+            print(json.dumps(row), flush=True)
     arguments.out.write_text(json.dumps({"results": results}, indent=2) + "\n")
 
 
@@ -64,39 +59,63 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _variants(environment: Environment) -> tuple[tuple[str, ...], ...]:
-    """With a cache and without, where a runtime can do both."""
-    return ((),) if environment.key == "llama" else ((), ("--no-cache",))
+@dataclass(frozen=True)
+class Found:
+    """What a runtime did with a case: logits [token, word], or an error."""
+
+    case: Case
+    cache: bool
+    version: str | None
+    logits: Logits | None
+    error: str | None
 
 
-def _reference(environment: Environment, folder: Path, work: Path) -> Logits:
-    found = _run(environment, folder, work, ())
-    assert isinstance(found["logits"], np.ndarray), found
-    return found["logits"]
+def _run_all(
+    environment: Environment, folders: dict[str, Path], work: Path, llama_cpp: Path | None
+) -> Iterator[Found]:
+    """Run a runtime on every case: in one process, unless it may end that itself."""
+    if environment.key != "llama":
+        both = [(case, cache) for cache in (True, False) for case in CASES]
+        yield from _run(environment, both, folders, work)
+        return
+    for case in CASES:
+        error = _convert(folders[case.name], llama_cpp)
+        if error is not None:
+            yield Found(case, True, None, None, error)
+        else:
+            yield from _run(environment, [(case, True)], folders, work)
 
 
 def _run(
-    environment: Environment, folder: Path, work: Path, options: tuple[str, ...]
-) -> dict[str, Any]:
-    """What a runtime did: its version, and logits or an error."""
-    out = work / "logits.npy"
-    out.unlink(missing_ok=True)
-    script = RUNNERS / environment.runner
+    environment: Environment,
+    chosen: list[tuple[Case, bool]],
+    folders: dict[str, Path],
+    work: Path,
+) -> Iterator[Found]:
+    outs = [work / f"logits-{number}.npy" for number in range(len(chosen))]
+    jobs = [
+        {"folder": str(folders[case.name]), "out": str(out), "cache": cache}
+        for (case, cache), out in zip(chosen, outs, strict=True)
+    ]
+    for out in outs:
+        out.unlink(missing_ok=True)
+    (work / "jobs.json").write_text(json.dumps({"tokens": TOKENS, "jobs": jobs}))
     done = subprocess.run(
-        [environment.python(work), script, folder, work / "tokens.json", out, *options],
+        [environment.python(work), RUNNERS / environment.runner, work / "jobs.json"],
         env=environment.variables(work),
         capture_output=True,
         text=True,
         timeout=_TIMEOUT,
         check=False,
     )
-    said = done.stdout.strip().splitlines()
-    version = json.loads(said[0])["version"] if said and said[0].startswith("{") else None
-    if done.returncode or not out.exists():
-        lines = done.stderr.strip().splitlines()
-        error = lines[-1] if done.returncode > 0 and lines else f"died ({done.returncode})"
-        return {"version": version, "logits": None, "error": error[:300]}
-    return {"version": version, "logits": np.load(out), "error": None}
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if not said:
+        raise SystemExit(f"{environment.runtime}: {done.stderr[-2000:]}")
+    version, errors = said[0]["version"], [one["error"] for one in said[1:]]
+    errors += [f"the process ended ({done.returncode})"] * (len(chosen) - len(errors))
+    for (case, cache), out, error in zip(chosen, outs, errors, strict=True):
+        logits = np.load(out) if error is None else None
+        yield Found(case, cache, version, logits, error)
 
 
 def _convert(folder: Path, source: Path | None) -> str | None:
@@ -111,37 +130,30 @@ def _convert(folder: Path, source: Path | None) -> str | None:
     return None if done.returncode == 0 else f"converter: {(lines or ['failed'])[-1][:300]}"
 
 
-def _row(
-    environment: Environment,
-    case: Case,
-    options: tuple[str, ...],
-    found: dict[str, Any],
-    reference: Logits,
-    folders: dict[str, Path],
-) -> dict[str, Any]:
+def _row(environment: Environment, found: Found, reference: Logits, folder: Path) -> dict[str, Any]:
     """A result, beside what the table says of the same folder."""
     difference = None
     outcome = "refuses"
-    if found["logits"] is not None:
-        difference = float(np.abs(_log_softmax(found["logits"]) - _log_softmax(reference)).max())
+    if found.logits is not None:
+        difference = float(np.abs(_log_softmax(found.logits) - _log_softmax(reference)).max())
         outcome = "ok" if difference <= environment.tolerance else "silently wrong"
     old = environment.key == "tf457"
-    verdicts = [
+    said = next(
         verdict
-        for verdict in ml.runtime_verdicts(ml.open_parent(folders[case.name]))
+        for verdict in ml.runtime_verdicts(ml.open_parent(folder))
         if verdict.runtime == environment.runtime
         and (environment.runtime != "transformers" or verdict.version.startswith("4") is old)
-    ]
+    )
     return {
         "runtime": environment.runtime,
-        "version": found["version"],
-        "case": case.name,
-        "cache": "--no-cache" not in options,
+        "version": found.version,
+        "case": found.case.name,
+        "cache": found.cache,
         "outcome": outcome,
         "largest_difference": difference,
-        "error": found["error"],
-        "table": verdicts[0].verdict,
-        "condition": verdicts[0].condition,
+        "error": found.error,
+        "table": said.verdict,
+        "condition": said.condition,
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
     }
 

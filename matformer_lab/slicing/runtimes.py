@@ -81,7 +81,7 @@ class RuntimeVerdict:
     verdict: Verdict
     why: str = ""
     remedy: str = ""
-    condition: str = Condition.ALWAYS
+    condition: str = "always"
     how: str = ""
     when: str = ""
 
@@ -147,7 +147,7 @@ def _verdict(finding: Finding, facts: Facts) -> RuntimeVerdict:
         verdict=finding.verdict,
         why=why,
         remedy=finding.remedy,
-        condition=finding.condition,
+        condition=finding.condition.value,
         how=finding.how,
         when=finding.when,
     )

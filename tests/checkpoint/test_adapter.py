@@ -136,7 +136,7 @@ def test_names_ranks_and_layers_follow(pico: Path, tmp_path: Path) -> None:
     assert config["target_modules"] == CONFIG["target_modules"]
     assert config["base_model_name_or_path"] == "me/mixed"
     names = load_file(tmp_path / "out" / "adapter_model.safetensors")
-    assert names["base_model.model.model.layers.5.mlp.up_proj.lora_B.weight"].shape == (8 + 8, 5)
+    assert names["base_model.model.model.layers.5.mlp.up_proj.lora_B.weight"].shape == (8, 5)
 
 
 @pytest.mark.parametrize(

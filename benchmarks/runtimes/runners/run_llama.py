@@ -1,19 +1,23 @@
-"""Logits of a checkpoint by llama.cpp: `run_llama.py FOLDER TOKENS.json OUT.npy`.
+"""Logits of checkpoints by llama.cpp; see `jobs.py`.
 
-FOLDER holds a GGUF beside the checkpoint, `f32.gguf`, which `run.py` has the converter write.
+A folder holds a GGUF beside the checkpoint, `f32.gguf`, which `run.py` has the converter write.
 """
 
-import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from jobs import run_jobs
 from llama_cpp import Llama
 
-folder, tokens, out = sys.argv[1:]
-print(json.dumps({"version": f"llama-cpp-python {version('llama-cpp-python')}"}), flush=True)
-ids = json.loads(Path(tokens).read_text())
-model = Llama(str(Path(folder, "f32.gguf")), n_ctx=64, logits_all=True, verbose=False, n_threads=2)
-model.eval(ids)
-np.save(out, np.array(model.scores[: len(ids)], dtype=np.float32))
+
+def logits_of(folder: str, tokens: list[int], cache: bool) -> Any:
+    """Of every token; there is always a cache."""
+    del cache
+    path = str(Path(folder, "f32.gguf"))
+    model = Llama(path, n_ctx=64, logits_all=True, verbose=False, n_threads=2)
+    model.eval(tokens)
+    return model.scores[: len(tokens)]
+
+
+run_jobs(f"llama-cpp-python {version('llama-cpp-python')}", logits_of)

@@ -1,23 +1,22 @@
-"""Logits of a checkpoint by mlx-lm: `run_mlx.py FOLDER TOKENS.json OUT.npy`.
+"""Logits of checkpoints by mlx-lm; see `jobs.py`."""
 
-With a cache, or `--no-cache`.
-"""
-
-import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from jobs import run_jobs
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-folder, tokens, out, *options = sys.argv[1:]
-print(json.dumps({"version": version("mlx-lm")}))
+
+def logits_of(folder: str, tokens: list[int], cache: bool) -> Any:
+    """With a prompt cache, as `mlx_lm.generate`, or without, as its LoRA training."""
+    model, _ = load_model(Path(folder))
+    logits = model(mx.array([tokens]), cache=make_prompt_cache(model) if cache else None)[0]
+    return np.array(logits.astype(mx.float32))
+
+
 mx.set_default_device(mx.cpu)
-model, _ = load_model(Path(folder))
-ids = mx.array([json.loads(Path(tokens).read_text())])
-cache = None if "--no-cache" in options else make_prompt_cache(model)
-logits = model(ids, cache=cache)[0]
-np.save(out, np.array(logits.astype(mx.float32)))
+run_jobs(version("mlx-lm"), logits_of)

@@ -1,21 +1,18 @@
-"""Logits of a checkpoint by transformers: `run_transformers.py FOLDER TOKENS.json OUT.npy`.
+"""Logits of checkpoints by transformers; see `jobs.py`."""
 
-With a cache, or `--no-cache`.
-"""
+from typing import Any
 
-import json
-import sys
-from pathlib import Path
-
-import numpy as np
 import torch
 import transformers
+from jobs import run_jobs
 from transformers import Gemma3nForCausalLM
 
-folder, tokens, out, *options = sys.argv[1:]
-print(json.dumps({"version": transformers.__version__}))
-model = Gemma3nForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-ids = torch.tensor([json.loads(Path(tokens).read_text())])
-with torch.no_grad():
-    logits = model(ids, use_cache="--no-cache" not in options).logits[0]
-np.save(out, logits.float().numpy())
+
+def logits_of(folder: str, tokens: list[int], cache: bool) -> Any:
+    """By the text model, which reads the text part of a full checkpoint."""
+    model = Gemma3nForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(torch.tensor([tokens]), use_cache=cache).logits[0].float().numpy()
+
+
+run_jobs(transformers.__version__, logits_of)
