@@ -349,8 +349,9 @@ def rope_numbers(text: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for key in lacking_rope(text):
         rope = parameters.get(OLD_ROPE[key]) if isinstance(parameters, Mapping) else None
-        plain = isinstance(rope, Mapping) and rope.get("rope_type", "default") == "default"
-        if plain and isinstance(rope.get("rope_theta"), int | float):
+        if not isinstance(rope, Mapping) or rope.get("rope_type", "default") != "default":
+            continue
+        if isinstance(rope.get("rope_theta"), int | float):
             found[key] = rope["rope_theta"]
     return found
 

@@ -21,9 +21,7 @@ class Environment:
             packages (for what shares torch with it), without dependencies; else into a venv.
         runner: The script in `runners/`.
         beside: See `packages`.
-        text_only: Whether it reads text-only folders, so that a slice is given to it so.
         tolerance: How far its log-probabilities may be off and still be right.
-        options: More arguments for the runner.
     """
 
     runtime: str
@@ -32,7 +30,6 @@ class Environment:
     runner: str
     beside: bool = False
     tolerance: float = 1e-2
-    options: tuple[str, ...] = ()
 
     def python(self, work: Path) -> Path:
         """The interpreter."""
@@ -78,9 +75,10 @@ ENVIRONMENTS: Final = (
     Environment("mlx-lm", "mlx", ("mlx[cpu]", "mlx-lm"), "run_mlx.py"),
     Environment(
         "llama.cpp",
-        "llama",
-        ("llama-cpp-python", "sentencepiece", "gguf"),
+        "xllama",
+        ("xllamacpp",),
         "run_llama.py",
+        beside=True,
         tolerance=0.6,
     ),
 )

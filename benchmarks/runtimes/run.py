@@ -53,7 +53,7 @@ def _arguments() -> argparse.Namespace:
         "--work", type=Path, required=True, help="folder for environments and slices"
     )
     parser.add_argument("--install", action="store_true", help="install the runtimes first")
-    parser.add_argument("--only", nargs="*", help="keys of environments: here, tf457, mlx, llama")
+    parser.add_argument("--only", nargs="*", help="keys of environments: here, tf457, mlx, xllama")
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp's source, for its converter")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
     return parser.parse_args()
@@ -74,7 +74,7 @@ def _run_all(
     environment: Environment, folders: dict[str, Path], work: Path, llama_cpp: Path | None
 ) -> Iterator[Found]:
     """Run a runtime on every case: in one process, unless it may end that itself."""
-    if environment.key != "llama":
+    if environment.key != "xllama":
         both = [(case, cache) for cache in (True, False) for case in CASES]
         yield from _run(environment, both, folders, work)
         return

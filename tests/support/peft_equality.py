@@ -1,7 +1,8 @@
 """One adapter on every slice, with PEFT itself: `peft_equality.py FOLDER` prints differences.
 
 For each slice: the largest difference between the logits of the slice with the cut adapter, and
-those of the slice of the merged model.
+those of the slice of the merged model. And what `verify` says of the slice that transformers saved
+again, and of the one with the adapter merged.
 """
 
 import sys
@@ -45,12 +46,22 @@ def main(folder: Path) -> None:
         ours = PeftModel.from_pretrained(base, out / "adapter").eval()
         theirs = Gemma3nForCausalLM.from_pretrained(out / "merged").eval()
         with torch.no_grad():
-            plain = base.get_submodule("model")  # the adapter must have done something
             difference = (ours(tokens).logits - theirs(tokens).logits).abs().max()
-            with ours.disable_adapter():
+            with ours.disable_adapter():  # the adapter must have done something
                 effect = (ours(tokens).logits - theirs(tokens).logits).abs().max()
-        assert plain is not None and effect > 0.1, effect
+        assert effect > 0.1, effect
         print(slice_.name, float(difference))
+        plain = Gemma3nForCausalLM.from_pretrained(out / "base")
+        plain.save_pretrained(out / "again")
+        ours.merge_and_unload().save_pretrained(out / "tuned")
+        for kind in ("again", "tuned"):
+            found = ml.verify_checkpoint(out / kind, parent, progress=False)
+            assert found.kind == {"again": "saved again", "tuned": "tuned"}[kind], found.problems
+            print(found.problems[0], file=sys.stderr)
+            fixed = ml.write_slices(
+                out / kind, "full", out / f"{kind}-fixed", progress=False
+            ).folder
+            assert ml.verify_checkpoint(fixed, out / kind, progress=False).ok
 
 
 main(Path(sys.argv[1]))

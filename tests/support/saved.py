@@ -30,7 +30,7 @@ def saved_by_transformers_5(
     written = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (out / "config.json").write_text(written)
     first = text["num_hidden_layers"] - text["num_kv_shared_layers"]
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for file in sorted(source.glob("*.safetensors")):
         tensors |= load_file(file)
     for name in list(tensors):
