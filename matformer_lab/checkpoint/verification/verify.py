@@ -284,6 +284,7 @@ def _verify_by_parent(
         *_config_problems(plan, config, folder, claim),
         *_name_problems(expected.keys(), layout.keys()),
     ]
+    is_other_model = bool(problems)
     if manifest and claim.link:
         problems += _seal_problems(manifest)
         problems += _claim_problems(manifest, claim.link, plan, layout.keys())
@@ -319,8 +320,9 @@ def _verify_by_parent(
     unequal = in_threads(lambda pair: (pair.expected.name, compare(pair)), comparable)
     wrong = {name: problem for name, problem in unequal if problem is not None}
     problems += wrong.values()
-    if problems and was_saved_again(folder, manifest if claim.link else None):
-        differing = sorted({*differing, *wrong})
+    differing = sorted({*differing, *wrong})
+    is_other_model |= bool(differing)
+    if is_other_model and was_saved_again(folder, manifest if claim.link else None):
         became = saved_again(plan, config, layout, differing, folder)
         if became is not None:
             damaged = in_threads(lambda name: not_finite(folder, name, layout[name]), differing)
