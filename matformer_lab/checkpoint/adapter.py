@@ -43,6 +43,7 @@ from matformer_lab.parent.headers import TensorInfo, read_header
 from matformer_lab.parent.links import path_inside
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
+from matformer_lab.parent.references import is_file
 from matformer_lab.parent.spelling import FULL_PREFIX
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import Plan, TensorPlan, make_plan
@@ -88,7 +89,7 @@ class SlicedAdapter:
 def is_adapter(folder: StrPath) -> bool:
     """Whether a folder holds an adapter, and no checkpoint."""
     path = Path(folder)
-    return (path / CONFIG_FILE).is_file() and not (path / "config.json").exists()
+    return is_file(path / CONFIG_FILE) and not is_file(path / "config.json")
 
 
 def slice_adapter(

@@ -116,7 +116,7 @@ def _names_layers(patterns: Any) -> bool:
     """Whether some of the patterns may be about single layers: they have digits, or classes."""
     if isinstance(patterns, str):
         patterns = [patterns]
-    return any(re.search(r"[0-9\[]", str(pattern)) for pattern in _listed(patterns))
+    return any(re.search(r"[0-9\[]|\\d", str(pattern)) for pattern in _listed(patterns))
 
 
 def _matched(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
