@@ -281,7 +281,7 @@ def _print_verification(folder: Path, result: "Verification", as_json: bool) -> 
             say(problem)
         more = len(result.problems) - len(shown)
         count = f"{len(result.problems)} problem" + "s" * (len(result.problems) > 1)
-        if result.kind in ("tuned", "saved again"):
+        if result.kind in ("tuned", "saved again", "quantised"):
             count = f"{result.kind}, not the slice byte for byte"
         say(f"not ok: {count}" + f", {more} not shown" * bool(more))
     return DONE if result.ok else NO

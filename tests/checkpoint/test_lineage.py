@@ -134,6 +134,23 @@ def test_tuned_in_all_its_weights_and_of_no_published_shape(parent: Parent, tmp_
     assert "those of slice mine" in sentence
 
 
+def test_quantised(e2b: Path, parent: Parent, tmp_path: Path) -> None:
+    """As bitsandbytes stores 4 bits: packed in a column of bytes, its statistics beside."""
+
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if ".mlp." in name]:
+            packed = torch.zeros(tensors[name].numel() // 2, 1, dtype=torch.uint8)
+            tensors[name] = packed
+            tensors[f"{name}.absmax"] = torch.zeros(4)
+
+    quantised = saved_by_transformers_5(e2b, tmp_path / "quantised", edit)
+    result = verify_checkpoint(quantised, parent)
+    assert (result.kind, len(result.problems)) == ("quantised", 1)
+    assert "config is that of slice e2b; its tensors cannot be compared" in result.problems[0]
+    with pytest.raises(InputError, match="slice the bf16 original, then quantise the slice"):
+        write_slices(quantised, "1/2", tmp_path / "out")
+
+
 def test_nan_in_a_tuned_weight_is_named(e2b: Path, parent: Parent, tmp_path: Path) -> None:
     def edit(tensors: dict[str, torch.Tensor]) -> None:
         tensors[Q_PROJ][3, 3] = torch.nan

@@ -15,11 +15,13 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.untrusted import read_small
 from matformer_lab.gemma3n import KV_TENSORS, split_layer
 from matformer_lab.parent.headers import TensorInfo
+from matformer_lab.parent.unexpected import how_quantised
 from matformer_lab.slicing.plan import Plan
 
-Kind = Literal["exact", "saved again", "tuned", "different"]
+Kind = Literal["exact", "saved again", "tuned", "quantised", "different"]
 """exact: the slice, byte for byte. saved again: its tensors are, its files are not. tuned: shapes
-and config are the slice's, tensors are not. different: anything else."""
+and config are the slice's, tensors are not. quantised: only the config is. different: anything
+else."""
 
 _FLOATS = ("BF16", "F16", "F32")
 
@@ -28,7 +30,7 @@ class SavedAgain(NamedTuple):
     """What became of a slice.
 
     Attributes:
-        kind: `saved again` or `tuned`.
+        kind: `saved again`, `tuned` or `quantised`.
         sentence: What to tell the user.
     """
 
@@ -70,6 +72,14 @@ def saved_again(
         differing: The names of those that are in both and not equal.
         folder: The checkpoint.
     """
+    try:
+        if not same_model(plan.config, config):
+            return None
+    except InputError:
+        return None
+    if how := how_quantised(config, layout):
+        of = f"config is that of slice {plan.slice.name}"
+        return SavedAgain("quantised", f"quantised ({how}), {of}; its tensors cannot be compared")
     expected = {tensor.name: tensor for tensor in plan.tensors}
     missing = expected.keys() - layout.keys()
     names = missing | (layout.keys() - expected.keys())
@@ -81,11 +91,6 @@ def saved_again(
             return None
         if ours.dtype != theirs.dtype and {ours.dtype, theirs.dtype} - {*_FLOATS}:
             return None
-    try:
-        if not same_model(plan.config, config):
-            return None
-    except InputError:
-        return None
     of = f"shapes and config are those of slice {plan.slice.name}"
     left = _left_out(missing, folder)
     read = [name for name in differing if not _is_unread(name, plan)]

@@ -62,8 +62,8 @@ class Verification:
         problems: One line for each problem found; the first says what became of a slice that was
             tuned or saved again.
         kind: `exact`, the slice byte for byte, which alone is `ok`; `saved again`, its tensors in
-            other files; `tuned`, other tensors in its shapes; or `different`.
-        differing: Of a tuned slice, the names of the tensors that are not the parent's.
+            other files; `tuned`, other tensors in its shapes; `quantised`; or `different`.
+        differing: The names of the tensors of such a slice that are not the parent's.
 
     Examples:
         >>> import matformer_lab as ml
@@ -325,7 +325,8 @@ def _verify_by_parent(
     if is_other_model and was_saved_again(folder, manifest if claim.link else None):
         became = saved_again(plan, config, layout, differing, folder)
         if became is not None:
-            damaged = in_threads(lambda name: not_finite(folder, name, layout[name]), differing)
+            floats = [name for name in differing if layout[name].dtype in ("BF16", "F16", "F32")]
+            damaged = in_threads(lambda name: not_finite(folder, name, layout[name]), floats)
             lines = (became.sentence, *(line for line in damaged if line is not None))
             return Verification(len(comparable), lines, became.kind, tuple(differing))
     return Verification(len(comparable), tuple(problems))
