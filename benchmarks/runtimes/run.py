@@ -29,7 +29,8 @@ def main() -> None:
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     folders = write_cases(work)
-    reference = {found.case.name: found for found in _run_all(ENVIRONMENTS[0], folders, work, None)}
+    here = list(_run_all(ENVIRONMENTS[0], folders, work, None))
+    reference = {found.case.name: found for found in here if found.cache}
     results = []
     for environment in ENVIRONMENTS:
         if arguments.only and environment.key not in arguments.only:
@@ -38,7 +39,8 @@ def main() -> None:
             print(f"{environment.runtime}: not installed: {why}", flush=True)
         if not environment.is_installed(work):
             continue
-        for found in _run_all(environment, folders, work, arguments.llama_cpp):
+        tried = _run_all(environment, folders, work, arguments.llama_cpp)
+        for found in here if environment is ENVIRONMENTS[0] else tried:
             right = reference[found.case.name].logits
             assert right is not None, reference[found.case.name].error
             row = _row(environment, found, right, folders[found.case.name])
@@ -92,16 +94,17 @@ def _run(
     folders: dict[str, Path],
     work: Path,
 ) -> Iterator[Found]:
-    outs = [work / f"logits-{number}.npy" for number in range(len(chosen))]
+    outs = [work / f"logits-{environment.key}-{number}.npy" for number in range(len(chosen))]
     jobs = [
         {"folder": str(folders[case.name]), "out": str(out), "cache": cache}
         for (case, cache), out in zip(chosen, outs, strict=True)
     ]
     for out in outs:
         out.unlink(missing_ok=True)
-    (work / "jobs.json").write_text(json.dumps({"tokens": TOKENS, "jobs": jobs}))
+    jobs_file = work / f"jobs-{environment.key}.json"
+    jobs_file.write_text(json.dumps({"tokens": TOKENS, "jobs": jobs}))
     done = subprocess.run(
-        [environment.python(work), RUNNERS / environment.runner, work / "jobs.json"],
+        [environment.python(work), RUNNERS / environment.runner, jobs_file],
         env=environment.variables(work),
         capture_output=True,
         text=True,
