@@ -79,6 +79,6 @@ ENVIRONMENTS: Final = (
         ("xllamacpp",),
         "run_llama.py",
         beside=True,
-        tolerance=0.6,
+        tolerance=0.1,
     ),
 )

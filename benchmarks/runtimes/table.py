@@ -46,12 +46,10 @@ def _take_over(runtime: str, finding: dict[str, Any], rows: list[dict[str, Any]]
     differences = [
         row["largest_difference"] for row in rows if row["largest_difference"] is not None
     ]
-    figure = f"; log-probabilities within {max(differences):.1g}" if differences else ""
+    figure = f"; log-probabilities off by up to {max(differences):.1g}" if differences else ""
     where = f" ({' and '.join(versions)})" if versions else ""
-    finding["how"] = (
-        f"run by benchmarks/runtimes{where}: {len(rows)} slices of a random 35-layer parent, "
-        f"fp32{figure}"
-    )
+    count = f"{len(rows)} checkpoint{'s' * (len(rows) > 1)} of a random 35-layer parent"
+    finding["how"] = f"run by benchmarks/runtimes{where}: {count}, fp32{figure}"
     finding["when"] = max(row["date"] for row in rows)
 
 
