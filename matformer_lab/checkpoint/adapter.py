@@ -33,6 +33,7 @@ from matformer_lab.common.untrusted import read_small
 from matformer_lab.common.version import __version__
 from matformer_lab.common.written_json import written_json
 from matformer_lab.gemma3n import (
+    LM_HEAD,
     TEXT_ONLY_PREFIX,
     expected_tensors,
     is_known,
@@ -201,7 +202,7 @@ class _Cuts:
             layers = (split_layer(module.removeprefix(p)).layer for p in _PREFIXES)
             if any(layer is not None for layer in layers):
                 raise InputError(f"{self._where}: {name} is of no module of Gemma 3n's")
-            if module == "lm_head" or not self._renamed:
+            if f"{module}.weight" == LM_HEAD or not self._renamed:
                 yield self._named(name, module, module, info, None)
             return
         bare = module.removeprefix(prefix)

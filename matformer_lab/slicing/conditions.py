@@ -129,7 +129,7 @@ class Condition(StrEnum):
     MIXED_WIDTHS = "mixed_widths"
     WIDTH_LIST = "width_list"
     PLE_NOT_256 = "ple_not_256"
-    LAUREL_NOT_64 = "laurel_not_64"
+    LOW_RANK_NOT_64 = "low_rank_not_64"
     SHARES_MID_BLOCK = "shares_mid_block"
     SHARES_NOT_FROM_20 = "shares_not_from_20"
     SPARSE_NOT_FIRST_TEN = "sparse_not_first_ten"
@@ -184,7 +184,7 @@ _HOLDS: Final[Mapping[Condition, Callable[[Facts], bool]]] = {
         text_part(facts.config).get("intermediate_size"), list
     ),
     Condition.PLE_NOT_256: lambda facts: facts.text.hidden_size_per_layer_input != 256,
-    Condition.LAUREL_NOT_64: lambda facts: facts.text.laurel_rank != 64,
+    Condition.LOW_RANK_NOT_64: lambda facts: facts.text.laurel_rank != 64,
     Condition.SHARES_MID_BLOCK: lambda facts: (
         facts.text.first_kv_shared_layer != 20 and facts.text.first_kv_shared_layer % 5 != 0
     ),

@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
             difference = (ours(tokens).logits - theirs(tokens).logits).abs().max()
             with ours.disable_adapter():  # the adapter must have done something
                 effect = (ours(tokens).logits - theirs(tokens).logits).abs().max()
-        assert effect > 0.1, effect
+        assert effect > 0.02, effect
         print(slice_.name, float(difference))
         plain = Gemma3nForCausalLM.from_pretrained(out / "base")
         plain.save_pretrained(out / "again")

@@ -13,7 +13,7 @@ from matformer_lab.checkpoint.manifest import Manifest, digest_of
 from matformer_lab.checkpoint.verification.config_differences import same_model
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.untrusted import read_small
-from matformer_lab.gemma3n import KV_TENSORS, split_layer
+from matformer_lab.gemma3n import KV_TENSORS, is_notebooks, split_layer
 from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.unexpected import how_quantised
 from matformer_lab.slicing.plan import Plan
@@ -73,7 +73,7 @@ def saved_again(
         folder: The checkpoint.
     """
     try:
-        if not same_model(plan.config, config):
+        if is_notebooks(config) or not same_model(plan.config, config):
             return None
     except InputError:
         return None

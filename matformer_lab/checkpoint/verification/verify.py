@@ -285,9 +285,9 @@ def _verify_by_parent(
         *_name_problems(expected.keys(), layout.keys()),
     ]
     is_other_model = bool(problems)
-    if manifest and claim.link:
+    if manifest:
         problems += _seal_problems(manifest)
-        problems += _claim_problems(manifest, claim.link, plan, layout.keys())
+        problems += _claim_problems(manifest, claim.link or manifest.link, plan, layout.keys())
     problems += _not_said_yet(
         problems, file_problems(folder, layout, manifest, read_side_files(plan))
     )
