@@ -1,5 +1,7 @@
 """The public names, in the order of the data. `import matformer_lab as ml` shows exactly these."""
 
+from .checkpoint.adapter import SlicedAdapter as SlicedAdapter
+from .checkpoint.adapter import slice_adapter as slice_adapter
 from .checkpoint.family import add_to_family as add_to_family
 from .checkpoint.family import write_family as write_family
 from .checkpoint.slices import Written as Written

@@ -24,6 +24,15 @@ MAX_LAYERS: Final = 1024
 LayerType = Literal["sliding_attention", "full_attention"]
 """The attention of a layer, as `layer_types` in config.json names it."""
 
+
+def default_layer_types(layers: int) -> list[LayerType]:
+    """What `layer_types` means where a config leaves it out, in transformers 4.54 and newer.
+
+    (The default of 4.53 had full attention at layers 0, 5, 10...; no published model has that.)
+    """
+    return ["full_attention" if (n + 1) % 5 == 0 else "sliding_attention" for n in range(layers)]
+
+
 Dimension = Annotated[int, Field(strict=True, gt=0, lt=2**31)]
 """A size in a config; the bound keeps products of sizes far from overflow."""
 
@@ -60,8 +69,7 @@ class TextConfig(BaseModel):
     def _fill_per_layer_values(cls, raw: Any) -> Any:
         """Expand per-layer values that a config.json leaves out or writes as one number.
 
-        The defaults are those of transformers >= 4.54. (The default `layer_types` of 4.53 had full
-        attention at layers 0, 5, 10...; no published model has that.)
+        The defaults are those of transformers >= 4.54.
         """
         layers = raw.get("num_hidden_layers") if isinstance(raw, Mapping) else None
         if type(layers) is not int or not 0 < layers <= MAX_LAYERS:
@@ -70,10 +78,7 @@ class TextConfig(BaseModel):
         if type(filled.get("intermediate_size")) is int:
             filled["intermediate_size"] = [filled["intermediate_size"]] * layers
         if filled.get("layer_types") is None:
-            filled["layer_types"] = [
-                "full_attention" if (layer + 1) % 5 == 0 else "sliding_attention"
-                for layer in range(layers)
-            ]
+            filled["layer_types"] = default_layer_types(layers)
         for key in _NOTEBOOK_KEYS:
             if _is_notebooks(raw) and len(filled.get(key) or ()) == _NOTEBOOK_LAYERS:
                 filled[key] = [v for n, v in enumerate(filled[key]) if n not in NOTEBOOK_SKIP]
@@ -119,6 +124,16 @@ class TextConfig(BaseModel):
         own = range(self.first_kv_shared_layer)
         last_of_type = {self.layer_types[layer]: layer for layer in own}
         return frozenset(last_of_type.values())
+
+    def kv_source(self, layer: int) -> int | None:
+        """The layer whose K/V a layer reads: itself, or the last of its type before the sharing.
+
+        None where no such layer is left, which no right checkpoint has.
+        """
+        if layer < self.first_kv_shared_layer:
+            return layer
+        kind = self.layer_types[layer]
+        return next((n for n in self.kv_sources if self.layer_types[n] == kind), None)
 
     @cached_property
     def blocks(self) -> tuple[range, ...]:
@@ -289,6 +304,9 @@ FFN_WEIGHTS: Final[Mapping[str, str]] = {
 }
 """The matrices of a layer's FFN: their names within the layer, by module."""
 
+KV_TENSORS: Final = tuple(rule.name for rule in _LAYER_RULES if rule.absent_where_kv_shared)
+"""The tensors of a layer that only its K/V need, by their names within the layer."""
+
 _LAYER_NAME = re.compile(r"layers\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
 _LAYER_NAMES = {rule.name for rule in _LAYER_RULES}
 _MODEL_NAMES = {rule.name for rule in _MODEL_RULES}
@@ -307,6 +325,35 @@ def layer_tensor(layer: int, rest: str) -> str:
         'layers.7.mlp.up_proj.weight'
     """
     return f"layers.{layer}.{rest}"
+
+
+OLD_ROPE: Final = {
+    "rope_theta": "full_attention",
+    "rope_local_base_freq": "sliding_attention",
+}
+"""The two rope numbers of Google's config.json, and whose they are in `rope_parameters`."""
+
+
+def lacking_rope(text: Mapping[str, Any]) -> tuple[str, ...]:
+    """The two rope numbers of Google's config.json, as far as a config's text part lacks them."""
+    return tuple(key for key in OLD_ROPE if text.get(key) is None)
+
+
+def rope_numbers(text: Mapping[str, Any]) -> dict[str, Any]:
+    """The rope numbers that a config's text part lacks, as its `rope_parameters` have them.
+
+    transformers 5 writes `rope_parameters` in their place. Nothing is taken from rope that is
+    scaled, of which the number is not all.
+    """
+    parameters = text.get("rope_parameters")
+    found = {}
+    for key in lacking_rope(text):
+        rope = parameters.get(OLD_ROPE[key]) if isinstance(parameters, Mapping) else None
+        if not isinstance(rope, Mapping) or rope.get("rope_type", "default") != "default":
+            continue
+        if isinstance(rope.get("rope_theta"), int | float):
+            found[key] = rope["rope_theta"]
+    return found
 
 
 def says_untied(config: Mapping[str, Any]) -> bool:

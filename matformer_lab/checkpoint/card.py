@@ -80,7 +80,7 @@ def model_card(plan: Plan, base_model: str | None = None) -> str:
 
 Cut from {shown_base} by Mix-and-Match: the first *w* hidden units of each layer's FFN are
 themselves a trained FFN, so this checkpoint was selected, not trained. Every tensor is a part of
-the parent's, bit for bit.
+the parent's, bit for bit.{_filled(plan)}
 
 {markdown_table(("", "value"), size_rows(plan))}
 
@@ -109,6 +109,16 @@ matformer-lab {__version__}, from a parent with fingerprint `{plan.parent.finger
 {_licence_notice(licence)}"""
 
 
+def _filled(plan: Plan) -> str:
+    """What the child has that the parent lacks, as a sentence; or nothing."""
+    if not plan.filling:
+        return ""
+    return (
+        " What the parent lacks and some runtimes want was filled in, which changes no logits: "
+        f"{escape_markdown(str(plan.filling))}."
+    )
+
+
 def _commands(plan: Plan) -> str:
     """The shell commands that write this checkpoint and verify it."""
     slice_, parent = plan.slice, plan.parent
@@ -118,17 +128,22 @@ def _commands(plan: Plan) -> str:
         ref = "PARENT"  # a terminal would obey it when it is pasted
     lines = []
     if slice_.published:
-        given = slice_.name
+        chosen = slice_.name
     else:
-        given = f"{name}.yaml"
+        chosen = f"{name}.yaml"
         written = {"name": slice_.name, "widths": [*slice_.widths], "skip": [*slice_.skipped]}
         text = yaml.safe_dump(written, sort_keys=False, default_flow_style=None, width=10**6)
-        lines = [f"cat > {given} <<'END'", *text.splitlines(), "END"]
-    text_only = " --text-only" if plan.text_only and parent.multimodal else ""
+        lines = [f"cat > {chosen} <<'END'", *text.splitlines(), "END"]
+    options = " --text-only" if plan.text_only and parent.multimodal else ""
+    if not plan.filling.asked:
+        options += " --as-is"
+    if other := plan.filling.kv_from:
+        given = f"{other.name}@{other.revision}" if other.revision else other.name
+        options += f" --kv-from {shlex.quote(given)}" if given.isprintable() else ""
     return "\n".join(
         [
             *lines,
-            f"matformer-lab slice {ref} --slice {given} --out {name}{text_only}",
+            f"matformer-lab slice {ref} --slice {chosen} --out {name}{options}",
             f"matformer-lab verify {name} --parent {ref}",
         ]
     )

@@ -8,13 +8,8 @@ from typing import Final
 from matformer_lab.checkpoint.card import CARD_FILE, model_card
 from matformer_lab.checkpoint.disk.intact import Digests
 from matformer_lab.checkpoint.disk.shards import Shard, index_json
-from matformer_lab.checkpoint.manifest import (
-    MANIFEST_FILE,
-    Manifest,
-    ManifestParent,
-    ManifestSlice,
-    digest_of,
-)
+from matformer_lab.checkpoint.lineage import ancestors_of, link_of
+from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, digest_of
 from matformer_lab.common.atomic import write_atomic
 from matformer_lab.common.untrusted import read_small
 from matformer_lab.common.version import __version__
@@ -49,7 +44,15 @@ def read_side_files(plan: Plan) -> dict[str, bytes]:
             parent's folder, a pipe, a folder or a Git-LFS pointer, or is too large.
     """
     patterns = _TOKENIZER_FILES + (() if plan.text_only else _PROCESSOR_FILES)
-    folder = plan.parent.local
+    return _matching(plan.parent.local, patterns)
+
+
+def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """The tokenizer, template and licence files of a folder, as `read_side_files` reads them."""
+    return _matching(folder, _TOKENIZER_FILES)
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> dict[str, bytes]:
     names = {
         path.name
         for path in folder.iterdir()
@@ -96,21 +99,18 @@ def write_other_files(
     files[CARD_FILE] = model_card(plan, base_model).encode()
     if len(shards) > 1:
         files[INDEX_FILE] = index_json(shards)
+    link = link_of(plan)
     manifest = Manifest(
         matformer_lab=__version__,
-        parent=ManifestParent(
-            name=plan.parent.name,
-            revision=plan.parent.revision,
-            fingerprint=plan.parent.fingerprint,
-        ),
-        slice=ManifestSlice(
-            name=plan.slice.name, widths=plan.slice.widths, skipped=plan.slice.skipped
-        ),
+        parent=link.parent,
+        slice=link.slice,
+        filled=link.filled,
+        ancestors=ancestors_of(plan, link),
         text_only=plan.text_only,
         tensors=dict(sorted(digests.items())),
         # The card has no digest, because people edit it.
         files={n: digest_of(data) for n, data in sorted(files.items()) if n != CARD_FILE},
     ).sealed()
-    files[MANIFEST_FILE] = (manifest.model_dump_json(indent=2) + "\n").encode()
+    files[MANIFEST_FILE] = manifest.as_json().encode()
     for name, data in files.items():
         write_atomic(folder / name, data)

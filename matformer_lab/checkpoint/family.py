@@ -26,6 +26,7 @@ from matformer_lab.checkpoint.disk.staging import (
     published_before,
     staging,
 )
+from matformer_lab.checkpoint.lineage import filled_in
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE, read_manifest
 from matformer_lab.checkpoint.parent_watch import ParentWatch
 from matformer_lab.checkpoint.pieces import Member, distinct_pieces, family_members, held_pieces
@@ -89,14 +90,18 @@ def write_family(
     members = family_members(plans, max_shard_bytes)
     parent = plans[0].parent
     pieces = distinct_pieces(members)
-    watch = ParentWatch(parent)
+    watch = ParentWatch(parent, plans[0].filling.kv_from)
     side_files = read_side_files(plans[0])
     family = {member.name: [piece.file for piece in member.pieces] for member in members}
     writes = [
         *_work_on(pieces),
         *(f"files/{m.name}/{name}" for m in members for name in _files_of(m, side_files)),
     ]
-    order = {**watch.order, "base_model": base_model, "family": family, "writes": writes}
+    filling = sorted(plans[0].filling.asked)
+    order = {
+        **watch.order,
+        **{"base_model": base_model, "filling": filling, "family": family, "writes": writes},
+    }
     if published_before(out, order):
         return out
     check_target(parent.local, out)
@@ -217,7 +222,7 @@ def _add(
     """Add `member`; False if the family already has it."""
     parent = member.plan.parent
     out = family / member.name
-    watch = ParentWatch(parent)
+    watch = ParentWatch(parent, member.plan.filling.kv_from)
     side_files = read_side_files(member.plan)
     addresses = [piece.file for piece in member.pieces]
     writes = [
@@ -265,6 +270,7 @@ def _has_member(family: Path, member: Member) -> bool:
         manifest is None
         or manifest.to_slice().digest != plan.slice.digest
         or manifest.text_only != plan.text_only
+        or manifest.filled != filled_in(plan)
     ):
         raise InputError(
             f"{folder}: already exists and holds something else; rename the slice or choose "

@@ -96,6 +96,43 @@ class ManifestParent(BaseModel):
     fingerprint: _Hex256
 
 
+class ManifestFilled(BaseModel):
+    """What the checkpoint has and its parent lacks (`slicing.filling`).
+
+    Attributes:
+        config: Keys of the text config.
+        kv_layers: Layers of this checkpoint, sharing K/V, whose K/V tensors were filled in.
+        kv_from: The name of the checkpoint that these are from, with its revision if it has one;
+            None: they are copies of the K/V that the layers share.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: tuple[_Name, ...] = ()
+    kv_layers: tuple[_Layer, ...] = ()
+    kv_from: _Name | None = None
+
+
+class ManifestLink(BaseModel):
+    """What a checkpoint is of an ancestor, which its parent is a slice of.
+
+    Attributes:
+        parent: The ancestor.
+        slice: Which slice of it the checkpoint is.
+        filled: What the checkpoint has and the ancestor lacks.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parent: ManifestParent
+    slice: ManifestSlice
+    filled: ManifestFilled | None = None
+
+    def to_slice(self) -> Slice:
+        """The slice, not checked against any parent."""
+        return Slice(self.slice.name, self.slice.widths, self.slice.skipped)
+
+
 class Manifest(BaseModel):
     """What a checkpoint is, and the digests to check it without its parent.
 
@@ -103,6 +140,8 @@ class Manifest(BaseModel):
         matformer_lab: The version that wrote the checkpoint.
         parent: What it was cut from.
         slice: Which slice it is.
+        filled: What it has and its parent lacks; None if nothing was filled in.
+        ancestors: What it is of the checkpoints that its parent is a slice of, the nearest first.
         text_only: Whether the towers were left out.
         digest: The digest algorithm.
         tensors: The hexadecimal `tensor_digest` of each tensor, by name.
@@ -116,6 +155,8 @@ class Manifest(BaseModel):
     matformer_lab: _Name
     parent: ManifestParent
     slice: ManifestSlice
+    filled: ManifestFilled | None = None
+    ancestors: tuple[ManifestLink, ...] = Field(default=(), max_length=64)
     text_only: StrictBool
     digest: Literal["blake3"] = "blake3"
     tensors: dict[_Name, _Hex256] = Field(min_length=1)
@@ -133,14 +174,28 @@ class Manifest(BaseModel):
                 raise ValueError(f"names {name!r}, which is no file beside the weights")
         return files
 
+    @property
+    def link(self) -> ManifestLink:
+        """What the checkpoint is of its parent."""
+        return ManifestLink(parent=self.parent, slice=self.slice, filled=self.filled)
+
     def to_slice(self) -> Slice:
         """The slice, not checked against any parent."""
-        return Slice(self.slice.name, self.slice.widths, self.slice.skipped)
+        return self.link.to_slice()
 
     @property
     def expected_seal(self) -> str:
         """What `seal` has to be."""
-        return digest_of(self.model_dump_json(exclude={"seal"}).encode())
+        return digest_of(self.model_dump_json(exclude={"seal"} | self._unsaid).encode())
+
+    @property
+    def _unsaid(self) -> set[str]:
+        """What is left out where there is nothing to say, as in manifests that did not have it."""
+        return {key for key in ("filled", "ancestors") if not getattr(self, key)}
+
+    def as_json(self) -> str:
+        """The manifest as its file holds it."""
+        return self.model_dump_json(indent=2, exclude=self._unsaid) + "\n"
 
     def sealed(self) -> "Manifest":
         """The same with its seal."""

@@ -19,37 +19,32 @@ class _FileState(NamedTuple):
 
 
 class ParentWatch:
-    """Detects a parent that changes between planning and the last byte read."""
+    """Detects a checkpoint that changes between planning and the last byte read."""
 
-    def __init__(self, parent: Parent) -> None:
-        """Record the state of the parent's files.
+    def __init__(self, parent: Parent, kv_from: Parent | None = None) -> None:
+        """Record the state of the files that are read.
 
         Args:
             parent: A local parent.
+            kv_from: Another local checkpoint that K/V are filled in from.
 
         Raises:
             InputError: When its files have changed since it was opened.
         """
         self._parent = parent
+        self._read = [parent] if kv_from is None else [parent, kv_from]
         self._state = self._current_state()
-        try:
-            now = open_folder(parent.local, ref=parent.ref, name=parent.name)
-        except InputError:
-            raise self._changed() from None
-        if (now.config, now.tensors) != (parent.config, parent.tensors):
-            raise self._changed()
+        for one in self._read:
+            try:
+                now = open_folder(one.local, ref=one.ref, name=one.name)
+            except InputError:
+                raise _changed(one) from None
+            if (now.config, now.tensors) != (one.config, one.tensors):
+                raise _changed(one)
 
-    def _current_state(self) -> dict[str, _FileState]:
-        """The state of the config and of every weight file."""
-        files = {info.file for info in self._parent.tensors.values()} | {"config.json"}
-        try:
-            stats = {file: (self._parent.local / file).stat() for file in sorted(files)}
-        except OSError:
-            raise self._changed() from None
-        return {file: _FileState(stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
-
-    def _changed(self) -> InputError:
-        return InputError(f"{self._parent.ref}: changed while it was read; run again")
+    def _current_state(self) -> list[dict[str, _FileState]]:
+        """The state of the config and of every weight file, by checkpoint."""
+        return [_state_of(one) for one in self._read]
 
     @property
     def order(self) -> dict[str, Any]:
@@ -57,7 +52,7 @@ class ParentWatch:
         return {
             "matformer_lab": __version__,
             "parent": self._parent.fingerprint,
-            "state": [*self._state.items()],
+            "state": [[*state.items()] for state in self._state],
         }
 
     @contextmanager
@@ -79,6 +74,20 @@ class ParentWatch:
         self._check(stage)
 
     def _check(self, stage: Staging) -> None:
-        if self._current_state() != self._state:
-            stage.discard()
-            raise self._changed() from None
+        for one, before in zip(self._read, self._state, strict=True):
+            if _state_of(one) != before:
+                stage.discard()
+                raise _changed(one) from None
+
+
+def _state_of(parent: Parent) -> dict[str, _FileState]:
+    files = {info.file for info in parent.tensors.values()} | {"config.json"}
+    try:
+        stats = {file: (parent.local / file).stat() for file in sorted(files)}
+    except OSError:
+        raise _changed(parent) from None
+    return {file: _FileState(stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
+
+
+def _changed(parent: Parent) -> InputError:
+    return InputError(f"{parent.ref}: changed while it was read; run again")

@@ -142,15 +142,12 @@ def held_pieces(family: Path, parent: Parent) -> dict[str, Path]:
         if read_manifest(folder) is None:
             continue
         planned = {tensor.name: tensor for tensor in claimed_plan(folder, parent).tensors}
+        place = {name: number for number, name in enumerate(planned)}
         files: dict[str, list[str]] = {}
         for name, info in read_layout(folder).items():
             files.setdefault(info.file, []).append(name)
         for file, names in files.items():
             if planned.keys() >= set(names):
-                shard = make_shard(file, sorted((planned[n] for n in names), key=_place_in_parent))
+                shard = make_shard(file, (planned[n] for n in sorted(names, key=place.__getitem__)))
                 found[f"{_address(shard)}.safetensors"] = folder / file
     return found
-
-
-def _place_in_parent(tensor: TensorPlan) -> tuple[str, int]:
-    return tensor.info.file, tensor.info.offset

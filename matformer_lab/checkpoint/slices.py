@@ -76,6 +76,8 @@ def write_slices(
     out: StrPath,
     *,
     text_only: bool = False,
+    as_is: bool = False,
+    kv_from: Parent | StrPath | None = None,
     max_shard_size: int | str = DEFAULT_MAX_SHARD_SIZE,
     base_model: str | None = None,
     progress: Progress = True,
@@ -90,6 +92,9 @@ def write_slices(
         slices: What `resolve_slices` accepts, or one name.
         out: The folder to write: new, empty, or a family of this parent.
         text_only: Whether to leave the towers out and write `gemma3n_text` checkpoints.
+        as_is: Whether to fill in nothing of what runtimes want and the parent lacks (`make_plan`).
+        kv_from: The checkpoint from which to take K/V tensors that the parent lacks; None: they
+            are copies of those that the layers share.
         max_shard_size: Maximum file size, in bytes or as a string like "5GB".
         base_model: The parent's Hub id, for the model card; None: as the parent or its own card
             gives it.
@@ -99,7 +104,11 @@ def write_slices(
         What was written, and where.
 
     Raises:
-        InputError: As `open_parent`, `resolve_slices`, `write_checkpoint` and `add_to_family`.
+        InputError: As `open_parent`, `resolve_slices`, `make_plan`, `write_checkpoint` and
+            `add_to_family`.
+
+    Warns:
+        UserWarning: Something was filled in, or weights hold NaN or infinity.
 
     Examples:
         >>> import matformer_lab as ml
@@ -111,8 +120,12 @@ def write_slices(
     check_base_model(base_model)
     opened = parent if isinstance(parent, Parent) else open_parent(parent)
     resolved = resolve_slices([slices] if isinstance(slices, str) else slices, opened)
-    plans = [make_plan(opened, one, text_only=text_only) for one in resolved]
+    other = kv_from if isinstance(kv_from, Parent | None) else open_parent(kv_from)
+    plans = [
+        make_plan(opened, one, text_only=text_only, as_is=as_is, kv_from=other) for one in resolved
+    ]
     _warn_of_not_finite(opened, plans)
+    _warn_of_filling(opened, plans, other)
     tensors, nbytes = sum(len(plan.tensors) for plan in plans), sum(plan.nbytes for plan in plans)
     if stray := strangers_in_family(out):
         raise InputError(
@@ -149,4 +162,19 @@ def _warn_of_not_finite(parent: Parent, plans: Sequence[Plan]) -> None:
             f"{parent.ref}: NaN or infinity in {', '.join(sorted(used)[:3])}{more}; a slice with "
             "them has no score",
             stacklevel=3,
+        )
+
+
+def _warn_of_filling(parent: Parent, plans: Sequence[Plan], kv_from: Parent | None) -> None:
+    """Say what the slices have that the parent lacks."""
+    filling = next((plan.filling for plan in plans if plan.filling), None)
+    if filling is not None:
+        warnings.warn(
+            f"{parent.ref}: lacks what some runtimes want; filled in {filling}. `as_is` leaves it "
+            "out",
+            stacklevel=3,
+        )
+    if kv_from is not None and not any(plan.filling.kv_layers for plan in plans):
+        warnings.warn(
+            f"{parent.ref}: lacks no K/V, so nothing is taken from {kv_from.ref}", stacklevel=3
         )

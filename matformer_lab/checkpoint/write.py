@@ -69,7 +69,7 @@ def write_checkpoint(
     check_base_model(base_model)
     (plan,) = with_local_weights([plan], out, progress=progress is True)
     source = plan.parent.local
-    watch = ParentWatch(plan.parent)
+    watch = ParentWatch(plan.parent, plan.filling.kv_from)
     side_files = read_side_files(plan)
     shards = split(plan.tensors, max_shard_bytes)
     order = {
@@ -77,6 +77,7 @@ def write_checkpoint(
         "slice": [plan.slice.name, plan.slice.digest],
         "base_model": base_model,
         "text_only": plan.text_only,
+        "filling": sorted(plan.filling.asked),
         "max_shard_bytes": max_shard_bytes,
         "writes": [
             *(f"files/{name}" for name in sorted(file_names(side_files, shards))),

@@ -71,8 +71,8 @@ def why_no_config(folder: Path) -> str:
             base = None
         of = f" of {base}" if isinstance(base, str) else ""
         return (
-            f"is an adapter{of}, not a checkpoint; merge it into its base model first (PEFT: "
-            "merge_and_unload) and give the result"
+            f"is an adapter{of}, not a checkpoint; `matformer-lab slice` cuts it to a slice. Else "
+            "merge it into its base model first (PEFT: merge_and_unload) and give the result"
         )
     inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
     if inside:

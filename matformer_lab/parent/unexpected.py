@@ -38,18 +38,29 @@ def check_unquantised(
     """Raise `InputError` if a checkpoint's weights are quantised.
 
     Args:
-        config: The config.json. That alone does not count: one may be left over, or be for towers.
+        config: The config.json.
         tensors: By the names in their files.
         where: Names the checkpoint in the error.
     """
-    tensor = next(_quantised(tensors), None)
-    if tensor is None:
-        return
-    name, kind = tensor
-    raise InputError(
-        f"{where}: is quantised ({_method(config) or kind}; {name} is {tensors[name].dtype}); "
-        "slice the bf16 original, then quantise the slice"
-    )
+    how = how_quantised(config, tensors)
+    if how is not None:
+        raise InputError(
+            f"{where}: is quantised ({how}); slice the bf16 original, then quantise the slice"
+        )
+
+
+def how_quantised(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str | None:
+    """By whom a checkpoint's weights are quantised, and one of them; None if they are not.
+
+    Args:
+        config: The config.json. That alone does not count: one may be left over, or be for towers.
+        tensors: By the names in their files.
+    """
+    found = next(_quantised(tensors), None)
+    if found is None:
+        return None
+    name, kind = found
+    return f"{_method(config) or kind}; {name} is {tensors[name].dtype}"
 
 
 def _quantised(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:

@@ -1,13 +1,17 @@
 """The child's config.json: the parent's, except for the keys that a slice changes."""
 
+from collections.abc import Collection
 from typing import Any
 
-from matformer_lab.gemma3n import text_part
+from matformer_lab.gemma3n import default_layer_types, text_part
 from matformer_lab.parent.parent import Parent
+from matformer_lab.slicing.filling import EVERY_GAP, Gap, config_filling
 from matformer_lab.slicing.slice import Slice
 
 
-def child_config(parent: Parent, slice_: Slice, *, text_only: bool) -> dict[str, Any]:
+def child_config(
+    parent: Parent, slice_: Slice, *, text_only: bool, fill: Collection[Gap] = EVERY_GAP
+) -> dict[str, Any]:
     """The config.json of a child, with its keys in the parent's order.
 
     It does not go through transformers, which drops keys that other runtimes need (5.x drops
@@ -18,11 +22,15 @@ def child_config(parent: Parent, slice_: Slice, *, text_only: bool) -> dict[str,
         parent: The parent, whose config.json is the starting point.
         slice_: A slice of `parent`.
         text_only: Write a `gemma3n_text` config, even for a parent with towers.
+        fill: What to fill in where the parent lacks it. `layer_types` are there in any case where
+            they are not what runtimes take them for without the key.
     """
     text = parent.text
     kept = slice_.kept(text.num_hidden_layers)
     written = text_part(parent.config)
+    filled = config_filling(parent, fill)
     changes: dict[str, Any] = {
+        **filled,
         "num_hidden_layers": len(kept),
         "num_kv_shared_layers": sum(layer >= text.first_kv_shared_layer for layer in kept),
         "layer_types": [text.layer_types[layer] for layer in kept],
@@ -31,6 +39,9 @@ def child_config(parent: Parent, slice_: Slice, *, text_only: bool) -> dict[str,
     }
     if isinstance(written.get("intermediate_size"), int) and len(set(slice_.widths)) == 1:
         changes["intermediate_size"] = slice_.widths[0]
+    unwritten = "layer_types" not in filled and written.get("layer_types") is None
+    if unwritten and changes["layer_types"] == default_layer_types(len(kept)):
+        del changes["layer_types"]
     # Where the head is a tensor of its own: transformers 5 reads this flag at the top of a full
     # config, 4.x in text_config.
     untied = {"tie_word_embeddings": False} if parent.separate_head else {}

@@ -26,6 +26,15 @@ from matformer_lab.parent.headers import TensorInfo, data_bytes
 from matformer_lab.parent.parent import Parent
 from matformer_lab.parent.unexpected import channels_last
 from matformer_lab.slicing.child_config import child_config
+from matformer_lab.slicing.filling import (
+    EVERY_GAP,
+    Filling,
+    Gap,
+    MissingKV,
+    check_kv_source,
+    config_filling,
+    missing_kv,
+)
 from matformer_lab.slicing.slice import Slice
 
 
@@ -40,6 +49,7 @@ class TensorPlan:
         axis: 0 if it is some of the rows, 1 for some of the columns, None for the whole tensor.
         ranges: The rows or columns, as spans of the parent's indices in ascending order; empty for
             the whole tensor.
+        origin: The checkpoint that `source` is of, where that is not the plan's parent.
     """
 
     name: str
@@ -47,6 +57,7 @@ class TensorPlan:
     info: TensorInfo
     axis: int | None = None
     ranges: tuple[Span, ...] = ()
+    origin: Parent | None = field(default=None, repr=False, compare=False)
 
     @property
     def dtype(self) -> str:
@@ -84,7 +95,9 @@ class Plan:
         config: The child's config.json.
         text: The text part of the child's config, checked.
         prefix: What precedes the names of the child's text tensors.
-        tensors: The child's tensors, in the order of their sources in the parent's files.
+        tensors: The child's tensors, in the order of their sources in the parent's files; last
+            those that were filled in.
+        filling: What the child has that its parent lacks.
 
     Examples:
         >>> import matformer_lab as ml
@@ -102,6 +115,7 @@ class Plan:
     text: TextConfig = field(repr=False)
     prefix: str
     tensors: tuple[TensorPlan, ...] = field(repr=False)
+    filling: Filling = field(default_factory=Filling)
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -127,17 +141,31 @@ class Plan:
         }
 
 
-def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan:
+def make_plan(
+    parent: Parent,
+    slice_: Slice,
+    *,
+    text_only: bool = False,
+    as_is: bool = False,
+    kv_from: Parent | None = None,
+) -> Plan:
     """Plan the child that a slice of a parent describes, without reading weights.
+
+    What runtimes want and the parent lacks is filled in (`filling`): the two rope numbers that
+    transformers 5 does not write, `layer_types`, and the K/V tensors of layers that share K/V.
 
     Args:
         parent: The parent.
         slice_: A slice of `parent`, as `resolve_slice` returns it.
         text_only: Leave out the towers of a full parent and plan a `gemma3n_text` checkpoint. The
             child of a text-only parent is text-only in any case.
+        as_is: Fill in nothing.
+        kv_from: The checkpoint from which to take K/V tensors that the parent lacks, which has to
+            have the same layers; None: they are copies of those that the layers share.
 
     Raises:
-        InputError: The parent's towers are in a layout that published checkpoints do not have.
+        InputError: The parent's towers are in a layout that published checkpoints do not have; or
+            `kv_from` does not have what the parent lacks.
 
     Examples:
         >>> import matformer_lab as ml
@@ -145,6 +173,29 @@ def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan
         >>> plan = ml.make_plan(parent, ml.resolve_slice("e2b", parent))
         >>> plan.config["num_hidden_layers"], plan.config["num_kv_shared_layers"]
         (30, 10)
+    """
+    if as_is and kv_from is not None:
+        raise InputError("`as_is` fills in nothing; leave it out, or `kv_from`")
+    fill: frozenset[Gap] = frozenset() if as_is else EVERY_GAP
+    return plan_filled(parent, slice_, text_only=text_only, fill=fill, kv_from=kv_from)
+
+
+def plan_filled(
+    parent: Parent,
+    slice_: Slice,
+    *,
+    text_only: bool,
+    fill: frozenset[Gap],
+    kv_from: Parent | None = None,
+) -> Plan:
+    """As `make_plan`, filling in some of the gaps.
+
+    Args:
+        parent: As for `make_plan`, as are the others.
+        slice_: A slice of `parent`.
+        text_only: Whether to leave out the towers.
+        fill: What to fill in where the parent lacks it.
+        kv_from: The checkpoint from which to take K/V tensors.
     """
     text_only = text_only or not parent.multimodal
     if not text_only and (tower := channels_last(parent.tensors)):
@@ -175,9 +226,35 @@ def make_plan(parent: Parent, slice_: Slice, *, text_only: bool = False) -> Plan
         width = None if layer is None else slice_.widths[new_index[layer]]
         part = _selection(cut_of(bare), info, width, kept, parent.text)
         tensors.append(TensorPlan(child_prefix + bare, source, info, part.axis, part.ranges))
-    config = child_config(parent, slice_, text_only=text_only)
+    kv: dict[str, int] = {}
+    if Gap.KV in fill:
+        if kv_from is not None:
+            check_kv_source(parent, kv_from)
+        for one in missing_kv(parent):
+            if one.layer not in new_index:
+                continue
+            name = child_prefix + layer_tensor(new_index[one.layer], one.rest)
+            kv[name] = new_index[one.layer]
+            tensors.append(_filled_in(name, one, parent, kv_from))
+    config = child_config(parent, slice_, text_only=text_only, fill=fill)
     text = read_text_config(config, "planned config.json")
-    return Plan(parent, slice_, text_only, config, text, child_prefix, tuple(tensors))
+    filling = Filling(
+        asked=fill,
+        config=tuple(config_filling(parent, fill)),
+        kv_layers=tuple(dict.fromkeys(kv.values())),
+        kv_tensors=tuple(kv),
+        kv_from=kv_from if kv else None,
+    )
+    return Plan(parent, slice_, text_only, config, text, child_prefix, tuple(tensors), filling)
+
+
+def _filled_in(name: str, missing: MissingKV, parent: Parent, kv_from: Parent | None) -> TensorPlan:
+    """A K/V tensor that the parent lacks: the one that is read in its place, or another's."""
+    if kv_from is None:
+        source = parent.prefix + layer_tensor(missing.shared, missing.rest)
+        return TensorPlan(name, source, parent.tensors[source])
+    source = kv_from.prefix + layer_tensor(missing.layer, missing.rest)
+    return TensorPlan(name, source, kv_from.tensors[source], origin=kv_from)
 
 
 class _Selection(NamedTuple):

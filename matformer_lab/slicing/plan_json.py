@@ -8,17 +8,19 @@ from matformer_lab.slicing.runtimes import runtime_verdicts
 from matformer_lab.slicing.sizes import sizes_of
 
 
-def plan_json(plan: Plan, context: int | None = None) -> dict[str, Any]:
+def plan_json(plan: Plan, context: int | None = None, *, of_folder: bool = False) -> dict[str, Any]:
     """A plan with its sizes, kept layers and runtime verdicts, as a JSON object.
 
     Args:
         plan: The plan.
         context: Tokens in the K/V cache; `max_position_embeddings` if None.
+        of_folder: Whether the verdicts are of the parent as it lies there.
 
     Returns:
         The keys `slice` (its name), `parent` (its `ref`), `num_hidden_layers`, `skipped`,
         `text_only`, `params`, `bytes`, `accelerator_bytes`, `kv_cache`, `flops_per_token`, `layers`
-        (one object for each kept layer) and `runtimes`. Sizes are those of `Sizes`.
+        (one object for each kept layer), `filled` (what the parent lacks) and `runtimes`. Sizes are
+        those of `Sizes`, verdicts those of `RuntimeVerdict`.
     """
     size = sizes_of(plan, context)
     parent = plan.parent.text
@@ -45,5 +47,8 @@ def plan_json(plan: Plan, context: int | None = None) -> dict[str, Any]:
             }
             for index, (source, width) in enumerate(plan.widths.items())
         ],
-        "runtimes": [asdict(verdict) for verdict in runtime_verdicts(plan)],
+        "filled": plan.filling.as_json(),
+        "runtimes": [
+            asdict(verdict) for verdict in runtime_verdicts(plan.parent if of_folder else plan)
+        ],
     }

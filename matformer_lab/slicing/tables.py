@@ -2,6 +2,7 @@
 
 from typing import Final, NamedTuple
 
+from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.layer_runs import runs_of, written, written_layers
 from matformer_lab.slicing.plan import Plan
 from matformer_lab.slicing.runtimes import runtime_verdicts
@@ -81,9 +82,9 @@ def layer_rows(plan: Plan) -> list[LayerRow]:
     return rows
 
 
-def runtime_rows(plan: Plan) -> list[RuntimeRow]:
-    """What each runtime does with a plan's child, one runtime per row."""
+def runtime_rows(checkpoint: Plan | Parent) -> list[RuntimeRow]:
+    """What each runtime does with a plan's child, or a checkpoint as it lies there."""
     return [
-        RuntimeRow(f"{one.runtime} {one.version}", one.verdict, one.why)
-        for one in runtime_verdicts(plan)
+        RuntimeRow(f"{one.runtime} {one.version}", one.verdict, one.explained)
+        for one in runtime_verdicts(checkpoint)
     ]

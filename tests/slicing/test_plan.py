@@ -173,7 +173,10 @@ def test_verdicts_of_a_fine_tune_that_transformers_5_saved(
         tensors=tensors,
         folder=None,
     )
-    plan = make_plan(saved, resolve_slice("1/2", saved))
-    found = {one.runtime: one.verdict for one in runtime_verdicts(plan)}
-    assert verdicts.items() <= found.items()
+    plan = make_plan(saved, resolve_slice("1/2", saved), as_is=True)
+    for judged in (plan, saved):
+        found = {one.runtime: one.verdict for one in runtime_verdicts(judged)}
+        assert verdicts.items() <= found.items()
+    filled = runtime_verdicts(make_plan(saved, resolve_slice("1/2", saved)))
+    assert not any(one.condition == "no_kv" for one in filled)
     assert len(parent.tensors) - len(tensors) == (0 if kv else 15)

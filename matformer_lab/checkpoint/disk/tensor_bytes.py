@@ -82,7 +82,7 @@ def child_bytes(folder: Path, tensor: TensorPlan, scratch: Scratch) -> Iterator[
     Raises:
         InputError: When the parent's file cannot be read or is shorter than its header says.
     """
-    path = folder / tensor.info.file
+    path = (tensor.origin.local if tensor.origin else folder) / tensor.info.file
     with open_regular(path) as file:
         if tensor.axis == 1:
             yield from _columns(file, path, tensor, scratch)

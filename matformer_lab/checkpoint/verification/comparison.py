@@ -16,6 +16,7 @@ from matformer_lab.parent.headers import ITEM_BITS, TensorInfo
 from matformer_lab.slicing.plan import TensorPlan
 
 _T = TypeVar("_T")
+_Found = TypeVar("_Found")
 
 _THREADS: Final = 4
 
@@ -130,7 +131,15 @@ def _equal(left: Bytes, right: Bytes) -> bool:
     )
 
 
-def in_threads(check: Callable[[_T], str | None], items: Iterable[_T]) -> list[str]:
-    """The problems that `check` finds, in the order of `items`."""
+def not_finite(folder: Path, name: str, info: TensorInfo) -> str | None:
+    """The problem with a tensor that holds NaN or infinity; None if it holds neither."""
+    pieces = child_bytes(folder, whole_tensor(name, info), thread_scratch())
+    if any(holds_not_finite(piece, info.dtype) for piece in pieces):
+        return f"tensor {name}: holds NaN or infinity"
+    return None
+
+
+def in_threads(check: Callable[[_T], _Found], items: Iterable[_T]) -> list[_Found]:
+    """What `check` finds, in the order of `items`."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        return [problem for problem in pool.map(check, items) if problem is not None]
+        return [*pool.map(check, items)]

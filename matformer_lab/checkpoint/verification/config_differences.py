@@ -5,7 +5,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from matformer_lab.gemma3n import is_notebooks
+from matformer_lab.gemma3n import (
+    OLD_ROPE,
+    TextConfig,
+    is_notebooks,
+    read_text_config,
+    rope_numbers,
+    text_part,
+)
 
 _ABSENT: Final = object()
 
@@ -77,3 +84,51 @@ def _equal(expected: Any, found: Any, same_numbers: bool) -> bool:
 
 def _shown(value: Any) -> str:
     return "absent" if value is _ABSENT else f"{value!r:.80}"
+
+
+_SAYS_NOTHING_OF_LOGITS: Final = frozenset(
+    {
+        *("transformers_version", "torch_dtype", "dtype", "architectures", "_name_or_path"),
+        *("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "rope_parameters"),
+        *("intermediate_size", "layer_types", "activation_sparsity_pattern", "text_config"),
+    }
+)
+"""Keys that tools rewrite, and those that `same_model` compares by what they mean."""
+
+
+def same_model(expected: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether two configs describe one model, however they were written.
+
+    transformers drops keys when it saves, adds others with their defaults and writes
+    `rope_parameters`: compared are the sizes and layers, the rope numbers, and whatever keys both
+    configs have.
+
+    Args:
+        expected: A config, checked.
+        found: Another one.
+
+    Raises:
+        InputError: When `found` is not a Gemma 3n's.
+    """
+    ours, theirs = (read_text_config(config, "config.json") for config in (expected, found))
+    fields = set(TextConfig.model_fields) - {"tie_word_embeddings"}
+    return (
+        all(getattr(ours, key) == getattr(theirs, key) for key in fields)
+        and _rope(text_part(expected)) == _rope(text_part(found))
+        and _agree(expected, found)
+        and _agree(text_part(expected), text_part(found))
+    )
+
+
+def _rope(text: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The two rope numbers, wherever they stand."""
+    there = {key: text[key] for key in OLD_ROPE if text.get(key) is not None}
+    return there | rope_numbers(text)
+
+
+def _agree(ours: Any, theirs: Any) -> bool:
+    """Whether two values are equal, of mappings those that both have."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        both = (ours.keys() & theirs.keys()) - _SAYS_NOTHING_OF_LOGITS
+        return all(_agree(ours[key], theirs[key]) for key in both)
+    return ours is None or theirs is None or bool(ours == theirs)

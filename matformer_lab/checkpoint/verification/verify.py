@@ -1,26 +1,36 @@
 """Verification: whether a checkpoint is exactly the slice it claims to be, byte for byte."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matformer_lab.checkpoint.contents import read_side_files
-from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, read_manifest
+from matformer_lab.checkpoint.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    ManifestFilled,
+    ManifestLink,
+    read_manifest,
+)
 from matformer_lab.checkpoint.sources import with_local_weights
 from matformer_lab.checkpoint.verification.accounting import file_problems
 from matformer_lab.checkpoint.verification.claim import (
+    Claim,
+    claim_of,
     claimed_plan,
     is_family,
     members_of,
+    plan_of,
     strangers_of,
 )
 from matformer_lab.checkpoint.verification.comparison import (
     ComparisonCache,
     first_difference,
     in_threads,
+    not_finite,
     whole_tensor,
     wrong_digest,
 )
@@ -28,10 +38,11 @@ from matformer_lab.checkpoint.verification.config_differences import (
     config_differences,
     config_problems,
 )
+from matformer_lab.checkpoint.verification.saved_again import Kind, saved_again, was_saved_again
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
 from matformer_lab.common.progress import Advance, Progress, bytes_bar
-from matformer_lab.gemma3n import is_multimodal
+from matformer_lab.gemma3n import is_multimodal, text_part
 from matformer_lab.parent.folder import open_folder, read_config, read_layout
 from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.hub import downloaded, looks_like_repo_id
@@ -48,7 +59,11 @@ class Verification:
 
     Attributes:
         tensors: How many tensors were compared, byte by byte or by digest.
-        problems: One line for each problem found.
+        problems: One line for each problem found; the first says what became of a slice that was
+            tuned or saved again.
+        kind: `exact`, the slice byte for byte, which alone is `ok`; `saved again`, its tensors in
+            other files; `tuned`, other tensors in its shapes; `quantised`; or `different`.
+        differing: The names of the tensors of such a slice that are not the parent's.
 
     Examples:
         >>> import matformer_lab as ml
@@ -62,6 +77,13 @@ class Verification:
 
     tensors: int
     problems: tuple[str, ...]
+    kind: Kind = "different"
+    differing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Nothing to find fault with is the slice itself."""
+        if not self.problems:
+            object.__setattr__(self, "kind", "exact")
 
     @property
     def ok(self) -> bool:
@@ -81,21 +103,26 @@ def verify_checkpoint(
     parent: Parent | StrPath | None = None,
     slice_: Slice | str | None = None,
     *,
+    kv_from: Parent | StrPath | None = None,
     progress: Progress = True,
 ) -> Verification:
     """Check that a checkpoint is exactly the slice that it claims to be.
 
     With a parent, every tensor is recomputed from it and compared byte by byte, and so are the
-    files that a slice has from it. The manifest is compared too. Without a parent, the checkpoint
-    is checked against its own manifest. A file or folder that is neither is a problem. Of a family,
-    every member is checked; a file that members share is read once.
+    files that a slice has from it. What was filled in is recomputed too; K/V from another
+    checkpoint are checked against the manifest's digests where `kv_from` is not given. The manifest
+    is compared too. Without a parent, the checkpoint is checked against its own manifest. A file or
+    folder that is neither is a problem. Of a family, every member is checked; a file that members
+    share is read once.
 
     Args:
         folder: A checkpoint, or a family; or a Hub id (`org/name@revision`), whose files are
             downloaded.
-        parent: What it was cut from: an opened parent, or what `open_parent` accepts.
+        parent: What it was cut from: an opened parent, or what `open_parent` accepts. It may also
+            be what that was cut from: a slice of a slice knows what it is of the first.
         slice_: The slice that it has to be. None: the one in its manifest or, without a manifest
-            and if no layer was skipped, the widths in its config.json.
+            the widths in its config.json; which layers were skipped is then read off its weights.
+        kv_from: The checkpoint that K/V were filled in from.
         progress: As for `write_checkpoint`, with the number of bytes compared.
 
     Returns:
@@ -114,6 +141,9 @@ def verify_checkpoint(
     """
     folder = _existing(folder)
     opened = parent if isinstance(parent, Parent | None) else open_parent(parent)
+    other = kv_from if isinstance(kv_from, Parent | None) else open_parent(kv_from)
+    if other is not None and opened is None:
+        raise InputError("`kv_from` needs `parent`, the checkpoint that lacked the K/V")
     if slice_ is not None:
         if opened is None:
             raise InputError("`slice` needs `parent`, the checkpoint that it is a slice of")
@@ -123,14 +153,15 @@ def verify_checkpoint(
             )
         slice_ = resolve_slice(slice_, opened) if isinstance(slice_, str) else slice_
     members = members_of(folder)
-    if opened is not None and opened.folder is None:
-        claims = [claimed_plan(member, opened, slice_) for member in members]
-        opened = with_local_weights(claims, None, progress=progress is True)[0].parent
+    if opened is not None and (opened.folder is None or (other and other.folder is None)):
+        claims = [claimed_plan(member, opened, slice_, other) for member in members]
+        local = with_local_weights(claims, None, progress=progress is True)[0]
+        opened, other = local.parent, local.filling.kv_from
     cache = ComparisonCache()
     with bytes_bar(f"verify {folder}", _weight_bytes(members), progress) as advance:
         if not is_family(folder):
-            return _verify(folder, opened, slice_, cache, advance)
-        return _verify_members(folder, opened, cache, advance)
+            return _verify(folder, opened, slice_, other, cache, advance)
+        return _verify_members(folder, opened, other, cache, advance)
 
 
 def compare_checkpoints(
@@ -181,7 +212,7 @@ def compare_checkpoints(
         def compare(tensor: _Comparison) -> str | None:
             return first_difference(other, tensor.expected, folder, tensor.found, advance)
 
-        problems += in_threads(compare, comparable)
+        problems += filter(None, in_threads(compare, comparable))
     return Verification(len(comparable), tuple(problems))
 
 
@@ -206,13 +237,17 @@ def _weight_bytes(folders: Sequence[Path]) -> int:
 
 
 def _verify_members(
-    family: Path, parent: Parent | None, cache: ComparisonCache, advance: Advance
+    family: Path,
+    parent: Parent | None,
+    kv_from: Parent | None,
+    cache: ComparisonCache,
+    advance: Advance,
 ) -> Verification:
     tensors = 0
     problems = [f"{name}: is no part of the family" for name in strangers_of(family)]
     for member in members_of(family):
         try:
-            result = _verify(member, parent, None, cache, advance)
+            result = _verify(member, parent, None, kv_from, cache, advance)
         except InputError as error:
             result = Verification(0, (str(error),))
         tensors += result.tensors
@@ -224,19 +259,21 @@ def _verify(
     folder: Path,
     parent: Parent | None,
     slice_: Slice | None,
+    kv_from: Parent | None,
     cache: ComparisonCache,
     advance: Advance,
 ) -> Verification:
     if parent is None:
         return _verify_by_manifest(folder, cache, advance)
-    return _verify_by_parent(folder, parent, slice_, cache, advance)
+    claim = claim_of(folder, parent, slice_)
+    plan = plan_of(claim, folder, parent, kv_from)
+    return _verify_by_parent(folder, plan, claim, cache, advance)
 
 
 def _verify_by_parent(
-    folder: Path, parent: Parent, slice_: Slice | None, cache: ComparisonCache, advance: Advance
+    folder: Path, plan: Plan, claim: Claim, cache: ComparisonCache, advance: Advance
 ) -> Verification:
     config = read_config(folder)
-    plan = claimed_plan(folder, parent, slice_)
     try:
         layout = read_layout(folder)
     except InputError as error:
@@ -244,19 +281,23 @@ def _verify_by_parent(
     manifest = read_manifest(folder)
     expected = {tensor.name: tensor for tensor in plan.tensors}
     problems = [
-        *config_problems(plan.config, config, folder),
+        *_config_problems(plan, config, folder, claim),
         *_name_problems(expected.keys(), layout.keys()),
     ]
+    is_other_model = bool(problems)
     if manifest:
         problems += _seal_problems(manifest)
-        problems += _claim_problems(manifest, plan, layout.keys())
+        problems += _claim_problems(manifest, claim.link or manifest.link, plan, layout.keys())
     problems += _not_said_yet(
         problems, file_problems(folder, layout, manifest, read_side_files(plan))
     )
-    comparable = []
+    comparable, differing = [], []
+    unread = _from_elsewhere(plan, claim, manifest)
     for name in sorted(expected.keys() & layout.keys(), key=lambda n: layout[n].offset):
         tensor, found = expected[name], layout[name]
-        if (tensor.dtype, tensor.shape) != (found.dtype, found.shape):
+        same_dtype = tensor.dtype == found.dtype or name in unread
+        if tensor.shape != found.shape or not same_dtype:
+            differing.append(name)
             problems.append(
                 f"tensor {name}: {found.dtype} {list(found.shape)}, "
                 f"expected {tensor.dtype} {list(tensor.shape)}"
@@ -267,12 +308,55 @@ def _verify_by_parent(
     def compare(pair: _Comparison) -> str | None:
         tensor, info = pair
         digest = manifest.tensors.get(tensor.name) if manifest else None
+        if tensor.name in unread:
+            whole = whole_tensor(tensor.name, info)
+            wrong = partial(wrong_digest, folder, whole, unread[tensor.name], advance)
+            return cache.once(folder, info, unread[tensor.name], wrong)
         part = (tensor.source, tensor.axis, tensor.ranges, digest)
-        difference = partial(first_difference, parent.local, tensor, folder, info, advance, digest)
+        source = plan.parent.local
+        difference = partial(first_difference, source, tensor, folder, info, advance, digest)
         return cache.once(folder, info, part, difference)
 
-    problems += in_threads(compare, comparable)
+    unequal = in_threads(lambda pair: (pair.expected.name, compare(pair)), comparable)
+    wrong = {name: problem for name, problem in unequal if problem is not None}
+    problems += wrong.values()
+    differing = sorted({*differing, *wrong})
+    is_other_model |= bool(differing)
+    if is_other_model and was_saved_again(folder, manifest if claim.link else None):
+        became = saved_again(plan, config, layout, differing, folder)
+        if became is not None:
+            floats = [name for name in differing if layout[name].dtype in ("BF16", "F16", "F32")]
+            damaged = in_threads(lambda name: not_finite(folder, name, layout[name]), floats)
+            lines = (became.sentence, *(line for line in damaged if line is not None))
+            return Verification(len(comparable), lines, became.kind, tuple(differing))
     return Verification(len(comparable), tuple(problems))
+
+
+def _config_problems(
+    plan: Plan, config: Mapping[str, Any], folder: Path, claim: Claim
+) -> Iterable[str]:
+    """Where the config is not the slice's.
+
+    A slice of a slice may write the widths in the other of the two ways (a list, or one number for
+    all layers) than the same slice of the first parent.
+    """
+    expected = plan.config
+    part = text_part(config)
+    manifest = read_manifest(folder)
+    if claim.link and manifest and claim.link != manifest.link:
+        mine, theirs = plan.text.intermediate_size, part.get("intermediate_size")
+        if theirs in (list(mine), mine[0]) and (isinstance(theirs, list) or len({*mine}) == 1):
+            text = {**text_part(expected), "intermediate_size": theirs}
+            expected = {**expected, "text_config": text} if is_multimodal(expected) else text
+    return config_problems(expected, config, folder)
+
+
+def _from_elsewhere(plan: Plan, claim: Claim, manifest: Manifest | None) -> dict[str, str]:
+    """The manifest's digests of K/V from a checkpoint that is not at hand."""
+    filled = claim.link.filled if claim.link else None
+    if manifest is None or filled is None or filled.kv_from is None or plan.filling.kv_from:
+        return {}
+    return {name: manifest.tensors.get(name, "") for name in plan.filling.kv_tensors}
 
 
 def _verify_by_manifest(folder: Path, cache: ComparisonCache, advance: Advance) -> Verification:
@@ -298,7 +382,7 @@ def _verify_by_manifest(folder: Path, cache: ComparisonCache, advance: Advance) 
         return cache.once(folder, layout[name], expected, wrong)
 
     names = sorted(manifest.tensors.keys() & layout.keys(), key=lambda n: layout[n].offset)
-    problems += in_threads(check, names)
+    problems += filter(None, in_threads(check, names))
     return Verification(len(names), tuple(problems))
 
 
@@ -319,21 +403,26 @@ def _seal_problems(manifest: Manifest) -> Iterator[str]:
         yield f"{MANIFEST_FILE}: was changed since it was written"
 
 
-def _claim_problems(manifest: Manifest, plan: Plan, tensors: Iterable[str]) -> Iterator[str]:
+def _claim_problems(
+    manifest: Manifest, link: ManifestLink, plan: Plan, tensors: Iterable[str]
+) -> Iterator[str]:
     """Where a manifest says something else than the slice of the parent calls for."""
     for name in sorted(set(tensors) ^ manifest.tensors.keys()):
         what = "has a digest of" if name in manifest.tensors else "has no digest of"
         yield f"{MANIFEST_FILE}: key 'tensors' {what} {name}"
-    if manifest.to_slice().digest != plan.slice.digest:
+    if link.to_slice().digest != plan.slice.digest:
         yield f"{MANIFEST_FILE}: key 'slice' is another slice"
     if manifest.text_only != plan.text_only:
         yield f"{MANIFEST_FILE}: text_only is {manifest.text_only}, expected {plan.text_only}"
+    filled, should = link.filled or ManifestFilled(), plan.filling
+    if (set(filled.config), filled.kv_layers) != (set(should.config), should.kv_layers):
+        yield f"{MANIFEST_FILE}: key 'filled' is not what the parent lacks"
     # Manifests without a seal may hold a fingerprint of another kind (of samples), and so do those
     # of a Hub parent (of the commit).
-    same_kind = manifest.seal is not None and manifest.parent.revision == plan.parent.revision
-    if same_kind and manifest.parent.fingerprint != plan.parent.fingerprint:
+    same_kind = manifest.seal is not None and link.parent.revision == plan.parent.revision
+    if same_kind and link.parent.fingerprint != plan.parent.fingerprint:
         yield (
-            f"{MANIFEST_FILE}: parent.fingerprint is {manifest.parent.fingerprint[:16]}..., "
+            f"{MANIFEST_FILE}: parent.fingerprint is {link.parent.fingerprint[:16]}..., "
             f"the parent's is {plan.parent.fingerprint[:16]}..."
         )
 
