@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.live.host_memory import available_bytes
 
 if TYPE_CHECKING:  # importing torch takes seconds, and many a mistake is found before it is needed
     import torch
@@ -72,7 +73,8 @@ def idle_gpus(device: str) -> int:
 def free_bytes(device: torch.device) -> int:
     """Bytes that new tensors can use on `device`, including what PyTorch holds in its cache.
 
-    For a device that shares the host's memory these are the bytes available on the host.
+    For a device that shares the host's memory these are the bytes available on the host, within the
+    limits of the process's cgroups.
     """
     if has_own_memory(device):
         import torch
@@ -81,6 +83,4 @@ def free_bytes(device: torch.device) -> int:
         free, _ = backend.mem_get_info(device)
         cached = backend.memory_reserved(device) - backend.memory_allocated(device)
         return int(free + cached)
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return available_bytes()

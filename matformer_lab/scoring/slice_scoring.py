@@ -23,6 +23,7 @@ from matformer_lab.scoring.per_layer_inputs import (
     per_layer_table,
     source_layers,
 )
+from matformer_lab.scoring.read_ahead import ReadAhead
 from matformer_lab.scoring.slice_trie import TrieNode, build_trie, walk
 from matformer_lab.scoring.token_budget import FEWEST_TOKENS, TokenBudget, budget_for
 
@@ -200,6 +201,9 @@ def score_batch(
 
     def advance(here: Activations, name: str, layer: int) -> Activations:
         nonlocal done
+        layers = models[name].model.layers
+        if layer + 1 < len(layers):
+            read_ahead.ask_for(layers[layer + 1])
         there = forward.advance(models[name], here, layer)
         done += there.hidden[0, ..., 0].numel()
         progress(min(1.0, done / work))
@@ -209,7 +213,8 @@ def score_batch(
         score = forward.read(models[node.ending[0]], here)
         scores.update(dict.fromkeys(node.ending, score))
 
-    walk(trie, forward.begin(), advance, arrive)
+    with ReadAhead(models[trie.below[0]].model.layers[0]) as read_ahead:
+        walk(trie, forward.begin(), advance, arrive)
     return scores
 
 

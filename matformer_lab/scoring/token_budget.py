@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 FEWEST_TOKENS = 256
 MOST_TOKENS = 8192
+MOST_FLOPS = 120 * 118e9
+"""Of a batch on a CPU: two minutes of two cores with AVX2, measured at 118 GFLOP/s. A batch is what
+a killed pass loses."""
 WAITING_STATES = 3
 """Activations that wait at branches of the trie, at most, while one of a pass's 8 slices is
 computed."""
@@ -49,7 +52,15 @@ class TokenBudget:
 def budget_for(model: Gemma3nForCausalLM) -> TokenBudget:
     """What `model`'s device has room for. A text longer than `row_tokens` still gets a row."""
     tokens = tokens_within(room_for(model), model)
-    return TokenBudget(min(MOST_TOKENS, tokens), tokens)
+    most = min(MOST_TOKENS, tokens)
+    if model.device.type == "cpu":
+        # FFN widths do not enter, so that all slices of a parent are packed alike: E4B's layer has
+        # 27 hidden_size^2 weights.
+        layers = per_layer_table(model).shape[1] // model.config.hidden_size_per_layer_input
+        per_token = 2 * layers * 27 * model.config.hidden_size**2
+        in_steps = int(MOST_FLOPS / per_token) // FEWEST_TOKENS * FEWEST_TOKENS
+        most = min(most, max(FEWEST_TOKENS, in_steps))
+    return TokenBudget(most, tokens)
 
 
 def room_for(model: Gemma3nForCausalLM) -> int:
