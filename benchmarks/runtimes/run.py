@@ -127,7 +127,15 @@ def _convert(folder: Path, source: Path | None) -> str | None:
     if target.exists() or source is None:
         return None if target.exists() else "give --llama-cpp"
     script = source / "convert_hf_to_gguf.py"
-    command = [sys.executable, script, folder, "--outfile", target, "--outtype", "f32"]
+    command = [
+        sys.executable,
+        str(script),
+        str(folder),
+        "--outfile",
+        str(target),
+        "--outtype",
+        "f32",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stderr.strip().splitlines()
     return None if done.returncode == 0 else f"converter: {(lines or ['failed'])[-1][:300]}"

@@ -73,6 +73,12 @@ class SlicedAdapter:
         slice: The name of the slice that it is for.
         tensors: How many tensors it has.
         nbytes: Their bytes.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import matformer_lab as ml
+        >>> print(ml.SlicedAdapter(Path("lora-e2b"), "e2b", tensors=300, nbytes=48_000))
+        lora-e2b: adapter for e2b, 300 tensors, 48,000 bytes
     """
 
     folder: Path
@@ -116,6 +122,25 @@ def slice_adapter(
     Raises:
         InputError: The folder is no LoRA of this parent, a part of it cannot be cut, or `out`
             cannot be used.
+
+    Examples:
+        A LoRA on one FFN, as PEFT saves it:
+
+        >>> import json
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from safetensors.numpy import save_file
+        >>> import matformer_lab as ml
+        >>> lora = Path("lora")
+        >>> lora.mkdir()
+        >>> config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["up_proj"]}
+        >>> _ = (lora / "adapter_config.json").write_text(json.dumps(config))
+        >>> b, a = np.ones((64, 2), np.float32), np.ones((2, 16), np.float32)
+        >>> module = "base_model.model.model.layers.34.mlp.up_proj"
+        >>> tensors = {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
+        >>> save_file(tensors, lora / "adapter_model.safetensors")
+        >>> print(ml.slice_adapter(lora, "1/4", "quarter", parent="tiny"))
+        quarter: adapter for uniform-1-4, 2 tensors, 256 bytes
     """
     folder, out = Path(adapter), to_path(out)
     where = str(folder / CONFIG_FILE)

@@ -200,18 +200,33 @@ def test_what_cannot_be_cut_is_named(pico: Path, tmp_path: Path) -> None:
     refused("no adapter of", lambda t: t.update({f"{down}.lora_A.weight": torch.ones(3, 7)}))
 
 
-@pytest.mark.skipif("PEFT" not in os.environ, reason="set PEFT to a folder that PEFT is in")
-def test_with_peft_itself(tmp_path: Path) -> None:
-    """Adapters that PEFT saves and loads."""
+@pytest.fixture(scope="module")
+def peft(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with PEFT: the one that `PEFT` names, or one into which it is installed."""
+    given = os.environ.get("PEFT", "")
+    if Path(given).is_dir() and given:
+        return given
+    target = str(tmp_path_factory.mktemp("peft"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target]
+    subprocess.run([*pip, "peft==0.21.2"], check=True, timeout=300)
+    return target
+
+
+@pytest.mark.skipif(
+    "CI" not in os.environ and "PEFT" not in os.environ,
+    reason="installs PEFT beside the environment; set PEFT=1, or to a folder that has it",
+)
+def test_with_peft_itself(tmp_path: Path, peft: str) -> None:
+    """Adapters that PEFT saves and loads, and slices that transformers saved again or tuned."""
     script = Path(__file__).parents[1] / "support" / "peft_equality.py"
-    path = os.pathsep.join([os.environ["PEFT"], *filter(None, [os.environ.get("PYTHONPATH")])])
+    root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, script, tmp_path],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, peft])},
         capture_output=True,
         text=True,
         timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert max(float(line.split()[1]) for line in done.stdout.splitlines()) < 1e-4
+    assert max(float(line.split()[1]) for line in done.stdout.splitlines()) < 1e-5

@@ -44,7 +44,8 @@ def main(folder: Path) -> None:
         ml.write_slices(folder / "merged", [entry], out / "merged", progress=False)
         base = Gemma3nForCausalLM.from_pretrained(out / "base")
         ours = PeftModel.from_pretrained(base, out / "adapter").eval()
-        theirs = Gemma3nForCausalLM.from_pretrained(out / "merged").eval()
+        theirs = Gemma3nForCausalLM.from_pretrained(out / "merged")
+        theirs.train(False)
         with torch.no_grad():
             difference = (ours(tokens).logits - theirs(tokens).logits).abs().max()
             with ours.disable_adapter():  # the adapter must have done something

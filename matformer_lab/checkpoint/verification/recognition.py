@@ -6,6 +6,7 @@ saving again leaves all of them: whose layers they are can be read off them, byt
 
 from collections import Counter
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.parent import Parent
 from matformer_lab.parent.spelling import FULL_PREFIX
 from matformer_lab.slicing.e4b import slice_like
+from matformer_lab.slicing.layer_runs import written_layers
 from matformer_lab.slicing.notation.catalog import published_specs
 from matformer_lab.slicing.slice import Slice
 
@@ -38,7 +40,7 @@ def recognised(
         parent: What it was cut from.
 
     Returns:
-        With the name of the published slice that it is, or else of the folder; None if layers were
+        With the name of the published slice that it is, or else a description; None if layers were
         skipped and it cannot be told which.
     """
     published = _published(text, parent)
@@ -50,7 +52,18 @@ def recognised(
     for one in published:
         if skipped in (None, one.skipped):
             return one
-    return None if skipped is None else Slice(folder.name, text.intermediate_size, skipped)
+    if skipped is None:
+        return None
+    return Slice(_described(text, parent, skipped), text.intermediate_size, skipped)
+
+
+def _described(text: TextConfig, parent: Parent, skipped: tuple[int, ...]) -> str:
+    """A slice in words, e.g. `1/2 without layers 20-24`."""
+    full = [w for n, w in enumerate(parent.text.intermediate_size) if n not in skipped]
+    shares = {Fraction(w, of) for w, of in zip(text.intermediate_size, full, strict=True)}
+    name = str(shares.pop()) if len(shares) == 1 else "of mixed widths"
+    name = "full" if name == "1" else name
+    return f"{name} without layers {written_layers(skipped)}" if skipped else name
 
 
 def _published(text: TextConfig, parent: Parent) -> list[Slice]:
