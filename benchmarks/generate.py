@@ -8,7 +8,8 @@ The prompts are as long as those of 5-shot GSM8K and TriviaQA, in tokens, with t
 and most tokens. `gsm8k` and `triviaqa` have one set of examples for all items, as tasks with
 `fewshot_config: sampler: first_n` do; with `-own-shots`, every item has its own, as lm-eval draws
 them by default, so that nothing is shared. A random model hardly ever writes a stop sequence, so
-that texts are as long as they may be.
+that texts are as long as they may be. Most of its tokens are beyond the tokenizer's 1,024 and
+decode to nothing: equal texts say less than equal tokens would.
 """
 
 import argparse
@@ -141,9 +142,9 @@ def compare(name: str, requests: list[Instance], ours: Any, theirs: Any, repeats
     same = sum(a == b for a, b in zip(our_texts, their_texts, strict=True))
     tokens = sum(len(ours.tok_encode(text, add_special_tokens=False)) for text in our_texts)
     print(
-        f"\n{name}: {len(requests)} prompts of {min(lengths)} to {max(lengths)} tokens, texts of "
-        f"{tokens / len(requests):.0f} on average (at most "
-        f"{requests[0].args[1]['max_gen_toks']}); {same} of {len(requests)} texts equal\n"
+        f"\n{name}: {len(requests)} prompts of {min(lengths)} to {max(lengths)} tokens, at most "
+        f"{requests[0].args[1]['max_gen_toks']} new ones ({tokens / len(requests):.0f} can be "
+        f"read); {same} of {len(requests)} texts equal\n"
         f"  seconds: HFLM {statistics.median(each.wall for each in their_times):.2f}, "
         f"ours {statistics.median(each.wall for each in our_times):.2f}, "
         f"ratio {statistics.median(ratios):.2f} [{min(ratios):.2f} to {max(ratios):.2f}], "

@@ -201,9 +201,9 @@ class _Decoder:
                 rows = [rows[place] for place in places]
                 newest = [newest[place] for place in places]
             tokens = torch.tensor(newest, device=self._device)[:, None]
-            logits = extend(self._model, held, tokens, width + step, read=True)
-            assert logits is not None
-            newest = self._chosen(logits, rows, step + 1, going)
+            after = extend(self._model, held, tokens, width + step, read=True)
+            assert after is not None, "it was asked to read"
+            newest = self._chosen(after, rows, step + 1, going)
         self.texts |= texts
         wanted = sum(len(self._prompts[number]) + self._max_new_tokens for number in texts)
         self._done = finished + wanted

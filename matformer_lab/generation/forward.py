@@ -36,12 +36,13 @@ def extend(
         [rows, vocabulary] the logits of the next tokens, or None.
     """
     text, config = model.model, model.config
+    layer_types = cast("list[str]", config.layer_types)
     count = tokens.shape[1]
     embeddings = text.embed_tokens(tokens)
     per_layer = text.project_per_layer_inputs(embeddings, text.get_per_layer_inputs(tokens))
     columns = torch.arange(first, first + count, device=tokens.device)
     positions = (held.shared.length + columns - held.starts).clamp(min=0)
-    kinds = dict.fromkeys(config.layer_types)
+    kinds = dict.fromkeys(layer_types)
     rotary = {kind: text.rotary_emb(embeddings, positions, kind) for kind in kinds}
     windows = {
         kind: held.window(
@@ -50,11 +51,11 @@ def extend(
         for kind in kinds
     }
     masks = {kind: window.mask for kind, window in windows.items()}
-    writer = cast("Cache", Writer(held, first, windows, tuple(config.layer_types)))
+    writer = cast("Cache", Writer(held, first, windows, tuple(layer_types)))
     hidden = altup_streams(text, embeddings)
     reused: dict[str, tuple[Tensor, Tensor]] = {}
     for number, layer in enumerate(text.layers):
-        kind = config.layer_types[number]
+        kind = layer_types[number]
         if layer.self_attn.is_kv_shared_layer and not read:
             return None  # from here on, no token reaches another
         if layer.self_attn.is_kv_shared_layer and hidden.shape[2] > 1:

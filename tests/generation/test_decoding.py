@@ -76,10 +76,10 @@ def test_a_slice_that_skips_layers_and_one_with_no_shared_kv(
     miniature: Path, tmp_path: Path
 ) -> None:
     skipping = ElasticParent.load(open_parent(str(miniature))).live("e2b")
-    config = {**PICO, "num_kv_shared_layers": 0}
-    none = ElasticParent.load(open_parent(str(write_parent(tmp_path, config=config)))).live("full")
+    folder = write_parent(tmp_path, config={**PICO, "num_kv_shared_layers": 0}, dtype="float32")
+    none = ElasticParent.load(open_parent(str(folder))).live("full")
     prompts = [[3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [3, 4, 5, 20, 21], [30]]
-    for model in (skipping, none.float()):
+    for model in (skipping, none):
         texts = generate(model, prompts, max_new_tokens=4, is_done=never)
         assert texts == [alone(model, prompt, 4) for prompt in prompts]
 
@@ -167,7 +167,7 @@ def test_logits_that_are_no_numbers_stop_it(elastic: ElasticParent) -> None:
     weight = embed.weight.clone()
     weight[7] = torch.nan
     model.model.embed_tokens.weight = torch.nn.Parameter(weight, requires_grad=False)
-    model.lm_head = torch.nn.Linear(PICO["hidden_size"], 96, bias=False)
+    model.lm_head = torch.nn.Linear(32, 96, bias=False)
     with pytest.raises(NotFiniteLogitsError) as error:
         generate(model, [[3, 4, 5], [3, 7]], max_new_tokens=NEW, is_done=never)
     assert error.value.prompt == 1

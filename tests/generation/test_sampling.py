@@ -24,7 +24,8 @@ from matformer_lab.live.elastic import ElasticParent
 def test_the_distribution_is_transformers(asked: dict[str, Any]) -> None:
     model: Any = ElasticParent.load("tiny").live("1/2")
     logits = 3 * torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
-    config = GenerationConfig(do_sample=True, **{"top_k": 0, **asked})
+    options = {"do_sample": True, "top_k": 0, **asked}
+    config: Any = GenerationConfig(**options)  # type: ignore[no-untyped-call]
     config, _ = model._prepare_generation_config(config)
     theirs = model._get_logits_processor(config)(torch.zeros(4, 1, dtype=torch.long), logits)
     ours = Sampling(**asked).probabilities(logits)
