@@ -22,6 +22,7 @@ from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
+from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import Answer
 from matformer_lab.slicing.notation.catalog import resolve_slice
 
@@ -247,7 +248,7 @@ def test_texts_encoded_at_once_are_encoded_as_one_by_one(monkeypatch: pytest.Mon
     for (context, continuation), request in zip(pairs, encoded, strict=True):
         if context:
             first, second = theirs._encode_pair(context, continuation)
-            assert request == module.Request.of(first, second, lm.max_length)
+            assert request == Request.of(first, second, lm.max_length)
         else:
             assert request.inputs[0] == lm.prefix_token_id
     assert not lm._encoded

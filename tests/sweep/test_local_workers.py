@@ -97,6 +97,7 @@ def test_the_usual_number_follows_cores_work_and_memory(
 
     assert usual() == 1  # a few items: no process starts for them
     monkeypatch.setattr(local_workers, "_COST_PER_WORKER", 1.0)
+    monkeypatch.setattr(token_budget, "free_bytes", lambda _: 64 << 30)
     assert usual() == 6
     monkeypatch.setattr(token_budget, "free_bytes", lambda _: 8 << 30)
     few = usual()
