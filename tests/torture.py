@@ -34,7 +34,7 @@ from matformer_lab.checkpoint.manifest import MANIFEST_FILE
 from matformer_lab.checkpoint.verification.verify import verify_checkpoint
 from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_json import strict_json
+from matformer_lab.common.files.strict_json import strict_json
 from matformer_lab.gate.run import run_gate
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.results.read import read_sweep

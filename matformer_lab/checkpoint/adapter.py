@@ -23,15 +23,15 @@ from matformer_lab.checkpoint.disk.shard_writer import growing_name, write_shard
 from matformer_lab.checkpoint.disk.shards import make_shard
 from matformer_lab.checkpoint.disk.staging import check_target, published_before, staging
 from matformer_lab.checkpoint.manifest import digest_of
-from matformer_lab.common.atomic import write_atomic
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.atomic import write_atomic
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.untrusted import read_small
+from matformer_lab.common.files.written_json import written_json
 from matformer_lab.common.markdown import escape_markdown
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.spans import Span
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.untrusted import read_small
 from matformer_lab.common.version import __version__
-from matformer_lab.common.written_json import written_json
 from matformer_lab.gemma3n import (
     LM_HEAD,
     TEXT_ONLY_PREFIX,

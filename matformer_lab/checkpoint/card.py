@@ -8,9 +8,9 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.strict_yaml import parse_yaml
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.markdown import escape_markdown, markdown_table
-from matformer_lab.common.strict_yaml import parse_yaml
-from matformer_lab.common.untrusted import read_small
 from matformer_lab.common.version import __version__
 from matformer_lab.parent.links import path_inside
 from matformer_lab.slicing.plan import Plan

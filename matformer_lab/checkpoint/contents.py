@@ -10,10 +10,10 @@ from matformer_lab.checkpoint.disk.intact import Digests
 from matformer_lab.checkpoint.disk.shards import Shard, index_json
 from matformer_lab.checkpoint.lineage import ancestors_of, link_of
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, digest_of
-from matformer_lab.common.atomic import write_atomic
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.atomic import write_atomic
+from matformer_lab.common.files.untrusted import read_small
+from matformer_lab.common.files.written_json import written_json
 from matformer_lab.common.version import __version__
-from matformer_lab.common.written_json import written_json
 from matformer_lab.parent.index import INDEX_FILE
 from matformer_lab.parent.links import path_inside
 from matformer_lab.slicing.plan import Plan

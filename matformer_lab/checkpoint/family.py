@@ -33,8 +33,8 @@ from matformer_lab.checkpoint.pieces import Member, distinct_pieces, family_memb
 from matformer_lab.checkpoint.sources import with_local_weights
 from matformer_lab.checkpoint.verification.claim import members_of
 from matformer_lab.checkpoint.write import DEFAULT_MAX_SHARD_SIZE, check_base_model
-from matformer_lab.common.atomic import fsync_folder
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.atomic import fsync_folder
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.progress import Advance, Progress, bytes_bar
 from matformer_lab.common.units import in_units, parse_size

@@ -18,8 +18,8 @@ from pydantic import (
 
 from matformer_lab.checkpoint.card import CARD_FILE
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.validation import explain
 from matformer_lab.slicing.slice import Slice
 

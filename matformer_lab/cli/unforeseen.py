@@ -59,7 +59,7 @@ def _write_log(error: BaseException) -> Path | None:
 
 
 def _log_folder() -> Path:
-    from matformer_lab.common.content_digest import cache_folder
+    from matformer_lab.common.files.content_digest import cache_folder
 
     return cache_folder() / "logs"
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from matformer_lab import tiny
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.evaluation.finite import NotFiniteError, NotFiniteScoresError, check_finite
 from matformer_lab.evaluation.score import Metric, Score
 from matformer_lab.evaluation.tasks.loading import LoadedTask

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.child_config import child_config
 from matformer_lab.slicing.slice import Slice

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.common.strict_yaml import load_yaml, parse_yaml
+from matformer_lab.common.files.strict_yaml import load_yaml, parse_yaml
 from matformer_lab.common.validation import explain
 from matformer_lab.results.files import RECIPE_YAML
 from matformer_lab.results.pairing import Asked

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from matformer_lab.common.atomic import write_atomic
-from matformer_lab.common.disk_errors import disk_errors
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.atomic import write_atomic
+from matformer_lab.common.files.disk_errors import disk_errors
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.gate.baseline import dump_baseline, load_baseline, make_baseline
 from matformer_lab.gate.compare import Allowed, compare

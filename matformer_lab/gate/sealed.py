@@ -11,10 +11,10 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from matformer_lab.common.atomic import write_atomic
-from matformer_lab.common.disk_errors import disk_errors
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.atomic import write_atomic
+from matformer_lab.common.files.disk_errors import disk_errors
+from matformer_lab.common.files.untrusted import read_small
 
 AS_IT_WAS: Final = "it is as it was"
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from matformer_lab.common.atomic import write_atomic
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.locks import locked
+from matformer_lab.common.files.atomic import write_atomic
+from matformer_lab.common.files.locks import locked
 from matformer_lab.common.progress import Advance, bytes_bar
 from matformer_lab.common.spans import Span, merged, missing
 from matformer_lab.common.units import in_units

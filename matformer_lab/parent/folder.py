@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.gemma3n import says_untied
 from matformer_lab.parent.head import repeats_embeddings
 from matformer_lab.parent.headers import TensorInfo, read_header

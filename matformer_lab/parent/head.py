@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.untrusted import open_regular, read_exactly
+from matformer_lab.common.files.untrusted import open_regular, read_exactly
 from matformer_lab.gemma3n import EMBED_TOKENS, LM_HEAD, says_untied
 from matformer_lab.parent.headers import TensorInfo
 

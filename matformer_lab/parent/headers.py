@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_json import strict_json
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.untrusted import open_regular, read_exactly, refuse_pointer
 from matformer_lab.common.units import ALIGNMENT
-from matformer_lab.common.untrusted import open_regular, read_exactly, refuse_pointer
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The safetensors library's own limit."""

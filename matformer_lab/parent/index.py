@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_json import strict_json
+from matformer_lab.common.files.strict_json import strict_json
 from matformer_lab.parent.headers import TensorInfo
 
 INDEX_FILE: Final = "model.safetensors.index.json"

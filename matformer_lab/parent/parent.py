@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from matformer_lab.common.content_digest import known_digest
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.content_digest import known_digest
 from matformer_lab.common.progress import bytes_bar
 from matformer_lab.gemma3n import (
     EMBED_TOKENS,

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.untrusted import read_small
 
 _GOOGLES: Final = (
     "google/gemma-3n-E4B",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from matformer_lab.common.content_digest import digest_with
+from matformer_lab.common.files.content_digest import digest_with
 from matformer_lab.common.not_finite import ITEM_BYTES, holds_not_finite
 from matformer_lab.common.progress import Advance
 from matformer_lab.parent.headers import TensorInfo

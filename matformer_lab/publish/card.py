@@ -15,8 +15,8 @@ from matformer_lab.checkpoint.card import (
 )
 from matformer_lab.checkpoint.manifest import Manifest
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.files.strict_yaml import parse_yaml
 from matformer_lab.common.markdown import escape_markdown, markdown_table
-from matformer_lab.common.strict_yaml import parse_yaml
 from matformer_lab.publish.destinations import MAIN, Destination
 from matformer_lab.publish.scores import Score
 from matformer_lab.report.provenance import commands

@@ -10,8 +10,8 @@ from typing import Final
 from matformer_lab.checkpoint.card import CARD_FILE
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.untrusted import open_regular
 from matformer_lab.common.progress import Advance
-from matformer_lab.common.untrusted import open_regular
 from matformer_lab.parent.folder import read_layout
 from matformer_lab.parent.links import path_inside
 

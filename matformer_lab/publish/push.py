@@ -14,9 +14,9 @@ from matformer_lab.checkpoint.card import (
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, read_manifest
 from matformer_lab.checkpoint.verification.verify import verify_checkpoint
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.progress import Progress, bytes_bar
-from matformer_lab.common.untrusted import read_small
 from matformer_lab.parent.folder import open_folder
 from matformer_lab.publish.card import (
     MemberCard,

@@ -7,8 +7,8 @@ from typing import Any
 
 from matformer_lab.checkpoint.manifest import Manifest
 from matformer_lab.common.errors import InputError
-from matformer_lab.results.description import ScoredSlice
 from matformer_lab.results.sweep_results import TITLES, SweepResults, TaskScores
+from matformer_lab.results.tables.description import ScoredSlice
 from matformer_lab.statistics.panel import Panel
 
 

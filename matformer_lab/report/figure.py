@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from matformer_lab.common.atomic import write_atomic
+from matformer_lab.common.files.atomic import write_atomic
 from matformer_lab.report.figure_labels import (
     LEAST,
     LabelledPoint,

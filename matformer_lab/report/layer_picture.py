@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from matformer_lab.results.description import ParentInfo, ScoredSlice
+from matformer_lab.results.tables.description import ParentInfo, ScoredSlice
 from matformer_lab.slicing.layer_runs import runs_of
 
 # In SVG units: the pitch of the columns, the width of a bar, the height of the highest, and the

@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from matformer_lab.report.layer_picture import describe_layers, layer_picture
-from matformer_lab.results.description import ScoredSlice
 from matformer_lab.results.sweep_results import TITLES, SweepResults
+from matformer_lab.results.tables.description import ScoredSlice
 from matformer_lab.statistics.panel import Panel
 
 

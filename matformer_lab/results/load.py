@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
 from matformer_lab.results.files import RESULTS_PARQUET, SAMPLES
-from matformer_lab.results.parquet import read_parquet
+from matformer_lab.results.tables.parquet import read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd

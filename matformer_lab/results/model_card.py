@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.strict_yaml import load_yaml
 from matformer_lab.common.shipped import shipped_folder
-from matformer_lab.common.strict_yaml import load_yaml
 from matformer_lab.common.validation import explain
 
 Variant = Literal["PT", "IT"]

@@ -19,18 +19,18 @@ from typing import Final, Literal
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from matformer_lab.common.atomic import (
+from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.files.atomic import (
     fsync_folder,
     make_folder,
     target_of_temporary,
     write_atomic,
     write_temporary,
 )
-from matformer_lab.common.disk_errors import disk_errors as common_disk_errors
-from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.common.locks import LOCK_FILE
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.untrusted import open_regular, read_small
+from matformer_lab.common.files.disk_errors import disk_errors as common_disk_errors
+from matformer_lab.common.files.locks import LOCK_FILE
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.untrusted import open_regular, read_small
 from matformer_lab.common.validation import explain
 from matformer_lab.results.files import (
     MARKER,

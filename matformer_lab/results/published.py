@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
-from matformer_lab.results.description import Description, ParentInfo, ScoredSlice
 from matformer_lab.results.model_card import Variant, model_card
+from matformer_lab.results.tables.description import Description, ParentInfo, ScoredSlice
 from matformer_lab.slicing.e4b import e4b_config
 
 COLUMN: Final = "published"

@@ -16,7 +16,6 @@ import numpy as np
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
-from matformer_lab.results.description import Description, ScoredSlice, read_description
 from matformer_lab.results.files import (
     MARKER,
     RECIPE_YAML,
@@ -26,11 +25,17 @@ from matformer_lab.results.files import (
     samples_file,
 )
 from matformer_lab.results.own_files import own_files
-from matformer_lab.results.recipe_as_run import RecipeAsRun, TaskAsked, TaskAsRun, read_recipe
-from matformer_lab.results.result_row import ResultRow, RowKey, check_csv, read_rows
-from matformer_lab.results.samples import Item, read_samples
 from matformer_lab.results.stored import StoredScore, stored_scores, witness
 from matformer_lab.results.sweep_results import SweepResults, TaskScores
+from matformer_lab.results.tables.description import Description, ScoredSlice, read_description
+from matformer_lab.results.tables.recipe_as_run import (
+    RecipeAsRun,
+    TaskAsked,
+    TaskAsRun,
+    read_recipe,
+)
+from matformer_lab.results.tables.result_row import ResultRow, RowKey, check_csv, read_rows
+from matformer_lab.results.tables.samples import Item, read_samples
 from matformer_lab.statistics.outcomes import Floats, Outcomes, make_outcomes
 
 _EXACT: Final = 1e-6

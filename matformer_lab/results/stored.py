@@ -15,11 +15,11 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.results.files import RECIPE_YAML, STORE
-from matformer_lab.results.recipe_as_run import RecipeAsRun
-from matformer_lab.results.result_row import ResultRow, RowKey
-from matformer_lab.results.score_file import MAX_SCORE_BYTES, parse_score
+from matformer_lab.results.tables.recipe_as_run import RecipeAsRun
+from matformer_lab.results.tables.result_row import ResultRow, RowKey
+from matformer_lab.results.tables.score_file import MAX_SCORE_BYTES, parse_score
 
 _CLOSE: Final = 1e-12
 _VERSIONS: Final = ("lm_eval", "torch", "transformers")

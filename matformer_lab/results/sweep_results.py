@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.results.description import ParentInfo, ScoredSlice
 from matformer_lab.results.pairing import Asked
 from matformer_lab.results.published import card_score, nested_model, sizes_fit, slice_score
-from matformer_lab.results.recipe_as_run import AGREEMENT
+from matformer_lab.results.tables.description import ParentInfo, ScoredSlice
+from matformer_lab.results.tables.recipe_as_run import AGREEMENT
 from matformer_lab.statistics.outcomes import Outcomes
 from matformer_lab.statistics.panel import Panel, unpaired
 from matformer_lab.statistics.ranking import rank

@@ -14,10 +14,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.strict_yaml import parse_yaml
-from matformer_lab.common.untrusted import read_small
-from matformer_lab.results.description import Description
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.strict_yaml import parse_yaml
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.results.files import (
     FRONTIER_PNG,
     FRONTIER_SVG,
@@ -31,6 +30,7 @@ from matformer_lab.results.files import (
     STORE_METADATA,
     STORE_NAME,
 )
+from matformer_lab.results.tables.description import Description
 
 _COLUMNS: Final = ["slice", "effective_params", "total_params", "task", "metric", "value"]
 _SVG_SIZE: Final = re.compile(rb'<svg [^>]*width="([0-9.]+)pt" height="([0-9.]+)pt"')

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matformer_lab.results.description import Description
 from matformer_lab.results.files import (
     RECIPE_YAML,
     REPORT_FILES,
@@ -14,7 +13,8 @@ from matformer_lab.results.files import (
     SLICES_JSON,
 )
 from matformer_lab.results.own_files import OwnFiles, disk_errors
-from matformer_lab.results.spreadsheet import spreadsheet_csv
+from matformer_lab.results.tables.description import Description
+from matformer_lab.results.tables.spreadsheet import spreadsheet_csv
 
 
 class SamplesTable(NamedTuple):

@@ -19,7 +19,7 @@ import numpy as np
 from blake3 import blake3
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.untrusted import open_regular, read_small
+from matformer_lab.common.files.untrusted import open_regular, read_small
 from matformer_lab.scoring.token_budget import TokenBudget
 
 if TYPE_CHECKING:

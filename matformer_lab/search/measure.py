@@ -14,7 +14,7 @@ from matformer_lab.evaluation.agreement import KL
 from matformer_lab.evaluation.answers import METRIC, AnswersTask
 from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.results.own_files import disk_errors
-from matformer_lab.search.space import Pattern, entry_of, slice_of
+from matformer_lab.search.method.space import Pattern, entry_of, slice_of
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import SizedPlan, sizes_of
 from matformer_lab.statistics.outcomes import Floats

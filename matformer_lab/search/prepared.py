@@ -15,12 +15,12 @@ from matformer_lab.evaluation.tasks.split import Split
 from matformer_lab.evaluation.tasks.task_files import read_task_folders
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
-from matformer_lab.search.budget import Budget, make_budgets
-from matformer_lab.search.costs import CostTable
-from matformer_lab.search.refine import target_size
-from matformer_lab.search.runtimes import for_runtimes
-from matformer_lab.search.solve import check_budgets
-from matformer_lab.search.space import Pattern, Space, entry_of, make_space
+from matformer_lab.search.method.budget import Budget, make_budgets
+from matformer_lab.search.method.costs import CostTable
+from matformer_lab.search.method.refine import target_size
+from matformer_lab.search.method.runtimes import for_runtimes
+from matformer_lab.search.method.solve import check_budgets
+from matformer_lab.search.method.space import Pattern, Space, entry_of, make_space
 from matformer_lab.slicing.notation.catalog import PUBLISHED, resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of

@@ -15,13 +15,13 @@ from matformer_lab.parent.parent import Parent
 from matformer_lab.results.files import SEARCH_HTML, SLICES_YAML
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
-from matformer_lab.search.budget import Budget, make_budgets
-from matformer_lab.search.costs import CostTable
+from matformer_lab.search.method.budget import Budget, make_budgets
+from matformer_lab.search.method.costs import CostTable
+from matformer_lab.search.method.refine import models_for
+from matformer_lab.search.method.solve import check_budgets, solve
+from matformer_lab.search.method.space import Space, slice_of
 from matformer_lab.search.prepared import PARENT_NAME
 from matformer_lab.search.record import SearchRecord, read_record
-from matformer_lab.search.refine import models_for
-from matformer_lab.search.solve import check_budgets, solve
-from matformer_lab.search.space import Space, slice_of
 from matformer_lab.slicing.slice import Slice
 from matformer_lab.statistics.panel import Panel
 from matformer_lab.statistics.study import AVERAGE

@@ -20,6 +20,10 @@ from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.results.files import SEARCH_HTML, SEARCH_JSON, SLICES_YAML, STORE
 from matformer_lab.results.own_files import disk_errors, own_files
 from matformer_lab.search.measure import Measurements
+from matformer_lab.search.method.refine import Refined, refine
+from matformer_lab.search.method.runtimes import refused
+from matformer_lab.search.method.scan import bases, first_scan, layer_forwards
+from matformer_lab.search.method.space import Pattern, distance, slice_of
 from matformer_lab.search.prepared import (
     PreparedSearch,
     prepare_search,
@@ -34,12 +38,8 @@ from matformer_lab.search.record import (
     ScanRecord,
     SearchRecord,
 )
-from matformer_lab.search.refine import Refined, refine
 from matformer_lab.search.result import SearchResult
-from matformer_lab.search.runtimes import refused
-from matformer_lab.search.scan import bases, first_scan, layer_forwards
 from matformer_lab.search.slices_file import slices_yaml
-from matformer_lab.search.space import Pattern, distance, slice_of
 from matformer_lab.slicing.slice import Slice
 from matformer_lab.statistics.outcomes import Floats
 from matformer_lab.sweep.executors.base import Executor

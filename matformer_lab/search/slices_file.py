@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from matformer_lab.gemma3n import TextConfig
-from matformer_lab.search.space import Pattern
+from matformer_lab.search.method.space import Pattern
 from matformer_lab.slicing.layer_runs import runs_of, written, written_layers
 
 _LARGEST_DENOMINATOR = 64

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from matformer_lab.common.files.strict_json import strict_json
 from matformer_lab.common.shipped import shipped_folder
-from matformer_lab.common.strict_json import strict_json
 from matformer_lab.gemma3n import TEXT_ONLY_PREFIX, expected_tensors, read_text_config
 from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.opening import open_parent

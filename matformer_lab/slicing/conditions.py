@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.gemma3n import (
     LM_HEAD,
     TextConfig,

@@ -9,9 +9,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.shipped import shipped_folder
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.untrusted import read_small
 from matformer_lab.gemma3n import TextConfig, read_text_config
 from matformer_lab.parent.parent import Parent
 

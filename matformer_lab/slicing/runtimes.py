@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from matformer_lab.common.files.strict_json import strict_json
 from matformer_lab.common.shipped import shipped_folder
-from matformer_lab.common.strict_json import strict_json
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.conditions import (
     Condition,

@@ -19,9 +19,9 @@ from pydantic import (
 )
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.strict_yaml import load_yaml
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.common.shipped import shipped_folder
-from matformer_lab.common.strict_yaml import load_yaml
 from matformer_lab.common.validation import explain
 from matformer_lab.evaluation.agreement import AGREEMENT, AgreementText
 from matformer_lab.evaluation.tasks.entry import (

@@ -14,17 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from matformer_lab.common.atomic import make_folder
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.locks import locked
+from matformer_lab.common.files.atomic import make_folder
+from matformer_lab.common.files.locks import locked
 from matformer_lab.common.paths import StrPath, to_path
 from matformer_lab.evaluation.tasks.names import check_names
 from matformer_lab.evaluation.tasks.task_files import read_task_folders
-from matformer_lab.results.description import describe
 from matformer_lab.results.files import STORE, samples_file
 from matformer_lab.results.own_files import OwnFiles, disk_errors, own_files, remove_leftovers
 from matformer_lab.results.published import with_published
-from matformer_lab.results.rows import result_rows
+from matformer_lab.results.tables.description import describe
+from matformer_lab.results.tables.rows import result_rows
 from matformer_lab.results.write import SamplesTable, write_tables
 from matformer_lab.sweep.bar import SweepBar
 from matformer_lab.sweep.executors.base import Executor

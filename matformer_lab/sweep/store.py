@@ -14,11 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matformer_lab.common.atomic import make_folder, write_atomic
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.atomic import make_folder, write_atomic
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.evaluation.score import Metric, Score
-from matformer_lab.results.score_file import MAX_SCORE_BYTES, content_of, parse_score, score_bytes
+from matformer_lab.results.tables.score_file import (
+    MAX_SCORE_BYTES,
+    content_of,
+    parse_score,
+    score_bytes,
+)
 from matformer_lab.sweep.key import Key
 
 _log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from matformer_lab.common import content_digest as module
-from matformer_lab.common.content_digest import content_digest, known_digest
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files import content_digest as module
+from matformer_lab.common.files.content_digest import content_digest, known_digest
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from matformer_lab.checkpoint.disk.tensor_bytes import Scratch
-from matformer_lab.common.direct_file import DirectFile
+from matformer_lab.common.files.direct_file import DirectFile
 from matformer_lab.common.units import ALIGNMENT
 
 PLACES = [None, *(["/dev/shm"] if os.access("/dev/shm", os.W_OK) else [])]

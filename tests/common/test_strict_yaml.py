@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matformer_lab.common import strict_yaml
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.strict_yaml import load_yaml, parse_yaml
+from matformer_lab.common.files import strict_yaml
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.strict_yaml import load_yaml, parse_yaml
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 AWKWARD = st.sampled_from(

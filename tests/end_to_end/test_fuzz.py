@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from matformer_lab.checkpoint.card import model_card
 from matformer_lab.checkpoint.verification.verify import verify_checkpoint
 from matformer_lab.checkpoint.write import write_checkpoint
-from matformer_lab.common.content_digest import cache_folder
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.content_digest import cache_folder
+from matformer_lab.common.files.strict_json import strict_json
 from matformer_lab.common.printable import shown
-from matformer_lab.common.strict_json import strict_json
 from matformer_lab.gate.baseline import load_baseline
 from matformer_lab.gate.run import run_gate
 from matformer_lab.parent.folder import open_folder

@@ -16,7 +16,7 @@ import yaml
 
 from matformer_lab.results.files import MARKER
 from matformer_lab.results.read import read_sweep
-from matformer_lab.results.score_file import parse_score, score_bytes
+from matformer_lab.results.tables.score_file import parse_score, score_bytes
 from tests.support.command import CommandResult, run_here
 from tests.support.synthetic import SLICES, write_results, write_sweep
 

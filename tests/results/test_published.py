@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from matformer_lab.results.description import Description, read_description
 from matformer_lab.results.model_card import Benchmark, model_card
 from matformer_lab.results.published import COLUMN, card_variant, with_published
 from matformer_lab.results.read import read_sweep
 from matformer_lab.results.score_table import score_rows
+from matformer_lab.results.tables.description import Description, read_description
 from matformer_lab.sweep.recipe import load_recipe
 from tests.support.synthetic import SLICES, write_sweep
 

@@ -11,11 +11,11 @@ import pytest
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.score import Metric
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.results.description import describe
 from matformer_lab.results.load import load_results, load_samples
 from matformer_lab.results.own_files import own_files
-from matformer_lab.results.parquet import read_parquet
-from matformer_lab.results.rows import result_rows
+from matformer_lab.results.tables.description import describe
+from matformer_lab.results.tables.parquet import read_parquet
+from matformer_lab.results.tables.rows import result_rows
 from matformer_lab.results.write import SamplesTable, write_tables
 from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan

@@ -6,7 +6,7 @@ import io
 import pandas as pd
 import pytest
 
-from matformer_lab.results.spreadsheet import spreadsheet_csv
+from matformer_lab.results.tables.spreadsheet import spreadsheet_csv
 
 FORMULAS = ["=cmd|' /C calc'!A0", "+1", "-1+1", "@SUM(A1)", " =1", "\t=1", "\r=1", "＝1", '="a"']
 

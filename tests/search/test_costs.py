@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.search.costs import MEASURES, CostTable
-from matformer_lab.search.space import make_space, pattern_of, slice_of
+from matformer_lab.search.method.costs import MEASURES, CostTable
+from matformer_lab.search.method.space import make_space, pattern_of, slice_of
 from matformer_lab.slicing.notation.width import Width
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of

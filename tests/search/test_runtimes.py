@@ -6,12 +6,12 @@ import pytest
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.parent.parent import Parent
-from matformer_lab.search.budget import make_budgets
-from matformer_lab.search.costs import CostTable
-from matformer_lab.search.runtimes import for_runtimes, refused
-from matformer_lab.search.scan import first_scan
-from matformer_lab.search.solve import check_budgets, solve
-from matformer_lab.search.space import make_space
+from matformer_lab.search.method.budget import make_budgets
+from matformer_lab.search.method.costs import CostTable
+from matformer_lab.search.method.runtimes import for_runtimes, refused
+from matformer_lab.search.method.scan import first_scan
+from matformer_lab.search.method.solve import check_budgets, solve
+from matformer_lab.search.method.space import make_space
 from matformer_lab.slicing.builtin_slices import e4b_text_parent
 from matformer_lab.slicing.notation.width import Width
 from matformer_lab.sweep.search_block import BudgetEntry

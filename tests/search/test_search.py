@@ -13,7 +13,7 @@ from matformer_lab.parent.opening import open_parent
 from matformer_lab.results.files import STORE
 from matformer_lab.search import SearchResult, plan_search, read_search, run_search
 from matformer_lab.search.measure import Measurements
-from matformer_lab.search.space import pattern_of
+from matformer_lab.search.method.space import pattern_of
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of

@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 from matformer_lab.parent.opening import open_parent
+from matformer_lab.search.method.space import make_space, pattern_of
 from matformer_lab.search.slices_file import slices_yaml
-from matformer_lab.search.space import make_space, pattern_of
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.notation.width import Width
 

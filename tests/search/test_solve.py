@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from matformer_lab.common.errors import InputError
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
-from matformer_lab.search.budget import Budget, make_budgets
-from matformer_lab.search.costs import CostTable
-from matformer_lab.search.solve import Cut, Values, check_budgets, solve
-from matformer_lab.search.space import Pattern, Space, distance, make_space
+from matformer_lab.search.method.budget import Budget, make_budgets
+from matformer_lab.search.method.costs import CostTable
+from matformer_lab.search.method.solve import Cut, Values, check_budgets, solve
+from matformer_lab.search.method.space import Pattern, Space, distance, make_space
 from matformer_lab.slicing.notation.width import Width
 from matformer_lab.sweep.search_block import BudgetEntry
 

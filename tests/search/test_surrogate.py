@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from matformer_lab.parent.opening import open_parent
+from matformer_lab.search.method.scan import first_scan, layer_forwards
+from matformer_lab.search.method.space import Pattern, Space, make_space
+from matformer_lab.search.method.surrogate import fit
 from matformer_lab.search.run import rank_correlation
-from matformer_lab.search.scan import first_scan, layer_forwards
-from matformer_lab.search.space import Pattern, Space, make_space
-from matformer_lab.search.surrogate import fit
 from matformer_lab.slicing.notation.width import Width
 
 

@@ -11,7 +11,7 @@ from matformer_lab.checkpoint.disk.shards import Shard
 from matformer_lab.checkpoint.disk.tensor_bytes import child_bytes, thread_scratch
 from matformer_lab.checkpoint.manifest import tensor_digest
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.untrusted import open_regular, read_exactly
+from matformer_lab.common.files.untrusted import open_regular, read_exactly
 
 Digests = dict[str, str]
 """Tensor names mapped to the hexadecimal `tensor_digest` of each tensor."""

@@ -13,7 +13,7 @@ from matformer_lab.checkpoint.disk.intact import Digests, digests_if_intact
 from matformer_lab.checkpoint.disk.shards import Shard
 from matformer_lab.checkpoint.disk.tensor_bytes import child_bytes, thread_scratch
 from matformer_lab.checkpoint.manifest import tensor_digest
-from matformer_lab.common.direct_file import DirectFile
+from matformer_lab.common.files.direct_file import DirectFile
 from matformer_lab.common.progress import Advance, quiet
 from matformer_lab.slicing.plan import TensorPlan
 

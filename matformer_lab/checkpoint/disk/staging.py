@@ -19,13 +19,18 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final
 
-from matformer_lab.common.atomic import fsync_folder, make_folder, target_of_temporary, write_atomic
-from matformer_lab.common.disk_errors import disk_errors
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.common.locks import LOCK_FILE, is_lock, locked
-from matformer_lab.common.strict_json import strict_json
+from matformer_lab.common.files.atomic import (
+    fsync_folder,
+    make_folder,
+    target_of_temporary,
+    write_atomic,
+)
+from matformer_lab.common.files.disk_errors import disk_errors
+from matformer_lab.common.files.locks import LOCK_FILE, is_lock, locked
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.units import in_units
-from matformer_lab.common.untrusted import read_small
 
 _ORDER_FILE: Final = "order.json"
 _MADE_BY: Final = "matformer_lab"

@@ -14,9 +14,9 @@ from typing import BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
+from matformer_lab.common.files.untrusted import open_regular, read_exactly
 from matformer_lab.common.spans import Span
 from matformer_lab.common.units import ALIGNMENT
-from matformer_lab.common.untrusted import open_regular, read_exactly
 from matformer_lab.parent.headers import ITEM_SIZE
 from matformer_lab.slicing.plan import TensorPlan
 

@@ -7,8 +7,8 @@ from typing import Final
 from matformer_lab.checkpoint.card import CARD_FILE, NOTICE_FILE, PICTURE_FILE
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, digest_of
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.index import INDEX_FILE
 from matformer_lab.parent.links import path_inside

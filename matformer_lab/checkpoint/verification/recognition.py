@@ -13,7 +13,7 @@ from typing import Any, Final
 from blake3 import blake3
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.untrusted import open_regular, read_exactly
+from matformer_lab.common.files.untrusted import open_regular, read_exactly
 from matformer_lab.gemma3n import TEXT_ONLY_PREFIX, TextConfig, is_multimodal, split_layer
 from matformer_lab.parent.folder import read_layout
 from matformer_lab.parent.headers import TensorInfo

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from matformer_lab.checkpoint.manifest import Manifest, digest_of
 from matformer_lab.checkpoint.verification.config_differences import same_model
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.gemma3n import KV_TENSORS, is_notebooks, split_layer
 from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.unexpected import how_quantised

@@ -16,11 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from matformer_lab.common.atomic import write_atomic
-from matformer_lab.common.content_digest import cache_folder
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.atomic import write_atomic
+from matformer_lab.common.files.content_digest import cache_folder
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.untrusted import read_small
 
 SHIPPED: Final = Path(__file__).with_name("known_names.json.gz")
 

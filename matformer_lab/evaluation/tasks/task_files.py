@@ -17,8 +17,8 @@ from typing import Any, Final
 import yaml
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.printable import printable
-from matformer_lab.common.untrusted import read_small
 
 _IGNORED: Final = {"__pycache__", ".ipynb_checkpoints"}
 """Folders that lm-eval passes over."""

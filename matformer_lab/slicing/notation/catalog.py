@@ -9,9 +9,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.strict_yaml import load_yaml
 from matformer_lab.common.paths import StrPath
 from matformer_lab.common.shipped import shipped_folder
-from matformer_lab.common.strict_yaml import load_yaml
 from matformer_lab.common.validation import explain
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.e4b import check_is_e4b

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.validation import explain
 from matformer_lab.slicing.notation.name import MAX_NAME
 from matformer_lab.slicing.notation.spec import SliceSpec

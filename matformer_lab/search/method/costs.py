@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Final
 
 from matformer_lab.parent.parent import Parent
-from matformer_lab.search.space import Pattern, Space, slice_of
+from matformer_lab.search.method.space import Pattern, Space, slice_of
 from matformer_lab.slicing.plan import Plan, make_plan
 from matformer_lab.slicing.sizes import Sizes, sizes_of
 

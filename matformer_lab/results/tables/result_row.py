@@ -12,10 +12,10 @@ from typing import Annotated, Any, Final, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.validation import explain
-from matformer_lab.results.parquet import read_parquet
-from matformer_lab.results.spreadsheet import as_text
+from matformer_lab.results.tables.parquet import read_parquet
+from matformer_lab.results.tables.spreadsheet import as_text
 
 _CLOSE: Final = 1e-9
 """How closely a number in text must match the number itself."""

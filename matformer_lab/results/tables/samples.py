@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.results.parquet import columns_of, read_parquet
+from matformer_lab.results.tables.parquet import columns_of, read_parquet
 from matformer_lab.statistics.outcomes import Floats
 
 _NUMBERS: Final = (int, float)  # bool is an int

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from blake3 import blake3
 
-from matformer_lab.common.atomic import write_atomic
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.files.atomic import write_atomic
+from matformer_lab.common.files.untrusted import open_regular
 from matformer_lab.common.progress import Advance, quiet
-from matformer_lab.common.untrusted import open_regular
 
 CHUNK_BYTES: Final = 16 << 20
 RACY_NS: Final = 2 * 10**9

@@ -19,8 +19,8 @@ from typing import Any, Final
 import yaml
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.nesting import MAX_NESTING
-from matformer_lab.common.untrusted import read_small
 
 MAX_YAML_BYTES: Final = 1 << 24
 """Larger than any real recipe, slices file or baseline."""

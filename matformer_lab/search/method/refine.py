@@ -16,12 +16,12 @@ from typing import Final
 import numpy as np
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.search.budget import Budget
 from matformer_lab.search.measure import Measurements
-from matformer_lab.search.scan import thinned
-from matformer_lab.search.solve import Cut, solve
-from matformer_lab.search.space import Pattern, Space
-from matformer_lab.search.surrogate import Surrogate, fit, near
+from matformer_lab.search.method.budget import Budget
+from matformer_lab.search.method.scan import thinned
+from matformer_lab.search.method.solve import Cut, solve
+from matformer_lab.search.method.space import Pattern, Space
+from matformer_lab.search.method.surrogate import Surrogate, fit, near
 
 A_ROUND: Final = 6
 """Proposals of a round."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matformer_lab.scoring.slice_trie import build_trie
-from matformer_lab.search.space import Pattern, Space
+from matformer_lab.search.method.space import Pattern, Space
 
 
 def bases(space: Space) -> tuple[Pattern, ...]:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_json import strict_json
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.validation import explain
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.sizes import SizedPlan

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.units import in_units, parse_count, parse_size
 from matformer_lab.parent.parent import Parent
-from matformer_lab.search.costs import MEASURES, CostTable, LayerCosts
-from matformer_lab.search.space import Pattern
+from matformer_lab.search.method.costs import MEASURES, CostTable, LayerCosts
+from matformer_lab.search.method.space import Pattern
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
 from matformer_lab.slicing.slice import Slice

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.untrusted import read_small
 
 if TYPE_CHECKING:
     import pyarrow as pa

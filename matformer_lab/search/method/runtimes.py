@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.parent.parent import Parent
-from matformer_lab.search.space import Pattern, Space, slice_of
+from matformer_lab.search.method.space import Pattern, Space, slice_of
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.runtimes import RuntimeVerdict, runtime_verdicts
 

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.search.budget import Budget
-from matformer_lab.search.costs import LayerCosts
-from matformer_lab.search.space import Pattern, Space
+from matformer_lab.search.method.budget import Budget
+from matformer_lab.search.method.costs import LayerCosts
+from matformer_lab.search.method.space import Pattern, Space
 
 Values = tuple[Mapping[int, float], ...]
 """What each choice is worth, by layer and width: larger is better."""

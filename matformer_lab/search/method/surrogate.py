@@ -17,8 +17,8 @@ from typing import Final
 
 import numpy as np
 
-from matformer_lab.search.solve import Values
-from matformer_lab.search.space import Pattern, Space
+from matformer_lab.search.method.solve import Values
+from matformer_lab.search.method.space import Pattern, Space
 from matformer_lab.statistics.outcomes import Floats
 
 _PENALTIES: Final = tuple(10.0**power for power in np.arange(-4.0, 1.5, 0.5))

@@ -5,8 +5,8 @@ import json
 from typing import Any, Final
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.files.written_json import WrittenFloat, float_as_written
 from matformer_lab.common.nesting import MAX_NESTING, check_nesting
-from matformer_lab.common.written_json import WrittenFloat, float_as_written
 
 MAX_DIGITS: Final = 1000
 """Digits of a whole number; Python itself refuses to read or print more than 4300."""

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.common.strict_yaml import parse_yaml
-from matformer_lab.common.untrusted import read_small
+from matformer_lab.common.files.strict_yaml import parse_yaml
+from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.validation import explain
 
 AGREEMENT = "agreement"
