@@ -91,3 +91,11 @@ def test_untrusted_yaml_is_refused_and_runs_nothing(content: str, tmp_path: Path
     with pytest.raises(InputError, match=r"s\.yaml"):
         resolve_slice("s.yaml", E4B, tmp_path)
     assert not (tmp_path / "ran").exists() and not Path("ran").exists()
+
+
+@pytest.mark.parametrize("ref", ["0", "1", "2", "15"])
+def test_a_bare_number_that_is_hardly_meant_as_hidden_units(ref: str) -> None:
+    """People write 1 for the whole FFN, and 4 for 4x."""
+    with pytest.raises(InputError, match=rf"{ref} hidden units .* write full .* {ref}x .* widths"):
+        resolve_slice(ref, E4B)
+    assert resolve_slice("16", E4B).widths[0] == 16

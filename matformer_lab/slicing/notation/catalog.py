@@ -123,8 +123,14 @@ def _specs_of_ref(ref: str, base: Path) -> Sequence[SliceSpec | SamplerSpec]:
             return [spec]
     if _is_file(ref):
         return _specs_of_file(ref, base)
+    units = int(ref) if ref.isascii() and ref.isdecimal() and len(ref) < 20 else None
+    if units is not None and units < _FEWEST_UNITS:
+        raise InputError(
+            f"a slice {ref!r} would keep {units} hidden units of each layer's FFN; write full for "
+            f"the whole FFN, {units}x for multiples of hidden_size, or widths: {units} in a file"
+        )
     try:
-        width = Width.parse(int(ref) if ref.isascii() and ref.isdecimal() else ref)
+        width = Width.parse(ref if units is None else units)
     except ValueError:
         raise InputError(_unknown(ref)) from None
     return [uniform(width)]
@@ -138,6 +144,10 @@ def uniform(width: Width) -> SliceSpec:
         'uniform-1-2'
     """
     return SliceSpec(name=f"uniform-{width}".replace("/", "-"), widths=width)
+
+
+_FEWEST_UNITS: Final = 16
+"""A bare number below this is hardly meant as hidden units: people write 1 for the whole FFN."""
 
 
 def _is_file(ref: str) -> bool:
