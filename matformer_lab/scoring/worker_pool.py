@@ -133,6 +133,7 @@ class WorkerPool:
         for worker in self._workers:
             worker.process.wait()
             worker.connection.close()
+            worker.said.close()
 
     def _drain(self, results: Results) -> None:
         """Let one idle worker score batches until there are no more."""
@@ -158,12 +159,12 @@ class _Worker:
         with theirs:
             # In a group of its own: a terminal's Ctrl-C is for the pool's process alone. What a
             # process says as it dies goes to a file, not into the user's terminal.
-            self._said = tempfile.TemporaryFile()  # noqa: SIM115
+            self.said = tempfile.TemporaryFile()  # noqa: SIM115
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _START, str(theirs.fileno()), *sys.path],
                 stdin=subprocess.DEVNULL,
-                stdout=self._said,
-                stderr=self._said,
+                stdout=self.said,
+                stderr=self.said,
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
             )
@@ -191,8 +192,8 @@ class _Worker:
 
     def _how_it_ended(self) -> str:
         code = self.process.wait()
-        self._said.seek(0)
-        last = self._said.read().decode(errors="replace").strip().rpartition("\n")[2]
+        self.said.seek(0)
+        last = self.said.read().decode(errors="replace").strip().rpartition("\n")[2]
         how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
         if code == -signal.SIGBUS:
             last = f"a file in {self._folder} could not be read: the disk failed, or it was cut"
