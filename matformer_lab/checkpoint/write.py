@@ -62,7 +62,7 @@ def write_checkpoint(
         >>> parent = ml.open_parent("tiny")
         >>> plan = ml.make_plan(parent, ml.resolve_slice("e2b", parent))
         >>> sorted(path.name for path in ml.write_checkpoint(plan, "tiny-e2b").iterdir())[:3]
-        ['README.md', 'config.json', 'generation_config.json']
+        ['README.md', 'chat_template.jinja', 'config.json']
     """
     out = to_path(out)
     max_shard_bytes = parse_size(max_shard_size, "max_shard_size")

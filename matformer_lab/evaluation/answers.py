@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -76,6 +77,8 @@ def answers_task(tasks: Sequence[LoadedTask]) -> AnswersTask:
     with templates_compiled_once(sandboxed=any(task.sandboxed for task in tasks)):
         answers = {task.name: tuple(_items(task)) for task in tasks}
     hashes = "\n".join(f"{task.name} {task.prompt_hash}" for task in tasks)
+    leaves = Counter(leaf for task in tasks for leaf in task.chosen or {})
+    twice = {leaf for leaf, count in leaves.items() if count > 1}
     return AnswersTask(
         name=ANSWERS,
         metric=METRIC,
@@ -94,6 +97,11 @@ def answers_task(tasks: Sequence[LoadedTask]) -> AnswersTask:
                 for task in tasks
                 for leaf, each in task.subtasks.items()
             }
+        },
+        chosen={
+            leaf if leaf not in twice else f"{task.name} {leaf}": places
+            for task in tasks
+            for leaf, places in (task.chosen or {}).items()
         },
         files=tuple(dict.fromkeys(file for task in tasks for file in task.files)),
         parts=tuple((name, len(items)) for name, items in answers.items()),

@@ -43,7 +43,7 @@ class Score:
             every metric that the item has a number for. Log-likelihood tasks also have `logprobs`
             and `is_greedy` (one entry per request), and multiple choice has `choice`, the index of
             the likeliest answer. Rolling log-likelihoods have `logprobs`, generation has
-            `response`.
+            `responses` (the texts) and, for each filter, what it `extracted` from them.
     """
 
     metrics: tuple[Metric, ...]

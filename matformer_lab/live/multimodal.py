@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.gemma3n import LM_HEAD
 from matformer_lab.live.empty_model import fill_buffers, generation_config, on_meta
 from matformer_lab.live.siblings import alike
 from matformer_lab.parent.parent import Parent
@@ -30,11 +31,8 @@ def tower_names(parent: Parent) -> list[str]:
     """
     if not parent.multimodal:
         raise InputError(f"{parent.ref} is a text model; pictures and sound need the full gemma3n")
-    head = "lm_head."
     return [
-        name
-        for name in parent.tensors
-        if not name.startswith(parent.prefix) and not name.startswith(head)
+        name for name in parent.tensors if not name.startswith(parent.prefix) and name != LM_HEAD
     ]
 
 

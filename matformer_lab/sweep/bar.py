@@ -17,6 +17,11 @@ SECONDS_BETWEEN_LINES: Final = 60
 SECONDS_BETWEEN_UPDATES: Final = 0.1
 
 
+def say_beforehand(line: str) -> None:
+    """A line on stderr before the bar of a long sweep begins."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
 class SweepBar:
     """How far a sweep's pending jobs are, in expected time (`Job.cost`).
 

@@ -7,7 +7,6 @@ write   -> tables and report, from the store alone                  (results, re
 """
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -26,7 +25,7 @@ from matformer_lab.results.published import with_published
 from matformer_lab.results.tables.description import describe
 from matformer_lab.results.tables.rows import result_rows
 from matformer_lab.results.write import SamplesTable, write_tables
-from matformer_lab.sweep.bar import SweepBar
+from matformer_lab.sweep.bar import SweepBar, say_beforehand
 from matformer_lab.sweep.executors.base import Executor
 from matformer_lab.sweep.executors.local import LocalExecutor
 from matformer_lab.sweep.jobs import Job, Prepared, prepare
@@ -165,7 +164,7 @@ def _say_how_long(prepared: Prepared, pending: Sequence[Job], executor: Executor
         return
     if (found := executor.estimate(prepared, pending)) is not None:
         scores = f"{len(pending)} score{'s' * (len(pending) > 1)}"
-        print(f"{scores} to compute: {found}", file=sys.stderr, flush=True)
+        say_beforehand(f"{scores} to compute: {found}")
 
 
 def _write(prepared: Prepared, store: Store, own: OwnFiles) -> None:

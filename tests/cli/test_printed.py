@@ -36,6 +36,8 @@ def calls(tree: ast.AST) -> Iterator[ast.Call]:
 
 DOORS = {"cli/output.py", "cli/interrupts.py", "common/progress.py", "sweep/bar.py"}
 """What may write to the terminal, and makes it printable."""
+SCRIPTS = {"sweep/recipe_schema.py", "results/model_card.py", "notebook/editor.py"}
+"""For maintainers, who print what is written in the repository; and a notebook's own output."""
 PRINTERS = {
     "print",
     "echo",
@@ -52,7 +54,7 @@ def test_nothing_is_printed_but_through_the_door() -> None:
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()
-        if name in DOORS or name in ("sweep/recipe_schema.py", "notebook/editor.py"):
+        if name in DOORS or name in SCRIPTS:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for call in calls(tree):

@@ -88,7 +88,8 @@ def test_a_terminal_that_knows_ascii_only(tmp_path: Path, shell: Shell) -> None:
         assert (done.code, done.err) == (0, "") and done.out.isascii()
     done = shell("$M plan ü --slice 1/2", PYTHONIOENCODING="ascii")
     assert done.code == 2 and done.err.startswith("error: \\xfc: no config.json")
-    recipe = "{parent: tiny, slices: [s.yaml], tasks: [tiny_boolq], limit: 3}"
+    recipe = "{parent: tiny, slices: [s.yaml], tasks: [tiny_boolq], limit: 3, "
+    recipe += "apply_chat_template: false}"
     (tmp_path / "r.yaml").write_text(recipe)
     done = shell("$M sweep r.yaml --out out", PYTHONIOENCODING="ascii", LC_ALL="C")
     assert (done.code, done.err) == (0, "") and "gr\\xf6\\xdfer" in done.out
@@ -191,7 +192,7 @@ def interrupted_after(seconds: float, times: int, *arguments: str, cwd: Path) ->
     return CommandResult(process.returncode, out, err)
 
 
-@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("times", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_ctrl_c_at_any_time(times: int, tmp_path: Path) -> None:
     """Imports take most of the time of such a command."""
     took = time.monotonic()

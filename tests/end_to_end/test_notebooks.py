@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 
 
-LONG = {"02-slice-editor", "04-search"}
+LONG = {"02-slice-editor", "03-comparing-sweeps", "04-search"}
 """A minute each; their parts are tested elsewhere."""
 
 

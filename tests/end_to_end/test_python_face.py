@@ -49,7 +49,7 @@ print("all of it")
 """
 
 
-@pytest.mark.parametrize("place", ["here", "on the Hub"])
+@pytest.mark.parametrize("place", [pytest.param("here", marks=pytest.mark.slow), "on the Hub"])
 def test_the_promised_calls(tmp_path: Path, place: str) -> None:
     ref = "tiny" if place == "here" else REPO
     recipe = f"parent: {ref}\nslices: [e2b]\ntasks: [tiny_boolq]\nlimit: 6\ndtype: float32\n"

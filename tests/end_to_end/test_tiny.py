@@ -210,6 +210,7 @@ def test_lm_eval_finds_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert manager.load(names)["tasks"]
 
 
+@pytest.mark.slow  # the weights that ship do not change
 def test_frontier_is_in_order() -> None:
     assert frontier_problems(parent()) == []
 

@@ -144,6 +144,7 @@ class Recorded(LocalExecutor):
     """Scores that were computed once."""
 
     def __init__(self) -> None:
+        super().__init__(workers=1)
         self.known: dict[str, Scored] = {}
 
     def fetched(self, prepared: Prepared) -> Prepared:

@@ -174,7 +174,11 @@ def check_equal(task: CardTask, both: Both) -> None:
             answers = [logprob for logprob, _ in samples[0]["filtered_resps"]]
             assert item["logprobs"] == pytest.approx(answers, abs=1e-4)
         else:
-            assert item["response"] == str(samples[0]["filtered_resps"][0])
+            assert item["responses"] == [text for each in samples[0]["resps"] for text in each]
+            for sample in samples:
+                name = f"extracted,{sample['filter']}".removesuffix(",none")
+                (found,) = sample["filtered_resps"]
+                assert item[name] == (found if isinstance(found, str) else json.dumps(found))
     assert compared >= len(both.ours.items) >= 1
 
 

@@ -29,7 +29,7 @@ def generated(model: Gemma3nForCausalLM, ids: torch.Tensor) -> torch.Tensor:
     return made
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_live_logits_equal_the_extracted_checkpoint(pico_full: Path, data: st.DataObject) -> None:
     parent = open_parent(str(pico_full))

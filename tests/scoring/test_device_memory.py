@@ -188,7 +188,7 @@ def test_an_accelerator_holds_the_plan_and_gives_less_than_a_tenth_to_activation
     assert 0.09 * planned < ROOM < 0.1 * planned
 
 
-QUICK = [("one slice", "mmlu"), ("comb", "rolling, branching")]
+QUICK = [("one slice", "mmlu")]
 COMBINATIONS = [
     pytest.param(group, task, marks=() if (group, task) in QUICK else pytest.mark.slow)
     for group in ("one slice", "published", "comb")
@@ -224,7 +224,7 @@ def test_long_rows_keep_to_a_larger_room(models: dict[str, list[Gemma3nForCausal
     ("group", "room"),
     [
         ("one slice", ROOM),
-        ("comb", LEAST_CAP_BYTES),
+        pytest.param("comb", LEAST_CAP_BYTES, marks=pytest.mark.slow),
         pytest.param("one slice", LEAST_CAP_BYTES, marks=pytest.mark.slow),
         pytest.param("comb", ROOM, marks=pytest.mark.slow),
     ],

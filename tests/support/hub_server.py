@@ -78,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith(f"/api/models/{hub.repo_id}"):
             rest = path.removeprefix(f"/api/models/{hub.repo_id}")
             if rest.startswith("/tree/"):
+                if rest.count("/") > 2:  # a folder within; there is none
+                    return self._refuse(404, "EntryNotFound", "Entry not found")
                 return self._json([self._entry(p.name) for p in sorted(hub.folder.iterdir())])
             names = [{"rfilename": p.name} for p in sorted(hub.folder.iterdir())]
             return self._json({"id": hub.repo_id, "sha": COMMIT, "siblings": names})

@@ -41,17 +41,20 @@ def strict_json(data: bytes, where: str, *, as_written: bool = False) -> dict[st
     def no_constant(name: str) -> Any:
         raise ValueError(f"{name} is not allowed in JSON")
 
-    def integer(digits: str) -> int:
+    decimal = float_as_written if as_written else float
+
+    def integer(digits: str) -> int | float:
         if len(digits) > MAX_DIGITS:
             raise ValueError(f"a number of {len(digits):,} digits")
-        return int(digits)
+        # No integer has a minus and is zero: safetensors refuses it where it wants one.
+        return decimal(digits) if digits == "-0" else int(digits)
 
     try:
         value = json.loads(
             data.decode(),
             object_pairs_hook=unique,
             parse_constant=WrittenFloat if as_written else no_constant,
-            parse_float=float_as_written if as_written else float,
+            parse_float=decimal,
             parse_int=integer,
         )
         check_nesting([value])
