@@ -179,7 +179,7 @@ def check_equal(task: CardTask, both: Both) -> None:
             for sample in samples:
                 name = f"extracted,{sample['filter']}".removesuffix(",none")
                 (found,) = sample["filtered_resps"]
-                    (found,) = found if isinstance(found, list) and len(found) == 1 else [found]
+                (found,) = found if isinstance(found, list) and len(found) == 1 else [found]
                 assert item[name] == (found if isinstance(found, str) else json.dumps(found))
     assert compared >= len(both.ours.items) >= 1
 
