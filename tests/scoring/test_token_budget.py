@@ -101,3 +101,21 @@ def test_on_a_gpu_with_little_left_half_of_that(gpu: SimpleNamespace) -> None:
 
 def test_both_bounds_are_halved() -> None:
     assert TokenBudget(1024, 4096).halved() == TokenBudget(512, 2048)
+
+
+def test_a_batch_of_e4bs_size_takes_a_cpu_two_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """118 GFLOP/s, measured on two cores with AVX2; the FFN of a slice does not matter."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**50))
+    for width in (8192, 16384):
+        config = Gemma3nTextConfig(intermediate_size=[width] * 35)
+        text = SimpleNamespace(
+            embed_tokens=SimpleNamespace(weight=torch.empty(1, 1)),
+            embed_tokens_per_layer=SimpleNamespace(weight=torch.empty(1, 35 * 256)),
+        )
+        model: Any = SimpleNamespace(
+            model=text, config=config, dtype=torch.float32, device=torch.device("cpu")
+        )
+        tokens = budget_for(model).batch_tokens
+        assert tokens == 1536
+        flops = 2 * 35 * 27 * config.hidden_size**2  # of a token through the whole of E4B
+        assert 90 < tokens * flops / 118e9 < 120
