@@ -36,9 +36,9 @@ from matformer_lab.evaluation.prefix_scorer import PrefixScorer
 from matformer_lab.evaluation.quiet import quiet_lm_eval
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.batches.packing import Request
+from matformer_lab.scoring.batches.token_budget import budget_for
 from matformer_lab.scoring.slice_scoring import batches_of, score_slices
-from matformer_lab.scoring.token_budget import budget_for
 from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of

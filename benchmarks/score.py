@@ -30,9 +30,9 @@ from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.batches.packing import Request
+from matformer_lab.scoring.batches.token_budget import TokenBudget
 from matformer_lab.scoring.slice_scoring import Answer, batches_of
-from matformer_lab.scoring.token_budget import TokenBudget
 from matformer_lab.slicing.slice import Slice
 
 NUM_FEWSHOT = {"hellaswag": 10, "boolq": 0, "mmlu": 5}

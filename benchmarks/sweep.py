@@ -32,10 +32,10 @@ from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import load_tasks
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.batches.packing import Request
+from matformer_lab.scoring.batches.token_budget import TokenBudget
 from matformer_lab.scoring.slice_scoring import batches_of, layer_keys, score_slices
 from matformer_lab.scoring.slice_trie import build_trie
-from matformer_lab.scoring.token_budget import TokenBudget
 from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.slice import Slice
 

@@ -27,7 +27,7 @@ from matformer_lab.evaluation.tasks.split import Split, split_items
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM, PreTrainedTokenizerBase
 
-    from matformer_lab.scoring.packing import Request
+    from matformer_lab.scoring.batches.packing import Request
 
 AGREEMENT: Final = "agreement"
 """The name of the task."""
@@ -158,7 +158,7 @@ def score_agreement(
         NotFiniteScoresError: After the other scores, for the models whose numbers are none.
     """
     from matformer_lab.scoring.agreement import agreement
-    from matformer_lab.scoring.packing import Request
+    from matformer_lab.scoring.batches.packing import Request
 
     began = time.perf_counter()
     requests: list[Request] = [

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM, PreTrainedTokenizerBase
 
     from matformer_lab.evaluation.tasks.entry import Scorer
+    from matformer_lab.scoring.batches.packing import Request
     from matformer_lab.scoring.journal import Journal
-    from matformer_lab.scoring.packing import Request
-    from matformer_lab.scoring.pooled_scoring import PooledScoring
+    from matformer_lab.scoring.processes.pooled_scoring import PooledScoring
     from matformer_lab.scoring.slice_scoring import Answer
 
 SCORER_VERSIONS: Final[Mapping[str, int]] = {"prefix": 2, "lm-eval": 1}

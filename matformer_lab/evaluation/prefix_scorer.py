@@ -16,9 +16,9 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.finite import check_finite, not_finite_text
 from matformer_lab.evaluation.generation import Ending, Settings, end_ids, settings_of, text_of
 from matformer_lab.generation.decoding import NotFiniteLogitsError, generate
-from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.batches.packing import Request
+from matformer_lab.scoring.batches.token_budget import TokenBudget
 from matformer_lab.scoring.slice_scoring import Answer, score_slices
-from matformer_lab.scoring.token_budget import TokenBudget
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

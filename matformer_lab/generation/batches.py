@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from matformer_lab.scoring.prefix_tree import PrefixTree
+from matformer_lab.scoring.batches.prefix_tree import PrefixTree
 
 Ints = NDArray[np.int64]
 

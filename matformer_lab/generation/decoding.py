@@ -20,9 +20,9 @@ from matformer_lab.generation.forward import extend
 from matformer_lab.generation.key_values import KeyValues, Shared
 from matformer_lab.generation.sampling import Sampling, likeliest, uniforms
 from matformer_lab.live.devices import free_bytes
+from matformer_lab.scoring.batches.token_budget import MOST_TOKENS, room_for, tokens_within
 from matformer_lab.scoring.packed_forward import check_transformers
 from matformer_lab.scoring.slice_scoring import attention_cost
-from matformer_lab.scoring.token_budget import MOST_TOKENS, room_for, tokens_within
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from matformer_lab.scoring.batches.packing import Request
+from matformer_lab.scoring.batches.token_budget import TokenBudget, budget_for
 from matformer_lab.scoring.memory import LOGITS_AT_ONCE
 from matformer_lab.scoring.packed_forward import Activations, PackedForward, check_transformers
-from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher
 from matformer_lab.scoring.slice_scoring import batches_of, layer_keys
 from matformer_lab.scoring.slice_trie import TrieNode, build_trie, walk
-from matformer_lab.scoring.token_budget import TokenBudget, budget_for
 from matformer_lab.statistics.outcomes import Floats
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.untrusted import open_regular, read_small
-from matformer_lab.scoring.token_budget import TokenBudget
+from matformer_lab.scoring.batches.token_budget import TokenBudget
 
 if TYPE_CHECKING:
     from matformer_lab.scoring.lm_head import TargetScores

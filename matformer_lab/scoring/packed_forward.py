@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
     from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextModel
 
-    from matformer_lab.scoring.packing import Batch
+    from matformer_lab.scoring.batches.packing import Batch
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 

@@ -22,7 +22,7 @@ from matformer_lab.live.per_layer_embedding import KeptPerLayerEmbedding
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
 
-    from matformer_lab.scoring.packing import Batch
+    from matformer_lab.scoring.batches.packing import Batch
 
 Item = TypeVar("Item")
 

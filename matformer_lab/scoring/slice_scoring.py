@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from matformer_lab.scoring.batches.packing import Batch, Request, pack
+from matformer_lab.scoring.batches.token_budget import FEWEST_TOKENS, TokenBudget, budget_for
 from matformer_lab.scoring.journal import Journal
 from matformer_lab.scoring.lm_head import TargetScores
 from matformer_lab.scoring.packed_forward import Activations, PackedForward, check_transformers
-from matformer_lab.scoring.packing import Batch, Request, pack
 from matformer_lab.scoring.per_layer_inputs import (
     PerLayerInputFetcher,
     PerLayerInputs,
@@ -25,7 +26,6 @@ from matformer_lab.scoring.per_layer_inputs import (
 )
 from matformer_lab.scoring.read_ahead import ReadAhead
 from matformer_lab.scoring.slice_trie import TrieNode, build_trie, walk
-from matformer_lab.scoring.token_budget import FEWEST_TOKENS, TokenBudget, budget_for
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig

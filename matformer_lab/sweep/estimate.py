@@ -14,8 +14,8 @@ from matformer_lab.common.progress import duration
 from matformer_lab.evaluation.agreement import AgreementTask
 from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.gemma3n import EMBED_TOKENS, split_layer
-from matformer_lab.scoring.packed_work import PackedWork, work_of
-from matformer_lab.scoring.packing import Request, pack
+from matformer_lab.scoring.batches.packed_work import PackedWork, work_of
+from matformer_lab.scoring.batches.packing import Request, pack
 from matformer_lab.scoring.slice_trie import TrieNode, build_trie
 from matformer_lab.sweep.jobs import Job, Prepared
 from matformer_lab.sweep.passes import passes

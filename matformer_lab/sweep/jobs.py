@@ -27,7 +27,7 @@ from matformer_lab.sweep.recipe import Recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from matformer_lab.evaluation.tasks.conversations import Conversations
+    from matformer_lab.evaluation.tasks.prompts.conversations import Conversations
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _conversations(
     """What writes the prompts, where the recipe asks for a chat template."""
     if not recipe.apply_chat_template:
         return None
-    from matformer_lab.evaluation.tasks.conversations import conversations
+    from matformer_lab.evaluation.tasks.prompts.conversations import conversations
 
     return conversations(recipe.prompting, tokenizer, parent.ref)
 

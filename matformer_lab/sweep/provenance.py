@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from matformer_lab.common.version import __version__
 from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask
-from matformer_lab.evaluation.tasks.prompting import DEFAULT_TEMPLATE, chat_templates
+from matformer_lab.evaluation.tasks.prompts.prompting import DEFAULT_TEMPLATE, chat_templates
 from matformer_lab.live.compute_dtype import ComputeDtype
 from matformer_lab.parent.opening import TINY
 from matformer_lab.parent.parent import Parent

@@ -30,7 +30,7 @@ from matformer_lab.evaluation.tasks.entry import (
     Scorer,
     TaskEntry,
 )
-from matformer_lab.evaluation.tasks.prompting import Prompting
+from matformer_lab.evaluation.tasks.prompts.prompting import Prompting
 from matformer_lab.evaluation.tasks.split import Split
 from matformer_lab.parent.opening import TINY
 from matformer_lab.sweep.search_block import SearchBlock

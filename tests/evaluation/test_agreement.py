@@ -38,7 +38,7 @@ def test_it_is_what_transformers_logits_say(scorable: Path, text: Path) -> None:
 
     import matformer_lab as ml
     from matformer_lab.scoring.agreement import agreement
-    from matformer_lab.scoring.packing import Request
+    from matformer_lab.scoring.batches.packing import Request
 
     elastic = ml.ElasticParent.load(scorable)
     tokenizer = ml.load_tokenizer(elastic.parent)

@@ -18,9 +18,9 @@ from lm_eval.models.huggingface import HFLM
 from matformer_lab import tiny
 from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
-from matformer_lab.evaluation.tasks.conversations import Conversations, conversations
 from matformer_lab.evaluation.tasks.datasets import mapped_datasets
-from matformer_lab.evaluation.tasks.prompting import Prompting
+from matformer_lab.evaluation.tasks.prompts.conversations import Conversations, conversations
+from matformer_lab.evaluation.tasks.prompts.prompting import Prompting
 from matformer_lab.evaluation.tokenizer import load_tokenizer
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.results.files import STORE

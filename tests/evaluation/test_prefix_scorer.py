@@ -22,7 +22,7 @@ from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.batches.packing import Request
 from matformer_lab.scoring.slice_scoring import Answer
 from matformer_lab.slicing.notation.catalog import resolve_slice
 

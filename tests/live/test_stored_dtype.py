@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from matformer_lab.live import elastic, stored_dtype
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.batches.packing import Request
+from matformer_lab.scoring.batches.token_budget import TokenBudget
 from matformer_lab.scoring.slice_scoring import score_slices
-from matformer_lab.scoring.token_budget import TokenBudget
 from matformer_lab.slicing.slice import Slice
 from tests.live.test_elastic import generated
 

@@ -15,7 +15,7 @@ from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.batches.packing import Request
 from matformer_lab.scoring.slice_scoring import score_slices
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan

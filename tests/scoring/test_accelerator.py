@@ -7,9 +7,9 @@ import torch
 from matformer_lab.live.devices import has_own_memory
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.batches.packing import Request
+from matformer_lab.scoring.batches.token_budget import TokenBudget
 from matformer_lab.scoring.slice_scoring import Answer, score_slices
-from matformer_lab.scoring.token_budget import TokenBudget
 from matformer_lab.slicing.notation.catalog import resolve_slices
 
 ACCELERATOR = torch.accelerator.current_accelerator()

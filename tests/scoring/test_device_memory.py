@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import Gemma3nForCausalLM
 
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.scoring.packing import Batch, Request, pack
+from matformer_lab.scoring.batches.packing import Batch, Request, pack
+from matformer_lab.scoring.batches.token_budget import LEAST_CAP_BYTES, TokenBudget, tokens_within
 from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher
 from matformer_lab.scoring.slice_scoring import batches_of, layer_keys, score_batch
 from matformer_lab.scoring.slice_trie import build_trie
-from matformer_lab.scoring.token_budget import LEAST_CAP_BYTES, TokenBudget, tokens_within
 from matformer_lab.slicing.builtin_slices import e4b_text_parent
 from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan

@@ -13,10 +13,10 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.scoring import journal as journal_module
 from matformer_lab.scoring import slice_scoring
+from matformer_lab.scoring.batches.packing import Request
+from matformer_lab.scoring.batches.token_budget import TokenBudget
 from matformer_lab.scoring.journal import FileJournal, is_journal
-from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import Answer, score_slices
-from matformer_lab.scoring.token_budget import TokenBudget
 
 BUDGET = TokenBudget(24, 24)
 NAMES = ("1/2", "e4b")

@@ -12,8 +12,8 @@ from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextDecoderLayer
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.scoring import lm_head
+from matformer_lab.scoring.batches.packing import Request, pack
 from matformer_lab.scoring.packed_forward import PackedForward, check_transformers
-from matformer_lab.scoring.packing import Request, pack
 from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher
 
 PICO: dict[str, Any] = {

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matformer_lab.scoring.packing import FULLNESS, Request, choose_rows, pack
-from matformer_lab.scoring.prefix_tree import PrefixTree
+from matformer_lab.scoring.batches.packing import FULLNESS, Request, choose_rows, pack
+from matformer_lab.scoring.batches.prefix_tree import PrefixTree
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
 

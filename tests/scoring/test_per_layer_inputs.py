@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
-from matformer_lab.scoring.packing import Batch, Request, pack
+from matformer_lab.scoring.batches.packing import Batch, Request, pack
 from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher, one_ahead
 from matformer_lab.scoring.slice_scoring import layer_keys, score_batch
 from matformer_lab.scoring.slice_trie import build_trie

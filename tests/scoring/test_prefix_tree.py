@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matformer_lab.scoring.prefix_tree import PrefixTree
+from matformer_lab.scoring.batches.prefix_tree import PrefixTree
 
 SEQUENCES = st.lists(
     st.lists(st.integers(0, 2) | st.sampled_from([255, 256, 65536, 262143]), min_size=1).map(tuple),

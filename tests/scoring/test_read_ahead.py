@@ -69,9 +69,9 @@ import json, sys
 from pathlib import Path
 import torch
 from matformer_lab.live.elastic import ElasticParent
-from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.batches.packing import Request
 from matformer_lab.scoring.slice_scoring import score_slices
-from matformer_lab.scoring.token_budget import TokenBudget
+from matformer_lab.scoring.batches.token_budget import TokenBudget
 
 def read():
     return int(Path("/proc/self/io").read_text().split("read_bytes: ")[1].split()[0])

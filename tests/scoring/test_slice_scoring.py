@@ -14,10 +14,10 @@ from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.scoring import slice_scoring
-from matformer_lab.scoring.packing import Request
+from matformer_lab.scoring.batches.packing import Request
+from matformer_lab.scoring.batches.token_budget import TokenBudget
 from matformer_lab.scoring.slice_scoring import layer_keys, score_slices
 from matformer_lab.scoring.slice_trie import build_trie
-from matformer_lab.scoring.token_budget import TokenBudget
 from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.slice import Slice

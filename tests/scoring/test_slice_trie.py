@@ -4,8 +4,8 @@ import weakref
 from hypothesis import given
 from hypothesis import strategies as st
 
+from matformer_lab.scoring.batches.token_budget import WAITING_STATES
 from matformer_lab.scoring.slice_trie import TrieNode, build_trie, walk
-from matformer_lab.scoring.token_budget import WAITING_STATES
 from matformer_lab.sweep.passes import SLICES_PER_PASS
 
 SLICES = st.lists(

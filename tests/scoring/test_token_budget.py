@@ -14,7 +14,7 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 from matformer_lab.live.devices import free_bytes
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.scoring.token_budget import (
+from matformer_lab.scoring.batches.token_budget import (
     FEWEST_TOKENS,
     LEAST_CAP_BYTES,
     MOST_TOKENS,

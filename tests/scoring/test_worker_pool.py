@@ -16,14 +16,15 @@ import torch
 from matformer_lab.common.errors import InputError
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.scoring import journal as journal_module
-from matformer_lab.scoring import pooled_scoring, slice_scoring
+from matformer_lab.scoring import slice_scoring
+from matformer_lab.scoring.batches.packing import Batch, Request
+from matformer_lab.scoring.batches.token_budget import TokenBudget
 from matformer_lab.scoring.journal import FileJournal, Journal
-from matformer_lab.scoring.packing import Batch, Request
-from matformer_lab.scoring.pooled_scoring import PooledScoring
+from matformer_lab.scoring.processes import pooled_scoring
+from matformer_lab.scoring.processes.pooled_scoring import PooledScoring
+from matformer_lab.scoring.processes.worker_pool import WorkerPool
+from matformer_lab.scoring.processes.worker_process import Opening
 from matformer_lab.scoring.slice_scoring import score_slices
-from matformer_lab.scoring.token_budget import TokenBudget
-from matformer_lab.scoring.worker_pool import WorkerPool
-from matformer_lab.scoring.worker_process import Opening
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.slice import Slice
 

@@ -9,11 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import matformer_lab as ml
 from matformer_lab.evaluation.evaluate import prefix_requests
+from matformer_lab.scoring.batches.packed_work import PackedWork, work_of
+from matformer_lab.scoring.batches.packing import Request
+from matformer_lab.scoring.batches.token_budget import TokenBudget
 from matformer_lab.scoring.calibration import flops_per_second
-from matformer_lab.scoring.packed_work import PackedWork, work_of
-from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import batches_of, score_slices
-from matformer_lab.scoring.token_budget import TokenBudget
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.sweep import estimate as module
 from matformer_lab.sweep import run

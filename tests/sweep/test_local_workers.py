@@ -8,7 +8,7 @@ import pytest
 
 import matformer_lab as ml
 from matformer_lab.common.errors import InputError
-from matformer_lab.scoring.worker_pool import WorkerPool
+from matformer_lab.scoring.processes.worker_pool import WorkerPool
 from matformer_lab.sweep.executors import local_workers
 from matformer_lab.sweep.executors.local import LocalExecutor
 from matformer_lab.sweep.executors.local_workers import check_workers, usual_workers
@@ -87,7 +87,7 @@ def test_the_usual_number_follows_cores_work_and_memory(
 ) -> None:
     import torch
 
-    from matformer_lab.scoring import token_budget
+    from matformer_lab.scoring.batches import token_budget
 
     model = load_elastic(prepared).live(prepared.sized[0].slice)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)

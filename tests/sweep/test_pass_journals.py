@@ -10,7 +10,7 @@ import pytest
 import matformer_lab as ml
 from matformer_lab.common.errors import InputError
 from matformer_lab.scoring import journal, slice_scoring
-from matformer_lab.scoring.token_budget import TokenBudget
+from matformer_lab.scoring.batches.token_budget import TokenBudget
 
 
 class Batches:

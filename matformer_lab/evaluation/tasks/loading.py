@@ -20,8 +20,6 @@ from matformer_lab.evaluation.quiet import quiet_lm_eval, templates_compiled_onc
 from matformer_lab.evaluation.tasks.data_check import check_data, column_of, missing_column
 from matformer_lab.evaluation.tasks.datasets import mapped_datasets
 from matformer_lab.evaluation.tasks.entry import TaskEntry
-from matformer_lab.evaluation.tasks.fewshot import check_fewshot, override_note, set_num_fewshot
-from matformer_lab.evaluation.tasks.gen_kwargs import check_gen_kwargs, set_gen_kwargs
 from matformer_lab.evaluation.tasks.known_names import known_names
 from matformer_lab.evaluation.tasks.metric import plotted_metric
 from matformer_lab.evaluation.tasks.names import (
@@ -31,14 +29,20 @@ from matformer_lab.evaluation.tasks.names import (
     indexed,
     task_manager,
 )
-from matformer_lab.evaluation.tasks.prompt_hash import hash_of_prompts
-from matformer_lab.evaluation.tasks.prompting import Prompting
+from matformer_lab.evaluation.tasks.prompts.fewshot import (
+    check_fewshot,
+    override_note,
+    set_num_fewshot,
+)
+from matformer_lab.evaluation.tasks.prompts.gen_kwargs import check_gen_kwargs, set_gen_kwargs
+from matformer_lab.evaluation.tasks.prompts.prompt_hash import hash_of_prompts
+from matformer_lab.evaluation.tasks.prompts.prompting import Prompting
 from matformer_lab.evaluation.tasks.split import Split, split_items
 from matformer_lab.evaluation.tasks.task_files import TaskFolders, check_names_are_new
 from matformer_lab.evaluation.tasks.trust import check_trust
 
 if TYPE_CHECKING:
-    from matformer_lab.evaluation.tasks.conversations import Conversations
+    from matformer_lab.evaluation.tasks.prompts.conversations import Conversations
 
 _CODE_EVAL: Final = "HF_ALLOW_CODE_EVAL"
 """What `code_eval` of `evaluate` looks for in the environment."""

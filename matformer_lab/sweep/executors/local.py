@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from matformer_lab.live.elastic import ElasticParent
     from matformer_lab.scoring.journal import Journal
-    from matformer_lab.scoring.worker_pool import WorkerPool
+    from matformer_lab.scoring.processes.worker_pool import WorkerPool
 
 
 class LocalExecutor:
@@ -115,8 +115,8 @@ class LocalExecutor:
             count = usual_workers(prepared, pending, lambda: elastic.live(pending[0].slice))
         if count < 2:
             return None
-        from matformer_lab.scoring.worker_pool import WorkerPool
-        from matformer_lab.scoring.worker_process import Opening
+        from matformer_lab.scoring.processes.worker_pool import WorkerPool
+        from matformer_lab.scoring.processes.worker_process import Opening
 
         opening = Opening(
             elastic.parent, tuple(slices_to_load(prepared)), prepared.dtype.name, threads=1

@@ -71,7 +71,7 @@ def usual_workers(
 
 def _within_memory(count: int, prepared: Prepared, model: "Gemma3nForCausalLM") -> int:
     """At most so many that each has room for the batches that one process alone would compute."""
-    from matformer_lab.scoring.token_budget import budget_for, room_for, tokens_within
+    from matformer_lab.scoring.batches.token_budget import budget_for, room_for, tokens_within
 
     wanted, room = budget_for(model).batch_tokens, room_for(model)
     copies = max(sized.sizes.effective for sized in prepared.sized) * model.dtype.itemsize

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from matformer_lab.live.elastic import ElasticParent
     from matformer_lab.scoring.journal import Journal
-    from matformer_lab.scoring.pooled_scoring import PooledScoring
-    from matformer_lab.scoring.worker_pool import WorkerPool
+    from matformer_lab.scoring.processes.pooled_scoring import PooledScoring
+    from matformer_lab.scoring.processes.worker_pool import WorkerPool
 
 
 _SMALL_HIDDEN_SIZE: Final = 256  # below this, one CPU thread is faster than several
@@ -96,7 +96,7 @@ def begin_pass(
     models = elastic.live_together(slices, firsts)
     if pool is None:
         return BegunPass(jobs, models)
-    from matformer_lab.scoring.pooled_scoring import PooledScoring
+    from matformer_lab.scoring.processes.pooled_scoring import PooledScoring
 
     model = next(iter(models.values()))
     task, scorer = group[0].task, prepared.recipe.scorer

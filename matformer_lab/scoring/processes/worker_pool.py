@@ -24,9 +24,9 @@ from queue import SimpleQueue
 from typing import Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.scoring.packing import Batch
-from matformer_lab.scoring.prefix_tree import Ints
-from matformer_lab.scoring.worker_process import Opening, ScoredBatch, Work
+from matformer_lab.scoring.batches.packing import Batch
+from matformer_lab.scoring.batches.prefix_tree import Ints
+from matformer_lab.scoring.processes.worker_process import Opening, ScoredBatch, Work
 from matformer_lab.slicing.slice import Slice
 
 Scored = tuple[Ints, ScoredBatch]
@@ -34,7 +34,7 @@ Scored = tuple[Ints, ScoredBatch]
 
 _START: Final = (
     "import sys; sys.path[:] = sys.argv[2:]; "
-    "from matformer_lab.scoring.worker_process import main; main()"
+    "from matformer_lab.scoring.processes.worker_process import main; main()"
 )
 
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from matformer_lab.scoring.batches.packing import Request
+from matformer_lab.scoring.batches.token_budget import budget_for
 from matformer_lab.scoring.journal import Journal
 from matformer_lab.scoring.lm_head import TargetScores
-from matformer_lab.scoring.packing import Request
 from matformer_lab.scoring.slice_scoring import Answer, BatchScores, answers_of, batches_of
-from matformer_lab.scoring.token_budget import budget_for
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
 
-    from matformer_lab.scoring.worker_pool import WorkerPool
+    from matformer_lab.scoring.processes.worker_pool import WorkerPool
     from matformer_lab.slicing.slice import Slice
 
 

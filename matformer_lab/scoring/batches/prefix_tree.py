@@ -1,7 +1,7 @@
 """A radix tree over token sequences, stored as a sorted list and what neighbours share.
 
 Sorting puts sequences with a common prefix next to each other. Every subtree is then a run
-`start:stop` of the list, and dividing the tree (`scoring.packing`) means dividing a list.
+`start:stop` of the list, and dividing the tree (`packing`) means dividing a list.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lm_eval.models.huggingface import HFLM
 
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.evaluation.tasks.prompting import (
+from matformer_lab.evaluation.tasks.prompts.prompting import (
     DEFAULT_TEMPLATE,
     Prompting,
     chat_templates,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from matformer_lab.scoring.packing import Batch
+from matformer_lab.scoring.batches.packing import Batch
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, NamedTuple
 
 from matformer_lab.parent.parent import Parent
-from matformer_lab.scoring.packing import Batch
+from matformer_lab.scoring.batches.packing import Batch
 from matformer_lab.slicing.slice import Slice
 
 if TYPE_CHECKING:

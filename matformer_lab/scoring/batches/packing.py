@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from matformer_lab.scoring.prefix_tree import FlatTree, Ints, PrefixTree
+from matformer_lab.scoring.batches.prefix_tree import FlatTree, Ints, PrefixTree
 
 FULLNESS = 0.8
 """The shortest row of a batch has at least this fraction of the longest one's tokens; the rest is

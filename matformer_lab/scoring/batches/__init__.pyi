@@ -1,0 +1,8 @@
+"""Requests as packed batches: prefixes shared, tokens bounded, work counted."""
+
+from .packed_work import work_of as work_of
+from .packing import Batch as Batch
+from .packing import Request as Request
+from .packing import pack as pack
+from .token_budget import TokenBudget as TokenBudget
+from .token_budget import budget_for as budget_for
