@@ -3,9 +3,21 @@
 import difflib
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
+
+_PLAIN: Final = {
+    "bool_type": "should be true or false",
+    "dict_type": "should be a mapping, {key: value}",
+    "mapping_type": "should be a mapping, {key: value}",
+    "list_type": "should be a list",
+    "tuple_type": "should be a list",
+    "path_type": "should be a path",
+    "string_type": "should be a text",
+    "string_too_short": "should not be empty",
+}
+"""pydantic's words that speak of Python, in those of YAML; by type of error."""
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -41,20 +53,22 @@ def _problems(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
             missing.append(f"key {key!r} is missing")
         else:
             message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            message = _PLAIN.get(item["type"], message)
             if message not in wrong.setdefault(key, []):
                 wrong[key].append(message)
             shown[key] = reprlib.repr(item["input"])
     yield from unknown
     yield from missing
     for key, messages in wrong.items():
-        what = f"{' or '.join(messages)} (got {shown[key]})"
-        yield f"{key}: {what}" if key else what
+        what = " or ".join(messages)
+        # What is wrong with the whole says itself which keys it means.
+        yield f"{key}: {what} (got {shown[key]})" if key else what
 
 
 def _is_union_branch(part: int | str) -> bool:
     """Whether a part of a location is no key but the branch of a union that pydantic tried."""
     return isinstance(part, str) and (
-        part in ("str", "none") or part.startswith(("literal[", "dict[", "constrained-"))
+        part in ("str", "none", "bool") or part.startswith(("literal[", "dict[", "constrained-"))
     )
 
 

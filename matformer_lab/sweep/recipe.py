@@ -166,6 +166,13 @@ class Recipe(BaseModel):
             )
         return tasks
 
+    @field_validator("task_folders", mode="before")
+    @classmethod
+    def _name_folders(cls, folders: Any) -> Any:
+        if isinstance(folders, list | tuple) and "" in folders:
+            raise ValueError('an empty path; write "." for the folder of the recipe')
+        return folders
+
     @field_validator("limit")
     @classmethod
     def _whole_or_fraction(cls, limit: float | None) -> float | None:

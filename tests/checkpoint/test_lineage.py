@@ -11,9 +11,12 @@ from safetensors.torch import load_file, save_file
 from matformer_lab.checkpoint.manifest import read_manifest
 from matformer_lab.checkpoint.slices import write_slices
 from matformer_lab.checkpoint.verification.verify import verify_checkpoint
+from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
+from matformer_lab.slicing.notation.catalog import resolve_slice
+from matformer_lab.slicing.plan import make_plan
 from tests.support.command import CommandResult
 from tests.support.saved import FILE, saved_by_transformers_5
 
@@ -197,3 +200,13 @@ def test_damage_is_not_tuning(e2b: Path, parent: Parent, tmp_path: Path) -> None
     result = verify_checkpoint(folder, parent)
     assert result.kind == "different"
     assert result.problems == (f"tensor {Q_PROJ}: differs from the parent's, first at [0, 0]",)
+
+
+def test_a_parent_with_fewer_layers_is_named(tmp_path: Path) -> None:
+    """No slice that one could give would help."""
+    tiny = open_parent("tiny")
+    small = write_checkpoint(make_plan(tiny, resolve_slice("e2b", tiny)), tmp_path / "e2b")
+    whole = write_checkpoint(make_plan(tiny, resolve_slice("full", tiny)), tmp_path / "full")
+    (whole / "matformer_lab.json").unlink()
+    with pytest.raises(InputError, match="has 35 layers, and e2b has 30: it is no slice of that"):
+        verify_checkpoint(whole, open_parent(str(small)))

@@ -171,3 +171,26 @@ def test_the_schema_says_what_the_models_say(recipe: dict[str, Any], valid: bool
     jsonschema = pytest.importorskip("jsonschema")
     checker = jsonschema.Draft202012Validator(json.loads(recipe_schema()))
     assert checker.is_valid(recipe) is valid
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("task_folders", "tasks", "task_folders: should be a list (got 'tasks')"),
+        ("task_folders", [5], "task_folders[0]: should be a path (got 5)"),
+        ("task_folders", [""], 'task_folders: an empty path; write "." for the folder'),
+        ("gen_kwargs", "max_gen_toks=8", "gen_kwargs: should be a mapping, {key: value}"),
+        ("apply_chat_template", 1, "apply_chat_template: should be true or false or should be a"),
+        ("apply_chat_template", "", "true or false or should not be empty (got '')"),
+        ("trust_tasks", "yes", "trust_tasks: should be true or false (got 'yes')"),
+    ],
+)
+def test_messages_speak_of_yaml_not_of_python(key: str, value: object, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_recipe({"parent": "tiny", key: value})
+    assert message in str(caught.value)
+
+
+def test_what_is_wrong_with_the_whole_does_not_print_the_whole() -> None:
+    with pytest.raises(InputError, match=r"there are no turns$"):
+        parse_recipe({"parent": "tiny", "fewshot_as_multiturn": True})

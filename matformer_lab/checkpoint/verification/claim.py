@@ -156,6 +156,12 @@ def _unsaid_slice(folder: Path, config: Mapping[str, Any], parent: Parent) -> Sl
         text.intermediate_size
     ):
         return Slice(folder.name, text.intermediate_size, tuple(NOTEBOOK_SKIP))
+    layers, there = len(text.intermediate_size), parent.text.num_hidden_layers
+    if layers > there:
+        raise InputError(
+            f"{folder}: has {layers} layers, and {parent.name} has {there}: it is no slice of that "
+            "parent; give the `parent` that it was cut from"
+        )
     found = recognised(folder, config, text, parent)
     if found is None:
         raise InputError(

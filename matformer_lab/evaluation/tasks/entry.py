@@ -59,7 +59,7 @@ class TaskEntry(BaseModel):
     def _is_a_label(cls, alias: str | None) -> str | None:
         if alias is not None and not _ALIAS.fullmatch(alias):
             raise ValueError(
-                "holds letters, digits and . _ + - only, and begins with one of the first two"
+                "holds a-z, A-Z, digits and . _ + - only, and begins with a letter or digit"
             )
         return alias
 

@@ -156,6 +156,8 @@ def read_task_folders(folders: Sequence[Path]) -> TaskFolders:
     files: list[TaskFile] = []
     once = tuple(dict.fromkeys(folder.resolve() for folder in folders))
     for folder in once:
+        if folder.is_file():
+            raise InputError(f"task_folders: {folder}: is a file; give the folder that it is in")
         if not folder.is_dir():
             raise InputError(f"task_folders: {folder}: no such folder")
         for path in sorted(folder.glob("**/*.yaml"), key=lambda path: path.as_posix()):
