@@ -189,6 +189,7 @@ def test_live_slices_are_the_same_and_share_towers_and_weights(
     assert tokens.shape[1] > prompt["input_ids"].shape[1]
 
 
+@pytest.mark.parametrize("cut", ["e2b"], indirect=True)
 def test_the_two_snippets_of_the_model_card(cut: tuple[Slice, Path]) -> None:
     """`pipeline` and AutoProcessor with AutoModelForImageTextToText give the same answer."""
     _, folder = cut

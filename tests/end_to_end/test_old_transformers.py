@@ -51,7 +51,10 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_parent(folder, config=E4B_IN_MINIATURE, dtype="float32", scale=0.1)
 
 
-@pytest.mark.parametrize("name", ["e4b", "e2b", "e2.69b-layer", "skips-of-every-kind"])
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("e4b", "e2.69b-layer")]
+
+
+@pytest.mark.parametrize("name", ["e2b", "skips-of-every-kind", *LONG])
 def test_logits_are_the_same_everywhere(
     calm: Path, tmp_path: Path, release: str, name: str
 ) -> None:

@@ -78,6 +78,7 @@ def test_bit_identical_to_separate_models(
         assert together[slice_.name] == alone["alone"]
 
 
+@pytest.mark.slow
 def test_the_published_slices_share_their_first_layers(miniature: Path) -> None:
     parent = open_parent(str(miniature))
     elastic = ElasticParent.load(parent)

@@ -96,6 +96,7 @@ def soon_gone(pid: int, seconds: float = 60.0) -> bool:
     return gone(pid)
 
 
+@pytest.mark.slow
 def test_passes_begun_together_give_the_bits_of_one_process(
     pool: WorkerPool, elastic: ElasticParent, slices: dict[str, Slice], tmp_path: Path
 ) -> None:

@@ -221,6 +221,7 @@ def test_what_came_back_before_a_worker_died_is_not_computed_again(
     assert len(load_results(out)) == len(stored(out)) == 2
 
 
+@pytest.mark.slow
 def test_a_pass_whose_workers_all_die_is_named_and_the_rest_is_stored(
     session: Any, scorable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
