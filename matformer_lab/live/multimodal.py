@@ -55,7 +55,7 @@ def with_towers(
 
     config: Any = Gemma3nConfig.from_dict(copy.deepcopy(dict(parent.config)))
     config.dtype = dtype
-    # The text model is replaced by a slice's. One layer of it is enough to build the rest.
+    # The text model is replaced by a slice's. Two layers of it are enough to build the rest.
     try:
         with on_meta(dtype):
             model = Gemma3nForConditionalGeneration(_with_small_text(config))
