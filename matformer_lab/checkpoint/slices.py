@@ -118,9 +118,9 @@ def write_slices(
     out = to_path(out)
     max_shard_bytes = parse_size(max_shard_size, "max_shard_size")
     check_base_model(base_model)
-    opened = parent if isinstance(parent, Parent) else open_parent(parent)
+    opened = open_parent(parent)
     resolved = resolve_slices([slices] if isinstance(slices, str) else slices, opened)
-    other = kv_from if isinstance(kv_from, Parent | None) else open_parent(kv_from)
+    other = None if kv_from is None else open_parent(kv_from)
     plans = [
         make_plan(opened, one, text_only=text_only, as_is=as_is, kv_from=other) for one in resolved
     ]

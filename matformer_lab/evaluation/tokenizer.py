@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Final
 
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.files.untrusted import read_small
+from matformer_lab.common.paths import StrPath
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.child_config import child_config
 from matformer_lab.slicing.slice import Slice
@@ -19,11 +21,11 @@ _FEWEST_TOKENS: Final = 16
 """Of a tokenizer without a vocabulary, transformers makes one of a few special tokens."""
 
 
-def load_tokenizer(parent: Parent) -> "PreTrainedTokenizerBase":
+def load_tokenizer(parent: Parent | StrPath) -> "PreTrainedTokenizerBase":
     """The parent's tokenizer, from its folder or the Hub (small files only).
 
     Args:
-        parent: From `open_parent`.
+        parent: An opened parent, or what `open_parent` accepts.
 
     Raises:
         InputError: When the parent has no tokenizer files, or they cannot be read; or when
@@ -31,12 +33,13 @@ def load_tokenizer(parent: Parent) -> "PreTrainedTokenizerBase":
 
     Examples:
         >>> import matformer_lab as ml
-        >>> tokenizer = ml.load_tokenizer(ml.open_parent("tiny"))
+        >>> tokenizer = ml.load_tokenizer("tiny")
         >>> tokenizer("The cat").input_ids[0] == tokenizer.bos_token_id
         True
     """
     from transformers import AutoTokenizer
 
+    parent = open_parent(parent)
     if parent.folder is not None:
         _check_files(parent.folder, parent.ref)
     check_config(parent)

@@ -111,8 +111,8 @@ class ElasticParent:
             >>> some.dtype, some.device
             (torch.bfloat16, 'cpu')
         """
-        opened = parent if isinstance(parent, Parent) else open_parent(parent)
-        chosen = None if slices is None else [_resolved(one, opened) for one in slices]
+        opened = open_parent(parent)
+        chosen = None if slices is None else [resolve_slice(one, opened) for one in slices]
         beside = tower_names(opened) if towers else []
         reading = [
             *_tensors_to_read(opened, chosen),
@@ -154,7 +154,7 @@ class ElasticParent:
             >>> ml.ElasticParent.load("tiny").live("1/2").config.intermediate_size[:2]
             [32, 32]
         """
-        slice_ = _resolved(slice_, self.parent)
+        slice_ = resolve_slice(slice_, self.parent)
         plan = make_plan(self.parent, slice_, text_only=True)
         model = empty_model(plan, self.dtype, self.device)
         built = set(model.model.state_dict())
@@ -214,7 +214,7 @@ class ElasticParent:
                 f"the towers of {self.parent.ref} were not loaded; ElasticParent.load(..., "
                 "towers=True) loads them"
             )
-        slice_ = _resolved(slice_, self.parent)
+        slice_ = resolve_slice(slice_, self.parent)
         return multimodal(self.towers, self.live(slice_), make_plan(self.parent, slice_))
 
     def live_together(
@@ -269,10 +269,6 @@ class ElasticParent:
                 "this slice in `slices` when loading the parent"
             )
         return view
-
-
-def _resolved(slice_: Slice | str, parent: Parent) -> Slice:
-    return resolve_slice(slice_, parent) if isinstance(slice_, str) else slice_
 
 
 def _torch_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -80,7 +80,7 @@ class SliceEditor:
             InputError: When the parent or slice cannot be read, `recipe` sets parent or slices, or
                 ipywidgets is not installed.
         """
-        self.parent = parent if isinstance(parent, Parent) else open_parent(str(parent))
+        self.parent = open_parent(parent)
         self.out = Path(mkdtemp(prefix="slice-editor-")) / "sweep" if out is None else Path(out)
         self._recipe = _scoring_recipe(self.parent, recipe or {})
         self._scored: dict[str, dict[str, Any]] = {}

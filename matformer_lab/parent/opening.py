@@ -26,13 +26,14 @@ TINY: Final = "tiny"
 """The reference of the embedded parent."""
 
 
-def open_parent(ref: StrPath) -> Parent:
+def open_parent(ref: Parent | StrPath) -> Parent:
     """Open a checkpoint to slice, reading its config.json and safetensors headers, never weights.
 
     Args:
         ref: `tiny`, a local checkpoint folder (or a file of it), or a Hub id (`org/name`,
             `org/name@revision`, the repository's page, its folder in a Hub cache). A folder called
-            `tiny` is opened as `./tiny`; other folders win over Hub ids.
+            `tiny` is opened as `./tiny`; other folders win over Hub ids. A parent that is open
+            already is returned as it is.
 
     Returns:
         The parent, checked: each text tensor that its config calls for is there, in the right
@@ -50,6 +51,8 @@ def open_parent(ref: StrPath) -> Parent:
         >>> parent.text.num_hidden_layers, parent.dtype
         (35, 'BF16')
     """
+    if isinstance(ref, Parent):
+        return ref
     opened = _open(os.fspath(ref))
     for note in opened.notes:
         warnings.warn(note, stacklevel=2)

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.common.paths import StrPath
 from matformer_lab.common.spans import Span, merged
 from matformer_lab.gemma3n import (
     LM_HEAD,
@@ -23,6 +24,7 @@ from matformer_lab.gemma3n import (
     split_layer,
 )
 from matformer_lab.parent.headers import TensorInfo, data_bytes
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
 from matformer_lab.parent.unexpected import channels_last
 from matformer_lab.slicing.child_config import child_config
@@ -35,6 +37,7 @@ from matformer_lab.slicing.filling import (
     config_filling,
     missing_kv,
 )
+from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.slice import Slice
 
 
@@ -142,12 +145,12 @@ class Plan:
 
 
 def make_plan(
-    parent: Parent,
-    slice_: Slice,
+    parent: Parent | StrPath,
+    slice_: Slice | str,
     *,
     text_only: bool = False,
     as_is: bool = False,
-    kv_from: Parent | None = None,
+    kv_from: Parent | StrPath | None = None,
 ) -> Plan:
     """Plan the child that a slice of a parent describes, without reading weights.
 
@@ -155,8 +158,8 @@ def make_plan(
     transformers 5 does not write, `layer_types`, and the K/V tensors of layers that share K/V.
 
     Args:
-        parent: The parent.
-        slice_: A slice of `parent`, as `resolve_slice` returns it.
+        parent: The parent, or what `open_parent` accepts.
+        slice_: A slice of `parent`, or what `resolve_slice` accepts.
         text_only: Leave out the towers of a full parent and plan a `gemma3n_text` checkpoint. The
             child of a text-only parent is text-only in any case.
         as_is: Fill in nothing.
@@ -169,15 +172,21 @@ def make_plan(
 
     Examples:
         >>> import matformer_lab as ml
-        >>> parent = ml.open_parent("tiny")
-        >>> plan = ml.make_plan(parent, ml.resolve_slice("e2b", parent))
+        >>> plan = ml.make_plan("tiny", "e2b")
         >>> plan.config["num_hidden_layers"], plan.config["num_kv_shared_layers"]
         (30, 10)
     """
     if as_is and kv_from is not None:
         raise InputError("`as_is` fills in nothing; leave it out, or `kv_from`")
     fill: frozenset[Gap] = frozenset() if as_is else EVERY_GAP
-    return plan_filled(parent, slice_, text_only=text_only, fill=fill, kv_from=kv_from)
+    opened = open_parent(parent)
+    return plan_filled(
+        opened,
+        resolve_slice(slice_, opened),
+        text_only=text_only,
+        fill=fill,
+        kv_from=None if kv_from is None else open_parent(kv_from),
+    )
 
 
 def plan_filled(

@@ -11,7 +11,9 @@ from functools import cache
 from typing import Literal
 
 from matformer_lab.common.files.strict_json import strict_json
+from matformer_lab.common.paths import StrPath
 from matformer_lab.common.shipped import shipped_folder
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.conditions import (
     Condition,
@@ -111,24 +113,23 @@ def findings() -> tuple[Finding, ...]:
     )
 
 
-def runtime_verdicts(checkpoint: Plan | Parent) -> tuple[RuntimeVerdict, ...]:
+def runtime_verdicts(checkpoint: Plan | Parent | StrPath) -> tuple[RuntimeVerdict, ...]:
     """What each runtime does with a checkpoint.
 
     Args:
         checkpoint: A plan, whose child is judged, in its form (full or text-only); or a checkpoint
-            that was opened, which is judged as it lies there.
+            (opened, or what `open_parent` accepts), which is judged as it lies there.
 
     Examples:
         >>> import matformer_lab as ml
-        >>> parent = ml.open_parent("tiny")
-        >>> plan = ml.make_plan(parent, ml.resolve_slice("e2b", parent))
-        >>> [one.runtime for one in ml.runtime_verdicts(plan) if one.verdict == "silently wrong"]
+        >>> verdicts = ml.runtime_verdicts(ml.make_plan("tiny", "e2b"))
+        >>> [one.runtime for one in verdicts if one.verdict == "silently wrong"]
         ['vLLM']
     """
     if isinstance(checkpoint, Plan):
         facts = facts_of_plan(checkpoint)
     else:
-        facts = facts_of_folder(checkpoint)
+        facts = facts_of_folder(open_parent(checkpoint))
     first: dict[tuple[str, str], RuntimeVerdict] = {}
     for finding in findings():
         key = (finding.runtime, finding.versions)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from matformer_lab.evaluation.tokenizer import load_tokenizer
 from matformer_lab.parent.headers import TensorInfo, encode_header
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent, build_parent
@@ -180,3 +181,15 @@ def test_verdicts_of_a_fine_tune_that_transformers_5_saved(
     filled = runtime_verdicts(make_plan(saved, resolve_slice("1/2", saved)))
     assert not any(one.condition == "no_kv" for one in filled)
     assert len(parent.tensors) - len(tensors) == (0 if kv else 15)
+
+
+def test_references_serve_where_objects_do() -> None:
+    parent = open_parent("tiny")
+    by_objects = make_plan(parent, resolve_slice("e2b", parent), kv_from=parent)
+    by_names = make_plan("tiny", "e2b", kv_from="tiny")
+    assert by_names.config == by_objects.config
+    assert by_names.tensors == by_objects.tensors
+    assert open_parent(parent) is parent
+    assert resolve_slice(by_names.slice, "tiny") is by_names.slice
+    assert runtime_verdicts("tiny") == runtime_verdicts(parent)
+    assert len(load_tokenizer("tiny")) == len(load_tokenizer(parent))

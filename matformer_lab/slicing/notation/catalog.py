@@ -13,6 +13,7 @@ from matformer_lab.common.files.strict_yaml import load_yaml
 from matformer_lab.common.paths import StrPath
 from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.common.validation import explain
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.e4b import check_is_e4b
 from matformer_lab.slicing.notation.google_csv import load_csv
@@ -35,13 +36,13 @@ def published_specs() -> tuple[SliceSpec, ...]:
     return tuple(spec for spec in specs if isinstance(spec, SliceSpec))
 
 
-def resolve_slice(ref: str, parent: Parent, base: StrPath = "") -> Slice:
+def resolve_slice(ref: Slice | str, parent: Parent | StrPath, base: StrPath = "") -> Slice:
     """The slice of a parent that a reference names.
 
     Args:
         ref: A built-in name, one width for every layer (`1/2`), `FILE.yaml` or
-            `FILE.csv#NAME`.
-        parent: The parent to slice.
+            `FILE.csv#NAME`. A slice is returned as it is.
+        parent: The parent to slice, or what `open_parent` accepts.
         base: The folder that relative file names start from.
 
     Raises:
@@ -49,10 +50,12 @@ def resolve_slice(ref: str, parent: Parent, base: StrPath = "") -> Slice:
 
     Examples:
         >>> import matformer_lab as ml
-        >>> small = ml.resolve_slice("e2b", ml.open_parent("tiny"))
+        >>> small = ml.resolve_slice("e2b", "tiny")
         >>> len(small.widths), small.skipped
         (30, (20, 21, 22, 23, 24))
     """
+    if isinstance(ref, Slice):
+        return ref
     slices = resolve_slices([ref], parent, base)
     if len(slices) != 1:
         names = ", ".join(s.name for s in slices)
@@ -62,7 +65,7 @@ def resolve_slice(ref: str, parent: Parent, base: StrPath = "") -> Slice:
 
 
 def resolve_slices(
-    entries: Sequence[object], parent: Parent, base: StrPath = ""
+    entries: Sequence[object], parent: Parent | StrPath, base: StrPath = ""
 ) -> tuple[Slice, ...]:
     """The slices of a parent that the entries of a recipe's `slices` describe.
 
@@ -70,7 +73,7 @@ def resolve_slices(
         entries: Built-in names, `published`, one width for every layer (`1/2`), `FILE.yaml` or
             `FILE.csv` (with `#NAME` for one slice of it), slices written out as mappings,
             samplers, and `Slice` objects.
-        parent: The parent to slice.
+        parent: The parent to slice, or what `open_parent` accepts.
         base: The folder that relative file names start from.
 
     Returns:
@@ -83,14 +86,14 @@ def resolve_slices(
 
     Examples:
         >>> import matformer_lab as ml
-        >>> parent = ml.open_parent("tiny")
         >>> sampler = {"sample": 2, "widths": ["1/2", "full"]}
-        >>> [one.name for one in ml.resolve_slices(["e2b", "1/2", sampler], parent)]
+        >>> [one.name for one in ml.resolve_slices(["e2b", "1/2", sampler], "tiny")]
         ['e2b', 'uniform-1-2', 'mix-0-000', 'mix-0-001']
     """
+    opened = open_parent(parent)
     found: dict[str, Slice] = {}
     for position, entry in enumerate(entries):
-        for slice_ in _resolve(entry, parent, Path(base), f"slices[{position}]"):
+        for slice_ in _resolve(entry, opened, Path(base), f"slices[{position}]"):
             known = found.setdefault(slice_.name, slice_)
             if known != slice_:
                 raise InputError(
