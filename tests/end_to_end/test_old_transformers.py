@@ -5,6 +5,7 @@ Each version is installed in a folder of its own that goes before the environmen
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
+from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan
+from matformer_lab.slicing.slice import Slice
 from tests.support.pico import E4B_IN_MINIATURE, write_parent
 
 pytestmark = pytest.mark.skipif(
@@ -67,11 +71,30 @@ def test_logits_are_the_same_everywhere(
     else:
         slice_ = resolve_slice(name, parent)
     child = write_checkpoint(make_plan(parent, slice_, text_only=True), tmp_path / "child")
+    check_logits(child, parent, slice_, tmp_path, release)
+
+
+def test_a_head_of_its_own_is_used_everywhere(calm: Path, tmp_path: Path, release: str) -> None:
+    """`tie_word_embeddings: false` is honoured, and the head is not the embeddings."""
+    folder = shutil.copytree(calm, tmp_path / "parent")
+    tensors = load_file(folder / "model.safetensors")
+    embed = tensors["model.embed_tokens.weight"]
+    generator = torch.Generator().manual_seed(7)
+    tensors["lm_head.weight"] = torch.randn(embed.shape, generator=generator) * 0.1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    parent = open_parent(folder)
+    slice_ = resolve_slice("e2b", parent)
+    child = write_checkpoint(make_plan(parent, slice_), tmp_path / "child")
+    check_logits(child, parent, slice_, tmp_path, release)
+
+
+def check_logits(child: Path, parent: Parent, slice_: Slice, folder: Path, release: str) -> None:
+    """A child's logits in a release are those of the live slice."""
     ids = torch.randint(1, 96, (2, 24), generator=torch.Generator().manual_seed(0))
-    np.save(tmp_path / "ids.npy", ids.numpy())
+    np.save(folder / "ids.npy", ids.numpy())
     script = Path(__file__).parents[1] / "support" / "logits.py"
     done = subprocess.run(
-        [sys.executable, script, child, tmp_path / "ids.npy", tmp_path / "logits.npy"],
+        [sys.executable, script, child, folder / "ids.npy", folder / "logits.npy"],
         env={**os.environ, "PYTHONPATH": release, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -82,4 +105,4 @@ def test_logits_are_the_same_everywhere(
     with torch.no_grad():
         expected = ElasticParent.load(parent, dtype=torch.float32).live(slice_)(ids).logits
     assert expected.std() > 0.03  # enough for a wrong slice to be seen
-    assert np.abs(np.load(tmp_path / "logits.npy") - expected.numpy()).max() <= 1e-4
+    assert np.abs(np.load(folder / "logits.npy") - expected.numpy()).max() <= 1e-4
