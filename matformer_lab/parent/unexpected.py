@@ -131,8 +131,8 @@ def check_merged(tensors: Mapping[str, TensorInfo], where: str) -> None:
     if adapters:
         raise InputError(
             f"{where}: holds an adapter that is not merged ({adapters[0]} is one of "
-            f"{len(adapters)} such tensors); merge it first (PEFT: merge_and_unload), then save the "
-            "model"
+            f"{len(adapters)} such tensors); merge it first (PEFT: merge_and_unload), then save "
+            "the model"
         )
 
 

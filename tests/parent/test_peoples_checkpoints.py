@@ -623,6 +623,22 @@ def test_references_that_are_understood(cache: Path) -> None:
         assert open_parent(path).tensors == opened.tensors
 
 
+def test_parts_of_a_cache_are_told(cache: Path) -> None:
+    root = cache.parent.parent
+    for part in ("snapshots", "refs", "blobs"):
+        with pytest.raises(InputError, match=f"{part}: is a part of a Hub cache; give {root}$"):
+            open_parent(root / part)
+    with pytest.raises(InputError, match=r"give one of its models by its id \(me/tuned\)"):
+        open_parent(root.parent)
+
+
+def test_a_home_is_understood(text: Pico, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a recipe has it, which no shell reads."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text.variant(tmp_path / "p")
+    assert open_parent("~/p").folder == tmp_path / "p"
+
+
 def adapter(folder: Path) -> Path:
     folder.mkdir()
     (folder / "adapter_config.json").write_text(
@@ -643,7 +659,9 @@ def a_file(path: Path) -> Path:
         (lambda tmp: a_file(tmp / "m.gguf"), "is a GGUF"),
         (lambda tmp: a_file(tmp / "m.safetensors"), "with config.json beside"),
         (lambda tmp: tmp / "nothing", "no such folder"),
+        (lambda tmp: "https://hf.co/datasets/me/it", "is not a model's address on the Hub"),
         (lambda tmp: "me/nothing.gguf", "no such file"),
+        (lambda tmp: "Tiny", "did you mean `tiny`"),
         (lambda tmp: "gemma-3n-e4b", "did you mean google/gemma-3n-E4B?"),
         (lambda tmp: "gemma3n-e2b-it", "did you mean google/gemma-3n-E2B-it?"),
     ],
@@ -664,6 +682,17 @@ def test_references_that_are_told_apart(
         ("https://huggingface.co/me/it/tree/v2", "me/it@v2"),
         ("https://huggingface.co/me/it/blob/main/config.json?download=true", "me/it@main"),
         ("hf://me/it", "me/it"),
+        ("hf://me/it@v1", "me/it@v1"),
+        ("hf.co/me/it/", "me/it"),
+        ("huggingface.co/me/it", "me/it"),
+        ("git@hf.co:me/it.git", "me/it"),
+        ("https://huggingface.co/me/it.git", "me/it"),
+        ("https://huggingface.co/me/it/resolve/main/model.safetensors", "me/it@main"),
+        ("https://huggingface.co/me/it/discussions/3", "me/it"),
+        ("https://huggingface.co/me/it/tree/refs%2Fpr%2F1", "me/it@refs/pr/1"),
+        ("https://huggingface.co/me/it/tree/refs/pr/1", "me/it@refs/pr/1"),
+        ("me/it", "me/it"),
+        ("https://huggingface.co/datasets/me/it", "https://huggingface.co/datasets/me/it"),
         ("https://example.org/me/it", "https://example.org/me/it"),
     ],
 )
@@ -675,7 +704,16 @@ def test_pages_of_the_hub(written: str, ref: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "says"),
-    [("gemma4", "1536 and 2560"), ("nemotron_h", "Nemotron Elastic"), ("llama", "only Gemma 3n")],
+    [
+        ("gemma4", "1536 and 2560"),
+        ("nemotron_h", "Nemotron Elastic"),
+        ("llama", "only Gemma 3n"),
+        ("gemma3", "other Gemmas"),
+        ("paligemma", "other Gemmas"),
+        ("gemma3n_audio", "a tower"),
+        ("olmo2", "MatFormer-OLMo"),
+        (None, "no model_type"),
+    ],
 )
 def test_other_models_are_told_why(kind: str, says: str, text: Pico, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=says):
