@@ -594,7 +594,9 @@ def test_settings_of_quantisation_without_any_are_dropped(
 ) -> None:
     """transformers would quantise the slice's bf16 weights, or look for what is not there."""
     pico: Pico = request.getfixturevalue(form)
-    settings = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    settings: dict[str, Any] = {
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    }
     settings |= {"quantization": {"group_size": 64, "bits": 4}}
     if in_text and form == "full":
         settings = {"text_config": {**pico.config["text_config"], **settings}}
