@@ -190,7 +190,7 @@ _OTHER_MODELS: Final = {
     "gemma3n": ". This is the config of a tower of it, or its name is spelled otherwise",
     "gemma4": ". Gemma 4's E2B and E4B are not nested in each other (hidden sizes 1536 and 2560)",
     "gemma": ". Those of other Gemmas were not",
-    "olmo": ". MatFormer-OLMo's were too, but its tensors are others, for which there are no rules",
+    "olmo": ". MatFormer-OLMo's were too, but it has other tensors, for which there are no rules",
     "nemotron": ". Nemotron Elastic is nested too, but in other dimensions and at fixed budgets",
 }
 """What is known of models that people take for this one, by a part of their `model_type`."""

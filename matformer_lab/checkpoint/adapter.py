@@ -298,7 +298,7 @@ class _Cuts:
         axis, size = wanted.get(kind, (0, rows))
         if len(info.shape) <= axis or info.shape[axis] != size:
             raise InputError(
-                f"{self._where}: {name} is {list(info.shape)}, which is no adapter of {bare} "
+                f"{self._where}: {name} is {list(info.shape)}, which is not an adapter of {bare} "
                 f"{list(shape)} of {self._plan.parent.ref}; give `adapter_of`, what it was "
                 "trained on"
             )

@@ -204,7 +204,7 @@ def slice_command(
         say(str(adapted))
         return
     if adapter_of:
-        raise InputError(f"{parent}: is no adapter's folder; leave out `adapter_of`")
+        raise InputError(f"{parent}: is not an adapter's folder; leave out `adapter_of`")
     written = write_slices(
         parent,
         slice_refs,

@@ -152,7 +152,7 @@ def check_unexpected(
         bare = name.removeprefix(prefix)
         if not is_known(bare) and (axis := _cut_axis(bare, tensors[name].shape, text)):
             raise InputError(
-                f"{where}: tensor {name} {list(tensors[name].shape)} is none of Gemma 3n's, but "
+                f"{where}: tensor {name} {list(tensors[name].shape)} is not one of Gemma 3n's, but "
                 f"has the size of {axis}, so a slice would have to cut it and no rule says how; "
                 "remove it, or merge it into the weights"
             )

@@ -56,7 +56,7 @@ def check_is_e4b(parent: Parent, published: Sequence["SliceSpec"]) -> None:
 
 
 def _unlike_e4b(text: TextConfig) -> str:
-    """In what a parent that is no published slice either differs from E4B."""
+    """In what a parent that is not a published slice either differs from E4B."""
     e4b = e4b_config()
     if text.num_hidden_layers != e4b.num_hidden_layers:
         return f"has {text.num_hidden_layers} layers"

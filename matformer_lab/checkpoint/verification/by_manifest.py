@@ -61,7 +61,7 @@ def verify_by_manifest(folder: Path, cache: ComparisonCache, advance: Advance) -
 
 
 def _as_a_model(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Where a whole folder is no Gemma 3n, or not the one that its manifest describes."""
+    """Where a whole folder is not a Gemma 3n, or not the one that its manifest describes."""
     try:
         model = open_folder(folder)
     except InputError as error:

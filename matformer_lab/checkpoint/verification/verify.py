@@ -183,7 +183,7 @@ def _verify_members(
     advance: Advance,
 ) -> Verification:
     tensors = 0
-    problems = [f"{name}: is no part of the family" for name in strangers_of(family)]
+    problems = [f"{name}: does not belong to the family" for name in strangers_of(family)]
     for member in members_of(family):
         try:
             result = _verify(member, parent, None, kv_from, cache, advance)

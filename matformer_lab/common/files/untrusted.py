@@ -71,7 +71,7 @@ def open_regular(path: Path) -> BinaryIO:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # a NUL in the name, or what no file system can encode
-        raise InputError(f"{path}: is no file name ({one_line(error)})") from None
+        raise InputError(f"{path}: is not a file name ({one_line(error)})") from None
     return file
 
 

@@ -60,7 +60,7 @@ def check_gen_kwargs(given: Mapping[str, Any], where: str) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"{where}: {name!r} is no argument of generation{hint}")
+            raise InputError(f"{where}: {name!r} is not an argument of generation{hint}")
         if wanted := _wanted(name, value):
             raise InputError(f"{where}: {name} is {wanted} (got {value!r})")
 
