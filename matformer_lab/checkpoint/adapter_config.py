@@ -1,8 +1,8 @@
 """adapter_config.json of a LoRA, for the slice that the LoRA is cut to.
 
 PEFT names modules by suffixes, regular expressions, or lists of layers. What names no layer holds
-for a slice as well. What does is written out, module by module: rank and alpha are those that the
-module had.
+for a slice as well. What names layers is written out, module by module, with the rank and alpha
+that each module had.
 """
 
 import re
