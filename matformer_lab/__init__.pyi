@@ -6,7 +6,7 @@ from .checkpoint.family import add_to_family as add_to_family
 from .checkpoint.family import write_family as write_family
 from .checkpoint.slices import Written as Written
 from .checkpoint.slices import write_slices as write_slices
-from .checkpoint.verification.verify import Verification as Verification
+from .checkpoint.verification.result import Verification as Verification
 from .checkpoint.verification.verify import compare_checkpoints as compare_checkpoints
 from .checkpoint.verification.verify import verify_checkpoint as verify_checkpoint
 from .checkpoint.write import write_checkpoint as write_checkpoint

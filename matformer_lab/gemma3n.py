@@ -187,11 +187,13 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 _OTHER_MODELS: Final = {
+    "gemma3n": ". This is the config of a tower of it, or its name is spelled otherwise",
     "gemma4": ". Gemma 4's E2B and E4B are not nested in each other (hidden sizes 1536 and 2560)",
-    "gemma": ". Other Gemmas' are not",
+    "gemma": ". Those of other Gemmas were not",
+    "olmo": ". MatFormer-OLMo's were too, but it has other tensors, for which there are no rules",
     "nemotron": ". Nemotron Elastic is nested too, but in other dimensions and at fixed budgets",
 }
-"""What is known of models that people take for this one, by how their `model_type` begins."""
+"""What is known of models that people take for this one, by a part of their `model_type`."""
 
 
 def read_text_config(config: Mapping[str, Any], where: str) -> TextConfig:
@@ -207,10 +209,12 @@ def read_text_config(config: Mapping[str, Any], where: str) -> TextConfig:
     model_type = config.get("model_type")
     if model_type not in ("gemma3n", "gemma3n_text"):
         kind = str(model_type).lower()
-        why = next((why for start, why in _OTHER_MODELS.items() if kind.startswith(start)), "")
+        why = next((why for part, why in _OTHER_MODELS.items() if part in kind), "")
+        said = f"model_type is {model_type!r:.60}" if model_type else "there is no model_type"
         raise InputError(
-            f"{where}: model_type is {model_type!r:.60}, but only Gemma 3n (gemma3n, gemma3n_text) "
-            f"can be sliced here: its FFNs were trained as nested ones{why}"
+            f"{where}: {said}, but only Gemma 3n (gemma3n, gemma3n_text) "
+            f"can be sliced here: its FFNs were trained so that narrow ones are nested in wide "
+            f"ones{why}"
         )
     try:
         return TextConfig.model_validate(text_part(config))

@@ -120,7 +120,7 @@ def slice_adapter(
         base_model: Hub id or folder of the slice, for adapter_config.json; None: it names none.
 
     Raises:
-        InputError: The folder is no LoRA of this parent, a part of it cannot be cut, or `out`
+        InputError: The folder is not a LoRA of this parent, a part of it cannot be cut, or `out`
             cannot be used.
 
     Examples:
@@ -226,7 +226,7 @@ class _Cuts:
         if prefix is None:
             layers = (split_layer(module.removeprefix(p)).layer for p in _PREFIXES)
             if any(layer is not None for layer in layers):
-                raise InputError(f"{self._where}: {name} is of no module of Gemma 3n's")
+                raise InputError(f"{self._where}: {name} belongs to no module of Gemma 3n")
             if f"{module}.weight" == LM_HEAD or not self._renamed:
                 yield self._named(name, module, module, info, None)
             return
@@ -298,7 +298,7 @@ class _Cuts:
         axis, size = wanted.get(kind, (0, rows))
         if len(info.shape) <= axis or info.shape[axis] != size:
             raise InputError(
-                f"{self._where}: {name} is {list(info.shape)}, which is no adapter of {bare} "
+                f"{self._where}: {name} is {list(info.shape)}, which is not an adapter of {bare} "
                 f"{list(shape)} of {self._plan.parent.ref}; give `adapter_of`, what it was "
                 "trained on"
             )

@@ -1,8 +1,8 @@
 """adapter_config.json of a LoRA, for the slice that the LoRA is cut to.
 
 PEFT names modules by suffixes, regular expressions, or lists of layers. What names no layer holds
-for a slice as well. What does is written out, module by module: rank and alpha are those that the
-module had.
+for a slice as well. What names layers is written out, module by module, with the rank and alpha
+that each module had.
 """
 
 import re
@@ -88,7 +88,7 @@ def sliced_config(
         layers = config["layers_to_transform"]
         layers = [layers] if isinstance(layers, int) else layers
         if not isinstance(layers, list) or not all(isinstance(layer, int) for layer in layers):
-            raise InputError(f"{where}: layers_to_transform is no list of layers")
+            raise InputError(f"{where}: layers_to_transform is not a list of layers")
         changes["layers_to_transform"] = [new_index[n] for n in layers if n in new_index]
     ranks = {module.sliced_name: module.rank for module in modules}
     alphas = _pattern(config, "alpha_pattern", where)
@@ -104,7 +104,7 @@ def sliced_config(
 def _pattern(config: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     pattern = config.get(key) or {}
     if not isinstance(pattern, dict):
-        raise InputError(f"{where}: {key} is no mapping of modules to numbers")
+        raise InputError(f"{where}: {key} is not a mapping of modules to numbers")
     return pattern
 
 

@@ -171,7 +171,7 @@ class Manifest(BaseModel):
         for name in files:
             plain = Path(name).name == name and not set(name) & set("\0\\")
             if not plain or name in (MANIFEST_FILE, CARD_FILE) or name.endswith(".safetensors"):
-                raise ValueError(f"names {name!r}, which is no file beside the weights")
+                raise ValueError(f"names {name!r}, which is not a file beside the weights")
         return files
 
     @property

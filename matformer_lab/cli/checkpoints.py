@@ -11,7 +11,7 @@ from matformer_lab.cli.output import print_json, print_table, say
 from matformer_lab.common.errors import InputError
 
 if TYPE_CHECKING:
-    from matformer_lab.checkpoint.verification.verify import Verification
+    from matformer_lab.checkpoint.verification.result import Verification
 
 _SLICE_FORMS = (
     "a built-in name (matformer-lab slices lists them), one width for all layers (1/2), FILE.yaml "
@@ -204,7 +204,7 @@ def slice_command(
         say(str(adapted))
         return
     if adapter_of:
-        raise InputError(f"{parent}: is no adapter's folder; leave out `adapter_of`")
+        raise InputError(f"{parent}: is not an adapter's folder; leave out `adapter_of`")
     written = write_slices(
         parent,
         slice_refs,

@@ -63,7 +63,7 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):  # else somebody's own
-            # Under PYTHONIOENCODING=ascii, and for names that are no text.
+            # Under PYTHONIOENCODING=ascii, and for names that are not text.
             stream.reconfigure(errors="backslashreplace")
 
 

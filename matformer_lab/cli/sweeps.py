@@ -172,7 +172,7 @@ def report(folders: tuple[Path, ...], separate: tuple[str, str] | None) -> None:
     "--markdown",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Markdown summary to write.",
+    help="Markdown summary to write; - for standard output.",
 )
 @click.option(
     "--junit", metavar="FILE", type=click.Path(path_type=Path), help="JUnit XML to write."
@@ -196,18 +196,21 @@ def gate(
     DIR is the folder of a finished sweep. A slice or task that only one side has fails too, unless
     a flag allows it.
     """
+    from matformer_lab.gate.markdown import to_markdown
     from matformer_lab.gate.run import run_gate
 
+    to_stdout = markdown == Path("-")
     result = run_gate(
         folder,
         baseline,
         max_drop,
         update,
-        markdown,
+        None if to_stdout else markdown,
         junit,
         allow_new=allow_new,
         allow_missing=allow_missing,
         allow_parent=allow_parent,
     )
-    say(result.summary)
+    for line in (to_markdown(result) if to_stdout else result.summary).splitlines():
+        say(line)
     return DONE if result.ok else NO

@@ -21,5 +21,5 @@ def to_path(written: StrPath) -> Path:
             raise ValueError("a NUL in the name")
         os.fsencode(written)
     except ValueError as error:
-        raise InputError(f"{written}: is no file name ({one_line(error)})") from None
+        raise InputError(f"{written}: is not a file name ({one_line(error)})") from None
     return Path(written)

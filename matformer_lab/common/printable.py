@@ -11,7 +11,7 @@ def printable(text: str) -> str:
 
     Control characters (escape sequences move the cursor, clear the screen, set the title), marks
     that change the direction of writing, other invisible characters and the stand-ins for bytes
-    that are no text become escapes, as in `repr`. A text that went through it stays as it is.
+    that are not text become escapes, as in `repr`. A text that went through it stays as it is.
 
     Examples:
         >>> print(printable("\x1b[2Jok: fine"))

@@ -66,7 +66,7 @@ def _problems(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
 
 
 def _is_union_branch(part: int | str) -> bool:
-    """Whether a part of a location is no key but the branch of a union that pydantic tried."""
+    """Whether a part of a location is not a key but the branch of a union that pydantic tried."""
     return isinstance(part, str) and (
         part in ("str", "none", "bool") or part.startswith(("literal[", "dict[", "constrained-"))
     )

@@ -1,4 +1,4 @@
-"""Log-probabilities that are no numbers, refused: lm-eval makes a plausible accuracy of them."""
+"""Refuses log-probabilities that are NaN, of which lm-eval makes a plausible accuracy."""
 
 import math
 from collections.abc import Iterator, Mapping

@@ -59,7 +59,7 @@ def load_tokenizer(parent: Parent | StrPath) -> "PreTrainedTokenizerBase":
 
 
 def _check_files(folder: Path, ref: str) -> None:
-    """Raise `InputError` if a tokenizer's files are missing, or are no files.
+    """Raise `InputError` if a tokenizer's files are missing, or are not files.
 
     transformers then makes up a tokenizer that knows no word, or another one than the model's.
     """

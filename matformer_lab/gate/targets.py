@@ -65,7 +65,7 @@ def check_targets(
             _check_not_of_sweep(path, folder)
     if update and (found := content_to_replace(baseline)) and not is_baseline(found):
         raise InputError(
-            f"{baseline}: is no baseline, and `update` would replace it; "
+            f"{baseline}: is not a baseline, and `update` would replace it; "
             "move it away or choose another name"
         )
     if markdown:

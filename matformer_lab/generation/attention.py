@@ -20,7 +20,7 @@ class Split(NamedTuple):
 
     Attributes:
         shared: [heads, tokens, head_dim] what all rows share.
-        own: [rows, heads, tokens, head_dim] what each row has besides.
+        own: [rows, heads, tokens, head_dim] what each row has of its own.
     """
 
     shared: Tensor

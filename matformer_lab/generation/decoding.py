@@ -92,7 +92,7 @@ def generate(
         max_new_tokens: The most tokens of a text.
         is_done: Whether a text ends here, given its tokens so far; asked after every token.
         sampling: How tokens are drawn; None: the likeliest is taken.
-        seed: Of the draws. A prompt that comes twice gets two.
+        seed: Of the draws. A prompt that is given twice is drawn for twice.
         budget: Bounds of a batch; None chooses by free memory. An accelerator that runs out of
             memory halves them until they fit.
         progress: Called with (tokens done, tokens in all), prompts included. What a text that ends

@@ -81,8 +81,8 @@ def with_towers(
     problems = towers.load_state_dict(values, strict=False, assign=True)
     if found := [*problems.missing_keys, *problems.unexpected_keys]:
         raise InputError(
-            f"{parent.ref}: its towers are not those of its config in this transformers and timm: "
-            f"{found[0]}" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+            f"{parent.ref}: its towers are not those of its config, as this transformers and timm "
+            f"build them: {found[0]}" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
         )
     model.requires_grad_(False)
     model.train(False)

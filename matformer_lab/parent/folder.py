@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.strict_json import strict_json
@@ -100,6 +100,14 @@ def _candidates(folder: Path) -> tuple[WeightFiles, ...]:
     raise InputError(f"{folder}: {_why_no_weights(names)}")
 
 
+_OTHER_WEIGHTS: Final = {
+    (".task", ".litertlm", ".tflite"): "a bundle for phones is made from a checkpoint; give that",
+    (".npz", ".h5", ".msgpack", ".ckpt"): "convert the weights that lie there to safetensors first",
+    (".distcp",): "these are shards of torch's distributed checkpoints; save the model from them",
+}
+"""Files of weights that are not read, by how they end, and what to do."""
+
+
 def _why_no_weights(names: list[str]) -> str:
     if any(name.endswith(".gguf") for name in names):
         return "holds a GGUF, which is made from a checkpoint; give the checkpoint in safetensors"
@@ -108,6 +116,9 @@ def _why_no_weights(names: list[str]) -> str:
             "only pickle weights (.bin, .pt), which can run code when they are read; "
             "convert them to safetensors first"
         )
+    for ends, what in _OTHER_WEIGHTS.items():
+        if any(name.endswith(ends) for name in names):
+            return f"no safetensors weights found; {what}"
     return "no safetensors weights found"
 
 

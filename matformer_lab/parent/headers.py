@@ -29,11 +29,13 @@ from typing import Any, Final
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.strict_json import strict_json
-from matformer_lab.common.files.untrusted import open_regular, read_exactly, refuse_pointer
+from matformer_lab.common.files.untrusted import open_regular, read_exactly, refuse_stand_in
 from matformer_lab.common.units import ALIGNMENT
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The safetensors library's own limit."""
+
+_PRINTABLE: Final = frozenset(b"\t\r\n" + bytes(range(0x20, 0x7F)))
 
 ITEM_BITS: Final = {
     "F4": 4,
@@ -116,9 +118,14 @@ def header_length(first_8_bytes: bytes | bytearray, file_size: int, where: str) 
 
     Raises:
         InputError: The length is over `MAX_HEADER_BYTES`, or over what the file has; or the file is
-            a Git-LFS pointer.
+            a pointer, a web page or some other text.
     """
-    refuse_pointer(bytes(first_8_bytes), where)
+    refuse_stand_in(bytes(first_8_bytes), where)
+    if all(byte in _PRINTABLE for byte in first_8_bytes):  # of a length, half are zero
+        shown = bytes(first_8_bytes).decode("ascii")
+        raise InputError(
+            f"{where}: is text ({shown!r}...), not a safetensors file; download it again"
+        )
     length: int = struct.unpack("<Q", first_8_bytes)[0]
     if length > MAX_HEADER_BYTES:
         raise InputError(f"{where}: header of {length:,} bytes is over the 100 MB limit")

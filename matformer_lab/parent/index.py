@@ -66,9 +66,8 @@ def add_shard(
     """
     for name, info in shard.items():
         if weight_map.get(name) != file:
-            raise InputError(
-                f"{where}: tensor {name} is in {file}, but the index says {weight_map.get(name)}"
-            )
+            said = f"says {weight_map[name]}" if name in weight_map else "does not name it"
+            raise InputError(f"{where}: tensor {name} is in {file}, but the index {said}")
         tensors[name] = info
 
 

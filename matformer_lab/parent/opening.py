@@ -62,7 +62,7 @@ def open_parent(ref: Parent | StrPath) -> Parent:
 def _open(ref: str) -> Parent:
     if ref == TINY:
         return open_folder(tiny.model_dir(), ref=TINY, name=TINY)
-    ref = without_url(ref)
+    ref = without_url(os.path.expanduser(ref))  # noqa: PTH111 (Path's fails without a home)
     path = Path(ref)
     if is_folder(path):
         repo_id = cached_repo(path)
@@ -72,8 +72,9 @@ def _open(ref: str) -> Parent:
         return replace(open_folder(snapshot, ref=ref, name=repo_id), revision=snapshot.name)
     if is_file(path):
         return _open_file(path)
-    if looks_like_repo_id(ref) and path.suffix not in (".gguf", ".safetensors"):
-        return open_remote(ref)
+    repo = ref.strip().removesuffix("/")
+    if looks_like_repo_id(repo) and path.suffix not in (".gguf", ".safetensors"):
+        return open_remote(repo)
     raise unknown(ref)
 
 

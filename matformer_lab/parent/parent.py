@@ -23,7 +23,14 @@ from matformer_lab.gemma3n import (
 from matformer_lab.parent.head import has_head
 from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.spelling import Spelling, spelling_of
-from matformer_lab.parent.unexpected import check_merged, check_unexpected, check_unquantised
+from matformer_lab.parent.unexpected import (
+    beside_the_model,
+    check_merged,
+    check_unexpected,
+    check_unquantised,
+    has_quantised_towers,
+    says_quantised,
+)
 from matformer_lab.parent.weight_files import WeightFiles
 
 if TYPE_CHECKING:
@@ -195,6 +202,7 @@ def build_parent(
             if expected.required:
                 raise InputError(
                     f"{ref}: tensor {full_name} is missing, but config.json calls for it"
+                    f"{_in_its_place(full_name, beside_the_model(tensors, prefix, text)[1])}"
                 )
         elif info.shape != expected.shape:
             raise InputError(
@@ -217,13 +225,45 @@ def build_parent(
         revision=revision,
         separate_head=head,
         stored=stored,
-        notes=tuple(_notes(config, spelling, ref)),
+        notes=tuple(_notes(config, tensors, text, spelling, ref)),
     )
 
 
-def _notes(config: Mapping[str, Any], spelling: Spelling, ref: str) -> Iterator[str]:
+def _in_its_place(missing: str, others: Sequence[str]) -> str:
+    """The tensor that may be the missing one under another name, as the end of a sentence."""
+    from difflib import get_close_matches
+
+    _, _, rest = missing.partition("layers.")
+    same = [name for name in others if rest and name.endswith(f".layers.{rest}")]
+    near = same or get_close_matches(missing, others, n=1, cutoff=0.8)
+    return f"; the files have {near[0]} instead" if near else ""
+
+
+def _notes(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, TensorInfo],
+    text: TextConfig,
+    spelling: Spelling,
+    ref: str,
+) -> Iterator[str]:
     if spelling.note:
         yield spelling.note
+    past, others = beside_the_model(tensors, spelling.prefix, text)
+    if past:
+        yield (
+            f"{ref}: holds layers past the {text.num_hidden_layers} of its config.json "
+            f"({past[0]}); they are left out"
+        )
+    if others:
+        yield (
+            f"{ref}: holds tensors that Gemma 3n does not have ({len(others)}, such as "
+            f"{others[0]}); slices carry them as they are, and transformers ignores them"
+        )
+    if says_quantised(config) and not has_quantised_towers(tensors):
+        yield (
+            f"{ref}: config.json has settings of quantisation, but no tensor is quantised; slices "
+            "are written without them"
+        )
     if is_notebooks(config):
         yield (
             f"{ref}: Google's notebook wrote its config.json, with too many layer_types; it is "

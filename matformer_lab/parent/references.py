@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.strict_json import strict_json
@@ -15,15 +16,19 @@ _GOOGLES: Final = (
     "google/gemma-3n-E2B-it",
 )
 _URL = re.compile(
-    r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://(?:models/)?)"
-    r"([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([^/?#]+)[^?#]*)?/?(?:[?#].*)?",
-    re.ASCII,
+    r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://(?:models/)?|"
+    r"(?:ssh://)?git@(?:huggingface\.co|hf\.co)[:/])"
+    r"(?:models/)?([\w.-]+/[\w.-]+?)(?:\.git)?(?:@([^/?#]+))?"
+    r"(?:/(?:tree|blob|resolve|raw|commit)/(refs/(?:pr|convert)/[^/?#]+|[^/?#]+)[^?#]*"
+    r"|/(?:discussions|commits|settings)[^?#]*|/[\w.-]+\.(?:json|safetensors))?"
+    r"/?(?:[?#].*)?",
+    re.ASCII | re.I,
 )
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)", re.ASCII)
 
 
 def without_url(ref: str) -> str:
-    """A repository's page on the Hub as `org/name` or `org/name@revision`; else `ref` as it is.
+    """A model's address on the Hub as `org/name` or `org/name@revision`; else `ref` as it is.
 
     Examples:
         >>> without_url("https://huggingface.co/google/gemma-3n-E4B/tree/main")
@@ -32,7 +37,8 @@ def without_url(ref: str) -> str:
     match = _URL.fullmatch(ref)
     if not match:
         return ref
-    return match[1] + (f"@{match[2]}" if match[2] else "")
+    revision = match[2] or match[3]
+    return match[1] + (f"@{unquote(revision)}" if revision else "")
 
 
 def cached_repo(folder: Path) -> str | None:
@@ -74,6 +80,11 @@ def why_no_config(folder: Path) -> str:
             f"is an adapter{of}, not a checkpoint; `matformer-lab slice` cuts it to a slice. Else "
             "merge it into its base model first (PEFT: merge_and_unload) and give the result"
         )
+    if folder.name in ("snapshots", "refs", "blobs") and cached_repo(folder.parent):
+        return f"is a part of a Hub cache; give {folder.parent}"
+    cached = sorted(filter(None, map(cached_repo, folder.glob("models--*"))))
+    if cached:
+        return f"is a Hub cache; give one of its models by its id ({', '.join(cached):.200})"
     inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
     if inside:
         return f"no config.json, but checkpoints lie in it ({', '.join(inside):.200}); give one"
@@ -102,6 +113,11 @@ def folder_of_file(path: Path) -> Path:
 
 def unknown(ref: str) -> InputError:
     """The error for what is neither a folder nor a Hub id."""
+    if "://" in ref or ref.startswith(("git@", "huggingface.co/", "hf.co/")):
+        return InputError(
+            f"{ref}: is not a model's address on the Hub; give its id (org/name), or a checkpoint "
+            "folder"
+        )
     if ref.startswith(("/", "./", "../", "~/")) or ref.count("/") > 1:
         return InputError(f"{ref}: no such folder")
     if ref.endswith((".gguf", ".safetensors")):
@@ -119,6 +135,8 @@ def did_you_mean(ref: str) -> str:
     by_spelling = {_plain(name): name for name in _GOOGLES}
     by_spelling |= {_plain(name.partition("/")[2]): name for name in _GOOGLES}
     repo = ref.partition("@")[0]
+    if repo.strip("/").lower() == "tiny":
+        return "; did you mean `tiny`?"
     near = get_close_matches(_plain(repo), by_spelling, n=1, cutoff=0.75)
     guess = by_spelling[near[0]] if near else None
     return f"; did you mean {guess}?" if guess and guess != repo else ""

@@ -18,9 +18,9 @@ FULL_PREFIX: Final = "model.language_model."
 """The prefix of the text tensors' names in a full checkpoint."""
 
 _WRAPPERS: Final = re.compile(
-    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
 )
-"""torch.compile, FSDP and activation checkpointing name the modules that they wrap so."""
+"""torch.compile, FSDP, activation checkpointing and Lightning's Fabric name what they wrap so."""
 
 _AROUND: Final = ("module.", "base_model.model.")
 """DistributedDataParallel and PEFT put a name around the whole model."""
@@ -83,9 +83,10 @@ def spelling_of(names: Iterable[str], *, full: bool, where: str) -> Spelling:
     expected = FULL_PREFIX if full else TEXT_ONLY_PREFIX
     if prefix not in known:
         form = "a full gemma3n" if full else "a gemma3n_text"
+        named = f"named {prefix}*" if prefix else f"named without a prefix ({suffix})"
         raise InputError(
-            f"{where}: its text tensors are named {prefix}*, but {form} checkpoint has "
-            f"{expected}*; transformers would load random weights, so rename the tensors"
+            f"{where}: its text tensors are {named}, but {form} checkpoint has {expected}*; "
+            "transformers would load random weights, so rename the tensors"
         )
     published = {name: _published(n, prefix, expected) for name, n in plain.items()}
     if len(set(published.values())) < len(published):

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.gemma3n import TextConfig, is_known, split_layer, text_part
+from matformer_lab.gemma3n import LM_HEAD, TextConfig, is_known, split_layer, text_part
 from matformer_lab.parent.headers import TensorInfo
 
 _ADAPTER: Final = re.compile(
-    r"(^|\.)(lora_\w+|base_layer|adapters?|adapter_\w+|modules_to_save|original_module|ia3_l|"
-    r"vera_lambda_\w|hada_\w+|lokr_\w+|oft_\w+|boft_\w+|fourierft_\w+|hra_\w+|delta_\w+)(\.|$)",
+    r"(^|\.)(lora|lora_\w+|base_layer|(\w+_)?adapters?(_\w+)?|modules_to_save|original_module|"
+    r"ia3_l|vera_(A|B|lambda_\w)|hada_\w+|lokr_\w+|oft_\w+|boft_\w+|fourierft_\w+|hra_\w+|delta_\w+|"
+    r"(pi|co|mi)ssa_\w+|vblora_\w+|randlora_\w+|ln_tuning_\w+|road_\w+|reft(_\w+)?|"
+    r"prompt_(encoder|embeddings)|loreft\w*)(\.|$)",
     re.ASCII,
 )
 """Parts of names that PEFT and its kin give to what they add to a model."""
@@ -76,10 +78,32 @@ def _quantised(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
             yield name, "MLX" if f"{stem}.scales" in tensors else info.dtype
 
 
+QUANTIZATION_KEYS: Final = ("quantization_config", "quantization")
+"""Keys of a config that tell a runtime how to read quantised weights; the second is MLX's."""
+
+
+def says_quantised(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json has settings of quantisation, at its top or in its text part."""
+    parts = (config, text_part(config))
+    return any(part.get(key) for part in parts for key in QUANTIZATION_KEYS)
+
+
+def has_quantised_towers(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether some tensor of a tower is quantised, so that the config's settings are for it."""
+    return any(
+        not _TOWERS.isdisjoint(name.split("."))
+        and (
+            any(pattern.search(name) for pattern, _ in _QUANTISED)
+            or (name.endswith(".weight") and info.dtype not in _FLOATS and len(info.shape) >= 2)
+        )
+        for name, info in tensors.items()
+    )
+
+
 def _method(config: Mapping[str, Any]) -> str | None:
     """What a config says about how the weights were quantised."""
     for part in (config, text_part(config)):
-        settings = part.get("quantization_config") or part.get("quantization")
+        settings = next((part[key] for key in QUANTIZATION_KEYS if part.get(key)), None)
         if not isinstance(settings, Mapping):
             continue
         method = settings.get("quant_method")
@@ -106,8 +130,9 @@ def check_merged(tensors: Mapping[str, TensorInfo], where: str) -> None:
     adapters = [name for name in tensors if _ADAPTER.search(name)]
     if adapters:
         raise InputError(
-            f"{where}: holds an adapter that is not merged ({len(adapters)} tensors, such as "
-            f"{adapters[0]}); merge it first (PEFT: merge_and_unload), then save the model"
+            f"{where}: holds an adapter that is not merged ({adapters[0]} is one of "
+            f"{len(adapters)} such tensors); merge it first (PEFT: merge_and_unload), then save "
+            "the model"
         )
 
 
@@ -127,10 +152,39 @@ def check_unexpected(
         bare = name.removeprefix(prefix)
         if not is_known(bare) and (axis := _cut_axis(bare, tensors[name].shape, text)):
             raise InputError(
-                f"{where}: tensor {name} {list(tensors[name].shape)} is none of Gemma 3n's, but "
+                f"{where}: tensor {name} {list(tensors[name].shape)} is not one of Gemma 3n's, but "
                 f"has the size of {axis}, so a slice would have to cut it and no rule says how; "
                 "remove it, or merge it into the weights"
             )
+
+
+def beside_the_model(
+    tensors: Mapping[str, TensorInfo], prefix: str, text: TextConfig
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tensors that neither the text model nor a tower has.
+
+    Args:
+        tensors: By their published names.
+        prefix: Of the text tensors.
+        text: The config.
+
+    Returns:
+        Those of layers past the config's last one, which slices leave out; and all others, which
+        slices carry along.
+    """
+    past, others = [], []
+    for name in tensors:
+        bare = name.removeprefix(prefix)
+        layer, _ = split_layer(bare)
+        if name.startswith(prefix) and layer is not None and layer >= text.num_hidden_layers:
+            past.append(name)
+        elif not (
+            name == LM_HEAD
+            or (name.startswith(prefix) and is_known(bare))
+            or not _TOWERS.isdisjoint(name.split(".")[:2])
+        ):
+            others.append(name)
+    return tuple(past), tuple(others)
 
 
 def _cut_axis(bare: str, shape: tuple[int, ...], text: TextConfig) -> str | None:

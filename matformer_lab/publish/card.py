@@ -176,7 +176,7 @@ def metadata_of(card: str, where: str) -> dict[str, Any]:
     """The metadata of a card; empty if it has none.
 
     Raises:
-        InputError: It is no plain mapping in YAML.
+        InputError: It is not a plain mapping in YAML.
     """
     front = card_parts(card).front
     if front is None:

@@ -15,7 +15,7 @@ CardChoice = Literal["keep", "replace"]
 
 State = Literal["new", "changed", "there", "kept", "removed"]
 """What becomes of a file: sent for the first time, replaced, the same already, left as it is on the
-Hub, removed because it is no part of the checkpoint any more."""
+Hub, removed because it no longer belongs to the checkpoint."""
 
 _WEIGHTS: Final = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 

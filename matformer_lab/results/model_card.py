@@ -117,7 +117,7 @@ def benchmark_table(card: ModelCard) -> str:
 
 
 def missing_table(card: ModelCard) -> str:
-    """The card's other benchmarks, in Markdown: why they are not there."""
+    """The card's other benchmarks, in Markdown: why each is not measured here."""
     rows = [
         (one.name, one.metric, f"{one.published.e2b:.1f}", f"{one.published.e4b:g}", one.missing)
         for one in card.benchmarks

@@ -322,7 +322,7 @@ def _outcomes(
         read: The folder.
         rows: The reported scores, a row for each slice.
         measured: What the slices scored item by item.
-        proven: Whether the store says what the rows say. Then a score that is no mean over items
+        proven: Whether the store says what the rows say. Then a score that is not a mean over items
             (a corpus-level F1, say) is right all the same; else it is refused.
     """
     assert measured.scores is not None

@@ -37,7 +37,7 @@ def bytes_read(batches: int, weights: int, memory: int) -> int:
 
 
 class ReadAhead:
-    """Asks for the weights of layers on a thread of its own; does nothing where that is no use.
+    """Asks for the weights of layers on a thread of its own, where that helps.
 
     Weights that are not a mapped file, or are in memory already, cost a system call.
 

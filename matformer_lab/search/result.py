@@ -211,7 +211,7 @@ class SearchResult:
         """A budget of the search, with its costs.
 
         Raises:
-            KeyError: When there is none of this name.
+            KeyError: There is none of this name.
         """
         for entry in self.record.settings["search"]["budgets"]:
             (budget,) = make_budgets([BudgetEntry.model_validate(entry)], self._costs)

@@ -5,6 +5,7 @@ from typing import Any
 
 from matformer_lab.gemma3n import default_layer_types, text_part
 from matformer_lab.parent.parent import Parent
+from matformer_lab.parent.unexpected import QUANTIZATION_KEYS, has_quantised_towers
 from matformer_lab.slicing.filling import EVERY_GAP, Gap, config_filling
 from matformer_lab.slicing.slice import Slice
 
@@ -45,11 +46,14 @@ def child_config(
     # Where the head is a tensor of its own: transformers 5 reads this flag at the top of a full
     # config, 4.x in text_config.
     untied = {"tie_word_embeddings": False} if parent.separate_head else {}
-    child_text = {**written, **changes, **untied}
+    # Text weights are never quantised here; by settings that are left over from a quantised model,
+    # transformers and mlx-lm would read them as if they were.
+    child_text = _without_quantization({**written, **changes, **untied})
     if not parent.multimodal:
         return child_text
     if not text_only:
-        return {**parent.config, "text_config": child_text, **untied}
+        full = {**parent.config, "text_config": child_text, **untied}
+        return full if has_quantised_towers(parent.tensors) else _without_quantization(full)
     top = parent.config
     inherited = (
         *("torch_dtype", "dtype", "transformers_version"),
@@ -62,6 +66,11 @@ def child_config(
         **from_top,
         "model_type": "gemma3n_text",
     }
+
+
+def _without_quantization(config: dict[str, Any]) -> dict[str, Any]:
+    """A config, or its text part, without settings of quantisation."""
+    return {key: value for key, value in config.items() if key not in QUANTIZATION_KEYS}
 
 
 def _sparsity(parent: Parent, layer: int) -> float:

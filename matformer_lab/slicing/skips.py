@@ -8,23 +8,21 @@ def check_skip(skip: tuple[int, ...], text: TextConfig) -> tuple[int, ...]:
     """Check that a Gemma 3n without these layers still works.
 
     Args:
-        skip: Indices of the layers to skip, in any order.
+        skip: Indices of the layers to skip, each once (`notation` sees to it), in any order.
         text: The parent's config.
 
     Returns:
         `skip` in ascending order.
 
     Raises:
-        InputError: A layer does not exist, is listed twice or feeds the shared K/V of later layers,
-            or no layer of some attention type, or none that shares K/V, would be left.
+        InputError: A layer does not exist or feeds the shared K/V of later layers, or no layer of
+            some attention type, or none that shares K/V, would be left.
     """
     for layer in skip:
         if not 0 <= layer < text.num_hidden_layers:
             raise InputError(
                 f"skipped layer {layer}: the parent has layers 0 to {text.num_hidden_layers - 1}"
             )
-        if skip.count(layer) > 1:
-            raise InputError(f"skipped layer {layer} is listed twice")
     kept = [n for n in range(text.num_hidden_layers) if n not in skip]
     for kind in sorted(set(text.layer_types)):
         if not any(text.layer_types[layer] == kind for layer in kept):

@@ -35,8 +35,8 @@ class Ranking:
 def rank(panel: Panel, sizes: Mapping[str, float]) -> Ranking:
     """Judge the slices of a panel by their sizes.
 
-    Verdicts are read off the simultaneous intervals. Dominated: some slice that is no larger is
-    better. On the frontier: better than every slice that is no larger (the smallest slice has no
+    Verdicts are read off the simultaneous intervals. Dominated: a slice of at most its size is
+    better. On the frontier: better than every slice of at most its size (the smallest slice has no
     rival and is on the frontier by definition). Not separable: neither.
 
     Args:

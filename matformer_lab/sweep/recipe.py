@@ -55,10 +55,11 @@ class Recipe(BaseModel):
         Field(min_length=1, description="A checkpoint folder, a Hub id (org/name@rev) or `tiny`."),
     ]
     slices: Annotated[
-        tuple[str | dict[str, Any], ...],
+        tuple[str | StrictInt | StrictFloat | dict[str, Any], ...],
         Field(
             json_schema_extra={"minItems": 1},
-            description="Built-in names, `published`, slice files, `1/2`, inline slices, samplers.",
+            description="Built-in names, `published`, slice files, widths (`1/2`), inline slices, "
+            "samplers.",
         ),
     ] = ("published",)
     tasks: Annotated[

@@ -68,7 +68,7 @@ class Entry:
 class Store:
     """The folder `store/` of a sweep.
 
-    A file that is no whole score counts as absent and is named once, in the log.
+    An incomplete or damaged file counts as absent and is named once, in the log.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -159,7 +159,7 @@ class Store:
             # Scoring again is right; trusting or deleting it is not.
             if path.exists() and path not in self._named:
                 self._named.add(path)
-                _log.warning("%s is no whole score and is left out: %s", path, one_line(error))
+                _log.warning("%s is not a complete score and is ignored: %s", path, one_line(error))
             return None
 
 

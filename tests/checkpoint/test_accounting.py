@@ -104,7 +104,7 @@ def test_what_is_free(child: Path, parent: Parent) -> None:
     (child / "README.md").unlink()
     assert not problems(child) and not problems(child, parent)
     (child / "README.md").mkdir()
-    assert "README.md: is no part of the slice" in problems(child)
+    assert "README.md: does not belong to the slice" in problems(child)
 
 
 KNOWN = ("config.json", "model.safetensors.index.json", "tokenizer.json", "LICENSE")
@@ -135,7 +135,7 @@ def test_the_parents_side_files_are_compared(pico: Path, child: Path, tmp_path: 
     (other / "tokenizer.json").write_text("another tokenizer")
     assert problems(child, open_parent(other)) == "tokenizer.json: differs from the parent's"
     (other / "tokenizer.json").unlink()
-    assert problems(child, open_parent(other)) == "tokenizer.json: is no file of the parent's"
+    assert problems(child, open_parent(other)) == "tokenizer.json: is not a file of the parent's"
     shutil.copy(child / "tokenizer.json", other)
     (other / "merges.txt").write_text("a b")
     said = problems(child, open_parent(other))
@@ -153,7 +153,7 @@ def test_a_folder_without_a_manifest_is_compared_too(child: Path, parent: Parent
     (child / "modeling.py").write_text("x")
     assert verify_checkpoint(child, parent, plan.slice).problems == (
         "tokenizer.json: differs from the parent's",
-        "modeling.py: is no part of the slice",
+        "modeling.py: does not belong to the slice",
     )
 
 
@@ -166,9 +166,9 @@ def test_a_family_accounts_for_its_folder_too(parent: Parent, tmp_path: Path) ->
     (out / "more").mkdir()
     for against in (None, parent):
         said = problems(out, against).splitlines()
-        assert said[0] == "notes.txt: is no part of the family"
+        assert said[0] == "notes.txt: does not belong to the family"
         assert said[1].startswith("more: ")
-        assert said[2:] == ["uniform-1-2: modeling.py: is no part of the slice"]
+        assert said[2:] == ["uniform-1-2: modeling.py: does not belong to the slice"]
 
 
 # --- the manifest -------------------------------------------------------------------------------

@@ -208,5 +208,7 @@ def test_a_parent_with_fewer_layers_is_named(tmp_path: Path) -> None:
     small = write_checkpoint(make_plan(tiny, resolve_slice("e2b", tiny)), tmp_path / "e2b")
     whole = write_checkpoint(make_plan(tiny, resolve_slice("full", tiny)), tmp_path / "full")
     (whole / "matformer_lab.json").unlink()
-    with pytest.raises(InputError, match="has 35 layers, and e2b has 30: it is no slice of that"):
+    with pytest.raises(
+        InputError, match="has 35 layers, and e2b has 30: it is not a slice of that"
+    ):
         verify_checkpoint(whole, open_parent(str(small)))

@@ -174,12 +174,12 @@ def test_names_that_are_no_texts_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text(CODE)
     group = "group: mine\ntask: [{task: 1}]\naggregate_metric_list: [{metric: acc}]\n"
     write_task(tmp_path, name, file="x.yaml", doc_to_text="!function code.ask")
-    assert "is no name" in refused(tmp_path, "tiny_boolq")
+    assert "is not a" in refused(tmp_path, "tiny_boolq")
     for wicked in ('"' + "x" * 300 + '"', '"a\\e[31mb"', '"a\\nb"', '""', '"a\\u202eb"'):
         write_task(tmp_path, wicked, file="x.yaml")
-        assert "is no name" in refused(tmp_path, "tiny_boolq")
+        assert "is not a" in refused(tmp_path, "tiny_boolq")
     (tmp_path / "x.yaml").write_text(group)
-    assert "1 is no name" in refused(tmp_path, "mine")
+    assert "1 is not a name" in refused(tmp_path, "mine")
     assert not (tmp_path / "ran").exists()
 
 
@@ -298,13 +298,13 @@ def test_tags_are_kept_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("task: [unclosed", "is no task file"),
-        ("task: !!python/object/apply:os.system [id]", "is no task file"),
+        ("task: [unclosed", "is not a task file"),
+        ("task: !!python/object/apply:os.system [id]", "is not a task file"),
         ("task: x\ninclude: x.yaml", "includes itself"),
         ("task: x\ninclude: nowhere.yaml", "no such file"),
-        ("task: x\ninclude: 3", "is no file name"),
-        ("a: " + "[" * 5000, "is no task file"),
-        ("task: x\n\x00", "is no task file"),
+        ("task: x\ninclude: 3", "is not a file name"),
+        ("a: " + "[" * 5000, "is not a task file"),
+        ("task: x\n\x00", "is not a task file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(text: str, says: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from matformer_lab.gate.baseline import TaskBaseline, decode, encode
 from matformer_lab.gate.markdown import to_markdown
 from matformer_lab.gate.result import GateResult
 from matformer_lab.gate.run import run_gate
-from tests.support.command import CommandResult
+from tests.support.command import CommandResult, run_here
 from tests.support.synthetic import SLICES, Made, write_results, write_sweep
 
 SOME = tuple(made for made in SLICES if made.name in ("e4b", "e2b", "e2.98b-layer"))
@@ -288,6 +288,13 @@ def test_summary_and_junit_say_what_the_result_says(baseline: Path, tmp_path: Pa
     assert len(root.findall(".//testcase")) == len(result.checks)
     assert len(root.findall(".//failure")) == len(result.failed)
     assert sum(int(suite.get("failures", 0)) for suite in root) == len(result.failed)
+
+
+def test_the_summary_can_be_printed(good: Path, baseline: Path, tmp_path: Path) -> None:
+    run_gate(good, baseline, markdown=tmp_path / "summary.md")
+    printed = run_here("gate", good, "--baseline", baseline, "--markdown", "-").out
+    written = (tmp_path / "summary.md").read_text()
+    assert written.startswith(printed.rstrip()) and not Path("-").exists()
 
 
 def test_names_cannot_break_out_of_the_summary(tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["--baseline", "config.yaml", "--update"], "is no baseline"),
-        (["--baseline", "notes.md", "--update"], "is no baseline"),
-        (["--baseline", "binary", "--update"], "is no baseline"),
+        (["--baseline", "config.yaml", "--update"], "is not a baseline"),
+        (["--baseline", "notes.md", "--update"], "is not a baseline"),
+        (["--baseline", "binary", "--update"], "is not a baseline"),
         (["--baseline", "sweep/recipe.yaml", "--update"], "a name of the sweep's own files"),
         (["--baseline", "baseline.yaml", "--markdown", "notes.md"], "is no gate summary"),
         (["--baseline", "baseline.yaml", "--markdown", "sweep/notes.md"], "is no gate summary"),

@@ -163,6 +163,36 @@ def test_a_pointer_is_not_read(name: str, full: Pico, tmp_path: Path) -> None:
         open_parent(folder)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (POINTER.replace("\n", "\r\n"), "is a Git-LFS pointer"),
+        ("\ufeff" + POINTER, "is a Git-LFS pointer"),
+        (POINTER.replace("git-lfs", "hawser"), "is a Git-LFS pointer"),
+        ('# xet version 0\nfilesize = 17\nhash = "4d7a"\n', "is a Xet pointer.*hf download"),
+        ("<!DOCTYPE html>\n<html>Log in</html>", "is a web page"),
+        ("<html><head></head></html>", "is a web page"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_file(
+    text: str, says: str, full: Pico, tmp_path: Path
+) -> None:
+    folder = full.variant(tmp_path / "p")
+    (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(InputError, match=rf"tokenizer.json: {says}"):
+        write_slices(folder, "1/2", tmp_path / "c")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(InputError, match=rf"config.json: {says}"):
+        open_parent(folder)
+
+
+def test_text_in_place_of_weights(full: Pico, tmp_path: Path) -> None:
+    folder = full.variant(tmp_path / "p")
+    (folder / "model.safetensors").write_text("Invalid credentials in Authorization header")
+    with pytest.raises(InputError, match=r"is text .*not a safetensors file"):
+        open_parent(folder)
+
+
 # Tensors beside those of the model
 
 UP = "model.layers.3.mlp.up_proj"
@@ -175,6 +205,9 @@ BESIDE: dict[str, tuple[str, tuple[int, ...]]] = {
     "somebody's scale": ("model.layers.3.mlp.neuron_scale", (64,)),
     "a scale of every layer's inputs": ("model.per_layer_gain", (80,)),
     "an adapter": ("model.layers.3.adapter.down.weight", (4, 32)),
+    "another's adapter": ("model.layers.3.output_adapters.mine.weight", (4, 8)),
+    "VeRA's matrix, which all layers share": ("base_model.vera_A.default", (4, 8)),
+    "prompt tuning": ("prompt_encoder.default.embedding.weight", (4, 8)),
 }
 
 
@@ -187,8 +220,29 @@ def test_what_no_rule_cuts_is_named(kind: str, text: Pico, tmp_path: Path) -> No
 
 def test_what_no_cut_touches_rides_along(text: Pico, tmp_path: Path) -> None:
     extra = {"model.layers.3.self_attn.rotary_emb.inv_freq": torch.ones(8)}
-    out = sliced(text.variant(tmp_path / "p", {**text.tensors, **extra}), tmp_path / "c")
+    with pytest.warns(UserWarning, match=r"does not have \(1, such as .*inv_freq\)"):
+        out = sliced(text.variant(tmp_path / "p", {**text.tensors, **extra}), tmp_path / "c")
     assert extra.keys() <= load_file(out / "model.safetensors").keys()
+
+
+def test_layers_past_the_last_are_left_out_with_a_line(text: Pico, tmp_path: Path) -> None:
+    extra = {"model.layers.10.mlp.up_proj.weight": torch.ones(64, 32)}
+    with pytest.warns(UserWarning, match=r"layers past the 10 .*\.10\..*left out"):
+        out = sliced(text.variant(tmp_path / "p", {**text.tensors, **extra}), tmp_path / "c")
+    assert not extra.keys() & load_file(out / "model.safetensors").keys()
+
+
+@pytest.mark.parametrize(
+    ("of", "to"),
+    [("model.layers.3.", "other.layers.3."), ("norm.weight", "norm.gamma"), (".mlp.", ".ffn.")],
+)
+def test_a_tensor_that_has_another_name_is_named(
+    of: str, to: str, full: Pico, tmp_path: Path
+) -> None:
+    of = of.replace("model.", "model.language_model.")
+    named = {k.replace(of, to): v for k, v in full.tensors.items()}
+    with pytest.raises(InputError, match=f"{to}".replace(".", r"\.")):
+        open_parent(full.variant(tmp_path / "p", named))
 
 
 # Weight files
@@ -398,6 +452,33 @@ def test_numbers_are_written_back_as_they_were(number: str, full: Pico, tmp_path
     assert verify_checkpoint(out, folder).ok
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text.encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        (lambda text: text.encode().replace(b'"pt"', b'"\xe9"') + b"\xe9", "is not UTF-8"),
+        (lambda text: b"// mine\n" + text.encode(), "line 1"),
+        (lambda text: text.rstrip()[:-1].encode() + b",\n}", "line "),
+    ],
+)
+def test_a_config_that_is_not_json_is_named_with_the_line(
+    change: Callable[[str], bytes], says: str, full: Pico, tmp_path: Path
+) -> None:
+    folder = full.variant(tmp_path / "p")
+    path = folder / "config.json"
+    path.write_bytes(change(path.read_text()))
+    with pytest.raises(InputError, match=rf"config.json: not valid JSON.*{says}"):
+        open_parent(folder)
+
+
+def test_a_byte_order_mark_is_left_out(full: Pico, tmp_path: Path) -> None:
+    folder = full.variant(tmp_path / "p")
+    path = folder / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    out = sliced(folder, tmp_path / "c")
+    assert (out / "config.json").read_bytes().startswith(b"{")
+
+
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "activation_sparsity_pattern"])
 def test_what_is_read_must_be_a_number(key: str, text: Pico, tmp_path: Path) -> None:
     folder = text.variant(tmp_path / "p", None, **{key: float("inf")})
@@ -506,6 +587,34 @@ def test_mlx_4_bit(text: Pico, tmp_path: Path) -> None:
         open_parent(folder)
 
 
+@pytest.mark.parametrize("form", ["text", "full"])
+@pytest.mark.parametrize("in_text", [False, True])
+def test_settings_of_quantisation_without_any_are_dropped(
+    form: str, in_text: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """transformers would quantise the slice's bf16 weights, or look for what is not there."""
+    pico: Pico = request.getfixturevalue(form)
+    settings: dict[str, Any] = {
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    }
+    settings |= {"quantization": {"group_size": 64, "bits": 4}}
+    if in_text and form == "full":
+        settings = {"text_config": {**pico.config["text_config"], **settings}}
+    with pytest.warns(UserWarning, match="no tensor is quantised"):
+        out = sliced(pico.variant(tmp_path / "p", **settings), tmp_path / "c")
+    assert "quantization" not in (out / "config.json").read_text()
+
+
+def test_settings_for_quantised_towers_stay(full: Pico, tmp_path: Path) -> None:
+    tower = {"model.vision_tower.a.weight": torch.ones(3, 2).to(torch.float8_e4m3fn)}
+    settings = {"quantization_config": {"quant_method": "fp8"}}
+    folder = full.variant(tmp_path / "p", {**full.tensors, **tower}, **settings)
+    config = json.loads((sliced(folder, tmp_path / "c") / "config.json").read_text())
+    assert config["quantization_config"] == {"quant_method": "fp8"}
+    write_slices(folder, "1/2", tmp_path / "t", text_only=True)
+    assert "quantization" not in (tmp_path / "t" / "config.json").read_text()
+
+
 # References
 
 
@@ -514,6 +623,22 @@ def test_references_that_are_understood(cache: Path) -> None:
     assert (opened.name, opened.revision) == ("me/tuned", "a" * 40)
     for path in (cache / "model.safetensors", cache / "config.json"):
         assert open_parent(path).tensors == opened.tensors
+
+
+def test_parts_of_a_cache_are_told(cache: Path) -> None:
+    root = cache.parent.parent
+    for part in ("snapshots", "refs", "blobs"):
+        with pytest.raises(InputError, match=f"{part}: is a part of a Hub cache; give {root}$"):
+            open_parent(root / part)
+    with pytest.raises(InputError, match=r"give one of its models by its id \(me/tuned\)"):
+        open_parent(root.parent)
+
+
+def test_a_home_is_understood(text: Pico, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a recipe has it, which no shell reads."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text.variant(tmp_path / "p")
+    assert open_parent("~/p").folder == tmp_path / "p"
 
 
 def adapter(folder: Path) -> Path:
@@ -536,7 +661,9 @@ def a_file(path: Path) -> Path:
         (lambda tmp: a_file(tmp / "m.gguf"), "is a GGUF"),
         (lambda tmp: a_file(tmp / "m.safetensors"), "with config.json beside"),
         (lambda tmp: tmp / "nothing", "no such folder"),
+        (lambda tmp: "https://hf.co/datasets/me/it", "is not a model's address on the Hub"),
         (lambda tmp: "me/nothing.gguf", "no such file"),
+        (lambda tmp: "Tiny", "did you mean `tiny`"),
         (lambda tmp: "gemma-3n-e4b", "did you mean google/gemma-3n-E4B?"),
         (lambda tmp: "gemma3n-e2b-it", "did you mean google/gemma-3n-E2B-it?"),
     ],
@@ -557,6 +684,17 @@ def test_references_that_are_told_apart(
         ("https://huggingface.co/me/it/tree/v2", "me/it@v2"),
         ("https://huggingface.co/me/it/blob/main/config.json?download=true", "me/it@main"),
         ("hf://me/it", "me/it"),
+        ("hf://me/it@v1", "me/it@v1"),
+        ("hf.co/me/it/", "me/it"),
+        ("huggingface.co/me/it", "me/it"),
+        ("git@hf.co:me/it.git", "me/it"),
+        ("https://huggingface.co/me/it.git", "me/it"),
+        ("https://huggingface.co/me/it/resolve/main/model.safetensors", "me/it@main"),
+        ("https://huggingface.co/me/it/discussions/3", "me/it"),
+        ("https://huggingface.co/me/it/tree/refs%2Fpr%2F1", "me/it@refs/pr/1"),
+        ("https://huggingface.co/me/it/tree/refs/pr/1", "me/it@refs/pr/1"),
+        ("me/it", "me/it"),
+        ("https://huggingface.co/datasets/me/it", "https://huggingface.co/datasets/me/it"),
         ("https://example.org/me/it", "https://example.org/me/it"),
     ],
 )
@@ -568,7 +706,16 @@ def test_pages_of_the_hub(written: str, ref: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "says"),
-    [("gemma4", "1536 and 2560"), ("nemotron_h", "Nemotron Elastic"), ("llama", "only Gemma 3n")],
+    [
+        ("gemma4", "1536 and 2560"),
+        ("nemotron_h", "Nemotron Elastic"),
+        ("llama", "only Gemma 3n"),
+        ("gemma3", "other Gemmas"),
+        ("paligemma", "other Gemmas"),
+        ("gemma3n_audio", "a tower"),
+        ("olmo2", "MatFormer-OLMo"),
+        (None, "no model_type"),
+    ],
 )
 def test_other_models_are_told_why(kind: str, says: str, text: Pico, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=says):

@@ -125,30 +125,26 @@ def swapped(folder: Path) -> None:
     )
 
 
-def described(*keys: str | int, to: Any) -> Damage:
-    def damage(folder: Path) -> None:
-        path = folder / "slices.json"
-        document = json.loads(path.read_text())
-        at = document
-        for key in keys[:-1]:
-            at = at[key]
-        at[keys[-1]] = to
-        path.write_text(json.dumps(document))
+def changed(name: str, load: Callable[[str], Any], dump: Callable[[Any], str]) -> Any:
+    """A damage to a file of nested values: `keys` lead to the one that becomes `to`."""
 
-    return damage
+    def at(*keys: str | int, to: Any) -> Damage:
+        def damage(folder: Path) -> None:
+            document = load((folder / name).read_text())
+            *path, last = keys
+            part = document
+            for key in path:
+                part = part[key]
+            part[last] = to
+            (folder / name).write_text(dump(document))
+
+        return damage
+
+    return at
 
 
-def recipe(*keys: str, to: Any) -> Damage:
-    def damage(folder: Path) -> None:
-        path = folder / "recipe.yaml"
-        document = yaml.safe_load(path.read_text())
-        at = document
-        for key in keys[:-1]:
-            at = at[key]
-        at[keys[-1]] = to
-        path.write_text(yaml.safe_dump(document))
-
-    return damage
+described = changed("slices.json", json.loads, json.dumps)
+recipe = changed("recipe.yaml", yaml.safe_load, yaml.safe_dump)
 
 
 E2B = ("slices", 1)

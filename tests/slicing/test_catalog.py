@@ -99,3 +99,32 @@ def test_a_bare_number_that_is_hardly_meant_as_hidden_units(ref: str) -> None:
     with pytest.raises(InputError, match=rf"{ref} hidden units .* write full .* {ref}x .* widths"):
         resolve_slice(ref, E4B)
     assert resolve_slice("16", E4B).widths[0] == 16
+
+
+@pytest.mark.parametrize("half", ["1/2", "0.5", ".5", "0.50", "50%", "4x", "4X", 0.5, 8192, 8192.0])
+def test_spellings_of_one_width(half: object) -> None:
+    (slice_,) = resolve_slices([half], E4B)
+    assert slice_.widths == (8192,) * 35
+    (again,) = resolve_slices([{"name": "mine", "widths": half}], E4B)
+    assert again.widths == slice_.widths
+
+
+def test_two_spellings_of_one_slice_are_one() -> None:
+    assert [s.name for s in resolve_slices(["1/2", 0.5, "50%"], E4B)] == ["uniform-1-2"]
+
+
+@pytest.mark.parametrize(
+    ("ref", "says"),
+    [
+        ("1.0", "width 1.0 may be hidden units or the whole FFN; write 1 or full"),
+        (2.0, "write 2 or full"),
+        ("2.98", "width 2.98 is not an integer"),
+        *((ref, r"a width .* is written 1/2, 0.5") for ref in ("half", "½", "0x2000", "16e3")),
+        ("E2B-it", r"the nearest are .*e2b \(1.91B\)"),
+        ("e2b_layer", r"the nearest are e1.96b-layer"),
+        (True, "must be a mapping"),
+    ],
+)
+def test_what_is_no_width_is_told(ref: object, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        resolve_slices([ref], E4B)

@@ -197,8 +197,11 @@ def test_generation_arguments_are_part_of_a_scores_key_and_recorded(
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"temprature": 0.5}, "'temprature' is no argument of generation; did you mean temperatur"),
-        ({"nonsense_of_mine": 1}, "'nonsense_of_mine' is no argument of generation"),
+        (
+            {"temprature": 0.5},
+            "'temprature' is not an argument of generation; did you mean temperatur",
+        ),
+        ({"nonsense_of_mine": 1}, "'nonsense_of_mine' is not an argument of generation"),
         ({"temperature": "hot"}, "temperature is a number, 0 or more"),
         ({"temperature": -1}, "temperature is a number, 0 or more"),
         ({"top_p": 1.5}, "top_p is a number from 0 to 1"),

@@ -78,7 +78,7 @@ def _known_file(
     elif digest is not None and digest_of(data) != digest:
         yield f"{name}: does not match the manifest's digest"
     elif of_parent is not None and name not in of_parent:
-        yield f"{name}: is no file of the parent's"
+        yield f"{name}: is not a file of the parent's"
     elif of_parent is not None and data != of_parent[name]:
         yield f"{name}: differs from the parent's"
 

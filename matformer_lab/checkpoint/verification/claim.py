@@ -159,8 +159,8 @@ def _unsaid_slice(folder: Path, config: Mapping[str, Any], parent: Parent) -> Sl
     layers, there = len(text.intermediate_size), parent.text.num_hidden_layers
     if layers > there:
         raise InputError(
-            f"{folder}: has {layers} layers, and {parent.name} has {there}: it is no slice of that "
-            "parent; give the `parent` that it was cut from"
+            f"{folder}: has {layers} layers, and {parent.name} has {there}: it is not a slice of "
+            "that parent; give the `parent` that it was cut from"
         )
     found = recognised(folder, config, text, parent)
     if found is None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,13 @@ _T = TypeVar("_T")
 _Found = TypeVar("_Found")
 
 _THREADS: Final = 4
+
+
+class Comparable(NamedTuple):
+    """A tensor that was found with the dtype and shape that it should have."""
+
+    expected: TensorPlan
+    found: TensorInfo
 
 
 class ComparisonCache:

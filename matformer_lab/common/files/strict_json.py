@@ -12,6 +12,24 @@ MAX_DIGITS: Final = 1000
 """Digits of a whole number; Python itself refuses to read or print more than 4300."""
 
 
+_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+
+
+def _text(data: bytes) -> str:
+    """The characters of UTF-8 text, without the mark that Windows editors put before them.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    if data.startswith(_UTF_16):
+        raise ValueError("it is UTF-16; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line} is not UTF-8; save it as UTF-8") from None
+
+
 def strict_json(data: bytes, where: str, *, as_written: bool = False) -> dict[str, Any]:
     """Parse a JSON object, strictly.
 
@@ -20,7 +38,7 @@ def strict_json(data: bytes, where: str, *, as_written: bool = False) -> dict[st
     nesting beyond what other code can handle.
 
     Args:
-        data: UTF-8 text.
+        data: UTF-8 text; a byte-order mark before it is left out.
         where: Names the file in an error.
         as_written: Keep the characters of numbers (`float_as_written`), for a file that
             `written_json` writes again; NaN and Infinity, which Python's configs may hold, are then
@@ -51,7 +69,7 @@ def strict_json(data: bytes, where: str, *, as_written: bool = False) -> dict[st
 
     try:
         value = json.loads(
-            data.decode(),
+            _text(data),
             object_pairs_hook=unique,
             parse_constant=WrittenFloat if as_written else no_constant,
             parse_float=decimal,

@@ -48,8 +48,8 @@ def load_yaml(path: Path) -> Any:
     """The content of a YAML file of at most `MAX_YAML_BYTES`.
 
     Raises:
-        InputError: The file is missing, cannot be read, is no regular file, is too large or is not
-            valid YAML.
+        InputError: The file is missing, cannot be read, is not a regular file, is too large or is
+            not valid YAML.
     """
     return parse_yaml(read_small(path, MAX_YAML_BYTES), str(path))
 

@@ -11,21 +11,41 @@ MAX_SMALL_BYTES: Final = 100_000_000
 """Larger than any real config, index or tokenizer; such files are read into memory."""
 
 
-POINTER_START: Final = b"version https://git-lfs.github.com/spec/"
-"""How a Git-LFS pointer begins: the text that stands for a file until it is fetched."""
+_PULL: Final = "`git lfs pull` in the clone, or with `hf download`"
+_POINTERS: Final = (
+    (b"version https://git-lfs.github.com/spec/", "Git-LFS", _PULL),
+    (b"version https://hawser.github.com/spec/", "Git-LFS", _PULL),  # its name before 2014
+    (b"# xet version ", "Xet", "`hf download`"),
+)
+"""How the small texts begin that stand for a file until it is fetched."""
+
+_WEB_PAGES: Final = (b"<!doctype html", b"<html")
+_MARK: Final = b"\xef\xbb\xbf"
+_FEWEST: Final = 8
+_START: Final = 64
 
 
-def refuse_pointer(start: bytes, where: str) -> None:
-    """Raise `InputError` if a file begins as a Git-LFS pointer.
+def refuse_stand_in(start: bytes, where: str) -> None:
+    """Raise `InputError` if a file is something else in its place: a pointer, or a web page.
 
     Args:
         start: The file's first bytes; 8 are enough, since no JSON and no header begins so.
         where: Names the file in the error.
     """
-    if len(start) >= 8 and POINTER_START.startswith(start[: len(POINTER_START)]):
+    start = start.removeprefix(_MARK)
+    if len(start) < _FEWEST:
+        return
+    for begins, kind, fetch in _POINTERS:
+        if begins.startswith(start[: len(begins)]):
+            raise InputError(
+                f"{where}: is a {kind} pointer in place of the file; fetch the file with {fetch}"
+            )
+    page = any(begins.startswith(start[: len(begins)].lower()) for begins in _WEB_PAGES)
+    page = page or start[:5].lower() == _WEB_PAGES[1]
+    if page and not where.endswith((".html", ".htm")):
         raise InputError(
-            f"{where}: is a Git-LFS pointer in place of the file; fetch the file with "
-            "`git lfs pull` in the clone, or with `hf download`"
+            f"{where}: is a web page in place of the file; download the file again, with "
+            "`hf download`"
         )
 
 
@@ -51,7 +71,7 @@ def open_regular(path: Path) -> BinaryIO:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # a NUL in the name, or what no file system can encode
-        raise InputError(f"{path}: is no file name ({one_line(error)})") from None
+        raise InputError(f"{path}: is not a file name ({one_line(error)})") from None
     return file
 
 
@@ -59,8 +79,8 @@ def read_small(path: Path, limit: int = MAX_SMALL_BYTES) -> bytes:
     """The content of a file of at most `limit` bytes.
 
     Raises:
-        InputError: The file cannot be read, is not a regular file, is larger than `limit` or is a
-            Git-LFS pointer.
+        InputError: The file cannot be read, is not a regular file, is larger than `limit`, or is a
+            pointer or a web page in its place.
     """
     try:
         with open_regular(path) as file:
@@ -74,7 +94,7 @@ def read_small(path: Path, limit: int = MAX_SMALL_BYTES) -> bytes:
         raise InputError(
             f"{path}: over the limit of {limit:,} bytes; no real file of this kind is so large"
         )
-    refuse_pointer(bytes(data[: len(POINTER_START)]), str(path))
+    refuse_stand_in(bytes(data[:_START]), str(path))
     return bytes(data)
 
 

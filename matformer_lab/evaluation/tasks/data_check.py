@@ -40,9 +40,9 @@ def check_data(name: str, task: Any) -> None:
         if all(isinstance(doc, dict) and doc.get(column) is None for doc, _ in docs):
             raise missing_column(name, task, column)
     try:
-        if not getattr(task, "UNSAFE_CODE", False):  # what is made up is no code to run
+        if not getattr(task, "UNSAFE_CODE", False):  # what is made up is not code to run
             task.process_results(*docs[0])
-    except Exception as error:  # a metric's own trouble with a made-up answer is no finding
+    except Exception as error:  # a metric that fails on a made-up answer says nothing of the data
         if (missing := column_of(error)) is not None:
             raise missing_column(name, task, missing) from error
     has_golds = task.OUTPUT_TYPE == "multiple_choice" and not _has_own_metrics(task)

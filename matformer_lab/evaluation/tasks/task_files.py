@@ -264,14 +264,14 @@ def _with_includes(path: Path, written: dict[Path, Mapping[str, Any]]) -> Mappin
     except InputError as error:
         raise InputError(f"task_folders: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"task_folders: {path}: is no task file ({one_line(error)})") from None
+        raise InputError(f"task_folders: {path}: is not a task file ({one_line(error)})") from None
     if not isinstance(config, dict):
         config = {}
     written[path] = config
     merged: dict[str, Any] = {}
     for include in _listed(config.get("include")):
         if not isinstance(include, str):
-            raise InputError(f"task_folders: {path}: include: {include!r} is no file name")
+            raise InputError(f"task_folders: {path}: include: {include!r} is not a file name")
         merged |= {
             key: value
             for key, value in _with_includes(path.parent / include, written).items()
@@ -297,11 +297,11 @@ def _member_names(members: Iterable[Any], path: Path) -> Iterator[str]:
 def _check_name(name: Any, path: Path) -> None:
     """Check that a name is a text, as lm-eval does not, and one that files can have."""
     if not isinstance(name, str):
-        raise InputError(f"task_folders: {path}: {name!r} is no name; write it in quotes")
+        raise InputError(f"task_folders: {path}: {name!r} is not a name; write it in quotes")
     if not name or printable(name) != name or len(name.encode()) > _LONGEST_NAME:
         raise InputError(
-            f"task_folders: {path}: {reprlib.repr(name)} is no name: it has to be printable, and "
-            f"{_LONGEST_NAME} bytes long at most"
+            f"task_folders: {path}: {reprlib.repr(name)} is not a valid name: it has to be "
+            f"printable, and {_LONGEST_NAME} bytes long at most"
         )
 
 

@@ -139,7 +139,7 @@ def _problems(description: Description) -> Iterator[str]:
 def _problems_of_slice(one: ScoredSlice, full: Sequence[int]) -> Iterator[str]:
     kept, skipped, params = len(one.widths), one.skipped, one.params
     if list(skipped) != sorted(set(skipped) & set(range(len(full)))):
-        yield "skipped is no ascending list of the parent's layers"
+        yield "skipped is not an ascending list of the parent's layers"
     elif kept + len(skipped) != len(full) or kept != one.num_hidden_layers:
         yield (
             f"{kept} widths for {one.num_hidden_layers} kept and {len(skipped)} skipped layers "

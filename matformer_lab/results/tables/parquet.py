@@ -21,7 +21,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> "pa.Table":
         columns: Those to read, as far as the file has them; None: all.
 
     Raises:
-        InputError: It is missing, is no regular file or cannot be read as parquet.
+        InputError: It is missing, is not a regular file or cannot be read as parquet.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

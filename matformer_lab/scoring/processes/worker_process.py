@@ -67,7 +67,7 @@ class ScoredBatch(NamedTuple):
 
 
 def serve(connection: Connection) -> None:
-    """Answer every `Work` with a `ScoredBatch`, or with the error that came in its way."""
+    """Answer every `Work` with a `ScoredBatch`, or with the error that stopped it."""
     failure: Exception | None = None
     try:
         scorer = _Scorer(connection.recv())

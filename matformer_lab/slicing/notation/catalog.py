@@ -19,14 +19,18 @@ from matformer_lab.slicing.e4b import check_is_e4b
 from matformer_lab.slicing.notation.google_csv import load_csv
 from matformer_lab.slicing.notation.sampler import SamplerSpec
 from matformer_lab.slicing.notation.spec import SliceSpec
-from matformer_lab.slicing.notation.width import Width
+from matformer_lab.slicing.notation.width import FEWEST_UNITS, Width
 from matformer_lab.slicing.slice import Slice
 
 PUBLISHED: Final = "published"
 """The reference of all slices that Google published."""
 
-_SIZE = re.compile(r"e([0-9]{1,3}(?:\.[0-9]+)?)b?|([0-9]{1,3}(?:\.[0-9]+)?)b", re.ASCII | re.I)
-"""A size as people name slices: `E3B`, `e2.5`, `3b`."""
+_SIZE = re.compile(
+    r"(?<![a-z0-9.])(?:e([0-9]{1,3}(?:\.[0-9]+)?)b?|([0-9]{1,3}(?:\.[0-9]+)?)b|([0-9]\.[0-9]+))"
+    r"(?![a-z0-9.])",
+    re.ASCII | re.I,
+)
+"""A size as people name slices: `E3B`, `e2.5`, `3b`, `2.98`, the one in `gemma-3n-E2B-it`."""
 
 
 @cache
@@ -108,6 +112,8 @@ def _resolve(entry: object, parent: Parent, base: Path, where: str) -> Iterable[
     if isinstance(entry, Slice):
         yield entry
         return
+    if isinstance(entry, int | float) and not isinstance(entry, bool):
+        entry = str(entry)  # a width, as YAML reads 8192 and 0.5
     specs = _specs_of_ref(entry, base) if isinstance(entry, str) else [parse_spec(entry, where)]
     for spec in specs:
         if isinstance(spec, SamplerSpec):
@@ -127,15 +133,16 @@ def _specs_of_ref(ref: str, base: Path) -> Sequence[SliceSpec | SamplerSpec]:
     if _is_file(ref):
         return _specs_of_file(ref, base)
     units = int(ref) if ref.isascii() and ref.isdecimal() and len(ref) < 20 else None
-    if units is not None and units < _FEWEST_UNITS:
+    if units is not None and units < FEWEST_UNITS:
         raise InputError(
             f"a slice {ref!r} would keep {units} hidden units of each layer's FFN; write full for "
             f"the whole FFN, {units}x for multiples of hidden_size, or widths: {units} in a file"
         )
     try:
         width = Width.parse(ref if units is None else units)
-    except ValueError:
-        raise InputError(_unknown(ref)) from None
+    except ValueError as error:
+        what = str(error) if ref.replace(".", "").isdecimal() else _unknown(ref)
+        raise InputError(what) from None
     return [uniform(width)]
 
 
@@ -147,10 +154,6 @@ def uniform(width: Width) -> SliceSpec:
         'uniform-1-2'
     """
     return SliceSpec(name=f"uniform-{width}".replace("/", "-"), widths=width)
-
-
-_FEWEST_UNITS: Final = 16
-"""A bare number below this is hardly meant as hidden units: people write 1 for the whole FFN."""
 
 
 def _is_file(ref: str) -> bool:
@@ -191,10 +194,14 @@ def load_slices_file(path: Path) -> tuple[SliceSpec | SamplerSpec, ...]:
     return (parse_spec(content, str(path)),)
 
 
+_MISTYPED: Final = 0.85
+"""How alike a reference and a name are if one is surely meant as the other (difflib's ratio)."""
+
+
 def _unknown(ref: str) -> str:
     return (
-        f"no slice named {ref!r}; {_nearest(ref)}`matformer-lab slices` lists the built-in ones; "
-        "files must end in .yaml or .csv"
+        f"no slice named {ref!r}; {_nearest(ref)}`matformer-lab slices` lists the built-in ones, a "
+        "width for every layer is written 1/2, 0.5, 4x or 8192, and a file ends in .yaml or .csv"
     )
 
 
@@ -202,13 +209,16 @@ def _nearest(ref: str) -> str:
     """The published slices of the size that `ref` seems to name, else the most similar name."""
     from difflib import get_close_matches
 
-    if size := _SIZE.fullmatch(ref):
+    names = [spec.name for spec in published_specs()] + [PUBLISHED]
+    if alike := get_close_matches(ref.lower(), names, n=1, cutoff=_MISTYPED):
+        return f"did you mean {alike[0]!r}? "
+    if size := _SIZE.search(ref.replace("_", "-")):
+        wanted = float(next(number for number in size.groups() if number))
         labels = {s.name: s.published.effective_params_b for s in published_specs() if s.published}
-        near = sorted(labels, key=lambda name: abs(labels[name] - float(size[1] or size[2])))[:3]
+        near = sorted(labels, key=lambda name: abs(labels[name] - wanted))[:3]
         shown = ", ".join(f"{name} ({labels[name]}B)" for name in near)
         return f"the nearest are {shown}; `matformer-lab search` finds one for a budget; "
-    names = [spec.name for spec in published_specs()] + [PUBLISHED]
-    alike = get_close_matches(ref, names, n=1)
+    alike = get_close_matches(ref.lower(), names, n=1)
     return f"did you mean {alike[0]!r}? " if alike else ""
 
 

@@ -13,7 +13,9 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.gemma3n import TextConfig
 
 _FRACTION = re.compile(r"([0-9]{1,9})\s*/\s*([0-9]{1,9})")
-_MULTIPLE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*x")
+_MULTIPLE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*[xX]")
+_DECIMAL = re.compile(r"[0-9]{1,12}\.[0-9]{0,12}|\.[0-9]{1,12}")
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%")
 _NUMBER = r"[0-9](?:_?[0-9]){0,11}(?:\.[0-9]{1,6})?"
 _SPACE = r"[ \t\r\n]*"
 _PRODUCT = re.compile(rf"{_NUMBER}(?:{_SPACE}\*{_SPACE}{_NUMBER}){{0,3}}")
@@ -41,6 +43,10 @@ def product(written: str) -> Fraction | None:
     return Fraction(math.floor(value)) if inside else Fraction(value)
 
 
+FEWEST_UNITS: Final = 16
+"""A bare number below this is hardly meant as hidden units: people write 1 for the whole FFN."""
+
+
 @dataclass(frozen=True)
 class Width:
     """An FFN width as written, which `units` turns into hidden units for a layer of a parent.
@@ -60,8 +66,8 @@ class Width:
 
         Args:
             written: Hidden units (8192, or a product such as `2_048 * 4` or `int(2048 * 3.5)`), a
-                fraction of the parent's FFN (`1/2`, `full`), a multiple of `hidden_size` (`4x`,
-                `3.5x`), or a `Width`, which is returned.
+                fraction of the parent's FFN (`1/2`, `0.5`, `50%`, `full`), a multiple of
+                `hidden_size` (`4x`, `3.5x`), or a `Width`, which is returned.
 
         Raises:
             ValueError: It is none of these.
@@ -74,23 +80,39 @@ class Width:
             return written
         if type(written) is int:
             return cls(Fraction(written), "units")
-        if isinstance(written, str):
-            text = written.strip()
-            if text == "full":
+        if isinstance(written, str | float):
+            text = str(written).strip()
+            if text.lower() == "full":
                 return cls(Fraction(1), "ffn")
             if (match := _FRACTION.fullmatch(text)) and int(match[2]):
                 return cls(Fraction(int(match[1]), int(match[2])), "ffn")
+            if match := _PERCENT.fullmatch(text):
+                return cls(Fraction(match[1]) / 100, "ffn")
+            if _DECIMAL.fullmatch(text) and Fraction(text):
+                return cls._of_decimal(Fraction(text), text)
             if match := _MULTIPLE.fullmatch(text):
                 return cls(Fraction(match[1]), "hidden")
             if (units := product(text)) is not None:
                 return cls(units, "units")
-        if isinstance(written, float):
-            raise ValueError(
-                f"width {written} is not an integer; write hidden units (8192) or a fraction (1/2)"
-            )
         raise ValueError(
             f"width {written!r:.60} is neither hidden units (8192), a fraction of the parent's FFN "
-            "(1/2, full) nor a multiple of hidden_size (4x)"
+            "(1/2, 0.5, full) nor a multiple of hidden_size (4x)"
+        )
+
+    @classmethod
+    def _of_decimal(cls, value: Fraction, written: str) -> "Width":
+        """A number with a point: a part of the FFN below 1, hidden units where it is a count."""
+        if 0 < value < 1:
+            return cls(value, "ffn")
+        if value >= FEWEST_UNITS and value.denominator == 1:
+            return cls(value, "units")
+        if value.denominator == 1:
+            raise ValueError(
+                f"width {written} may be hidden units or the whole FFN; write {value} or full"
+            )
+        raise ValueError(
+            f"width {written} is not an integer; write hidden units (8192), a fraction of the "
+            "parent's FFN (1/2, 0.5, full) or a multiple of hidden_size (4x)"
         )
 
     def __str__(self) -> str:
@@ -127,9 +149,9 @@ class Width:
 
 
 WIDTH_SCHEMA: Final = {
-    "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}],
-    "description": "hidden units (8192, or 2_048 * 4), a fraction of the parent's FFN (1/2, full), "
-    "or a multiple of hidden_size (4x, 3.5x)",
+    "anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}],
+    "description": "hidden units (8192, or 2_048 * 4), a fraction of the parent's FFN (1/2, 0.5, "
+    "50%, full), or a multiple of hidden_size (4x, 3.5x)",
 }
 """The JSON schema of a width."""
 

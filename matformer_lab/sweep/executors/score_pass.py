@@ -139,7 +139,7 @@ def finish_pass(
 
     Raises:
         InputError: When there is too little memory, or the task cannot be scored; after the other
-            scores, when a slice gives log-probabilities that are no numbers.
+            scores, when a slice gives log-probabilities that are NaN.
     """
     recipe = prepared.recipe
     by_slice, group = begun.jobs, tuple(begun.jobs.values())

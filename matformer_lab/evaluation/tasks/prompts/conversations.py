@@ -70,7 +70,7 @@ class Conversations(HFLM):  # type: ignore[misc]
             )
 
     def left_out(self, name: str, tasks: Iterable[Any]) -> str | None:
-        """What to tell of tasks with a description: lm-eval lets the system say it.
+        """What to tell of tasks with a description: lm-eval puts it into the system's turn.
 
         Args:
             name: What the recipe's task is called in the results.

@@ -41,7 +41,7 @@ def check_gen_kwargs(given: Mapping[str, Any], where: str) -> None:
 
     Raises:
         InputError: For a name that neither lm-eval nor transformers takes, with the nearest that
-            they do, or a value that will not do.
+            they do, or a value that is not allowed.
     """
     if not given:
         return
@@ -60,7 +60,7 @@ def check_gen_kwargs(given: Mapping[str, Any], where: str) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"{where}: {name!r} is no argument of generation{hint}")
+            raise InputError(f"{where}: {name!r} is not an argument of generation{hint}")
         if wanted := _wanted(name, value):
             raise InputError(f"{where}: {name} is {wanted} (got {value!r})")
 
@@ -83,7 +83,7 @@ def set_gen_kwargs(task: Any, given: Mapping[str, Any]) -> bool:
 
 
 def _wanted(name: str, value: Any) -> str | None:
-    """What a value should have been; None where it will do."""
+    """What a value should have been; None where it is allowed."""
     if name == _STOP:
         texts = value if isinstance(value, list) else [value]
         return (
