@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.strict_json import strict_json
@@ -15,6 +15,9 @@ from matformer_lab.parent.links import path_inside
 from matformer_lab.parent.parent import Parent, build_parent, parent_of_candidates
 from matformer_lab.parent.references import why_no_config
 from matformer_lab.parent.weight_files import WeightFiles, candidates, read_weight_files
+
+TEMPLATES_FOLDER: Final = "additional_chat_templates"
+"""Where transformers keeps the chat templates of a tokenizer that has several, as NAME.jinja."""
 
 
 def open_folder(folder: Path, *, ref: str | None = None, name: str | None = None) -> Parent:

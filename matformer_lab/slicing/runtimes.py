@@ -13,11 +13,13 @@ from typing import Literal
 from matformer_lab.common.files.strict_json import strict_json
 from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.parent.parent import Parent
+from matformer_lab.parent.quantised import QuantisedCheckpoint
 from matformer_lab.slicing.conditions import (
     Condition,
     Facts,
     facts_of_folder,
     facts_of_plan,
+    facts_of_quantised,
     holds,
 )
 from matformer_lab.slicing.plan import Plan
@@ -36,8 +38,8 @@ class Finding:
         versions: The version, or range of versions, that this was found on.
         condition: Which checkpoints it is about.
         verdict: ok, refuses, silently wrong or untested.
-        why: The reason, or what "ok" depends on. `{missing_kv}` and `{missing_rope}` are those
-            of a checkpoint.
+        why: The reason, or what "ok" depends on. `{missing_kv}`, `{missing_rope}` and
+            `{quantised}` are those of a checkpoint.
         remedy: What to do, where something can be done.
         how: How it was established.
         when: The day on which it was, `YYYY-MM-DD`.
@@ -111,12 +113,14 @@ def findings() -> tuple[Finding, ...]:
     )
 
 
-def runtime_verdicts(checkpoint: Plan | Parent) -> tuple[RuntimeVerdict, ...]:
+def runtime_verdicts(
+    checkpoint: Plan | Parent | QuantisedCheckpoint,
+) -> tuple[RuntimeVerdict, ...]:
     """What each runtime does with a checkpoint.
 
     Args:
         checkpoint: A plan, whose child is judged, in its form (full or text-only); or a checkpoint
-            that was opened, which is judged as it lies there.
+            that was opened, which is judged as it lies there, quantised or not (`open_checkpoint`).
 
     Examples:
         >>> import matformer_lab as ml
@@ -127,6 +131,8 @@ def runtime_verdicts(checkpoint: Plan | Parent) -> tuple[RuntimeVerdict, ...]:
     """
     if isinstance(checkpoint, Plan):
         facts = facts_of_plan(checkpoint)
+    elif isinstance(checkpoint, QuantisedCheckpoint):
+        facts = facts_of_quantised(checkpoint)
     else:
         facts = facts_of_folder(checkpoint)
     first: dict[tuple[str, str], RuntimeVerdict] = {}
@@ -140,13 +146,18 @@ def runtime_verdicts(checkpoint: Plan | Parent) -> tuple[RuntimeVerdict, ...]:
 def _verdict(finding: Finding, facts: Facts) -> RuntimeVerdict:
     why = finding.why
     if "{" in why:
-        why = why.format(missing_kv=facts.missing_kv, missing_rope=facts.missing_rope)
+        why = why.format(
+            missing_kv=facts.missing_kv,
+            missing_rope=facts.missing_rope,
+            quantised=facts.quantised,
+        )
     return RuntimeVerdict(
         runtime=finding.runtime,
         version=finding.versions,
         verdict=finding.verdict,
         why=why,
-        remedy=finding.remedy,
+        # A quantised checkpoint cannot be sliced, whatever that would mend.
+        remedy="" if facts.quantised and "`slice`" in finding.remedy else finding.remedy,
         condition=finding.condition.value,
         how=finding.how,
         when=finding.when,
