@@ -28,7 +28,7 @@ def metric_scripts(task: str) -> Iterator[None]:
     original = evaluate.load
 
     def load(path: str, *args: Any, **kwargs: Any) -> Any:
-        if Path(path).exists():
+        if Path(path).is_file() or Path(path, f"{Path(path).name}.py").is_file():
             return original(path, *args, **kwargs)
         with offline_if_unreachable() as why_not, _offline(why_not is not None):
             try:
