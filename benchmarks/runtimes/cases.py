@@ -14,7 +14,11 @@ from tests.support.saved import saved_by_transformers_5
 TOKENS: Final = [5, 17, 80, 41, 33, 9, 64, 12, 71, 28, 50, 3, 88, 19, 6, 47, 22, 90, 15, 60]
 """Longer than the sliding window of 8."""
 
-PARENT: Final = {**E4B_IN_MINIATURE, "hidden_size_per_layer_input": 256, "laurel_rank": 64}
+PARENT: Final[dict[str, Any]] = {
+    **E4B_IN_MINIATURE,
+    "hidden_size_per_layer_input": 256,
+    "laurel_rank": 64,
+}
 """llama.cpp knows only E4B's own 256 per-layer inputs and rank of 64."""
 
 
