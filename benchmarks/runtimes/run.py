@@ -50,10 +50,10 @@ def main() -> None:
         for found in here if environment is ENVIRONMENTS[0] else tried:
             right = reference[found.case.name].logits
             assert right is not None, reference[found.case.name].error
-            row = _row(environment, found, right, folders[found.case.name])
+            row = _row(environment, found, right, own[found.case.name])
             results.append(row)
             print(json.dumps(row), flush=True)
-    arguments.out.write_text(json.dumps({"results": results}, indent=2) + "\n")
+    arguments.out.write_text(json.dumps({"results": results}, indent=1) + "\n")
 
 
 def _arguments() -> argparse.Namespace:

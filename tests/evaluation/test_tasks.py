@@ -356,7 +356,7 @@ def test_a_task_file_is_refused_and_its_code_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_short_index_holds_the_same_tasks_as_the_full_one() -> None:
-    from matformer_lab.evaluation.tasks.names import USUAL_FOLDERS, indexed
+    from matformer_lab.evaluation.tasks.names import USUAL_FOLDERS, folder_of, indexed
 
     short, full = indexed(tuple(sorted(USUAL_FOLDERS))), indexed(None)
 
@@ -367,7 +367,9 @@ def test_the_short_index_holds_the_same_tasks_as_the_full_one() -> None:
             return {name: entry.yaml_path}
         return {leaf: path for child in children for leaf, path in leaves(index, child).items()}
 
-    for name in USUAL_FOLDERS:
+    one_language = ("mmmlu_de_de", "global_mmlu_full_de", "mmlu_prox_de", "mmmlu_yo_ng_virology")
+    for name in (*USUAL_FOLDERS, *one_language):
+        assert folder_of(name)
         assert leaves(short, name) == leaves(full, name)
     assert len(leaves(full, "mmlu")) == 57
 

@@ -13,6 +13,12 @@ import numpy as np
 from jobs import run_jobs
 from mistralrs import ChatCompletionRequest, ModelDType, MultimodalArchitecture, Runner, Which
 
+_TEMPLATE = (
+    "{% for one in messages %}{% if one['content'] is string %}{{ one['content'] }}"
+    "{% else %}{{ one['content'][0]['text'] }}{% endif %}{% endfor %}"
+)
+"""The prompt as it is: a text is written by the template too."""
+
 
 def logits_of(folder: str, tokens: list[int], cache: bool) -> Any:
     """Log-probabilities, which differ from logits by a constant for each token."""
@@ -38,7 +44,10 @@ def _next(runner: Any, tokens: list[int], words: int) -> Any:
         logprobs=True,
         top_logprobs=words,
     )
-    (choice,) = runner.send_chat_completion_request(request).choices
+    answer = runner.send_chat_completion_request(request)
+    if answer.usage.prompt_tokens != len(tokens):
+        raise ValueError(f"{len(tokens)} tokens were read as {answer.usage.prompt_tokens}")
+    (choice,) = answer.choices
     row = np.full(words, np.nan, dtype=np.float32)
     for one in choice.logprobs.content[0].top_logprobs:
         row[one.token] = one.logprob
@@ -63,7 +72,8 @@ def _write_tokenizer(folder: Path, words: int) -> None:
         },
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    special = {"bos_token": "<t2>", "eos_token": "<t1>", "chat_template": "{{ messages }}"}
+    special = {"bos_token": "<t2>", "eos_token": "<t1>", "chat_template": _TEMPLATE}
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
     (folder / "tokenizer_config.json").write_text(json.dumps(special))
     (folder / "preprocessor_config.json").write_text("{}")
 
