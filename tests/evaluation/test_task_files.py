@@ -361,16 +361,19 @@ def test_code_eval_asks_for_a_word_of_its_own(tmp_path: Path) -> None:
     assert told.endswith("HF_ALLOW_CODE_EVAL=1 in the environment besides") and "####" not in told
 
 
-def test_a_metric_that_is_nowhere_is_told_at_once(tmp_path: Path) -> None:
+def test_a_metric_that_is_nowhere_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As HumanEval's file loads `code_eval`, with no network and no copy."""
-    (tmp_path / "code.py").write_text("import evaluate\nevaluate.load('code_eval')\n")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    (tmp_path / "code.py").write_text("import evaluate\nevaluate.load('nobodys')\n")
     write_task(tmp_path, "my_sums", unsafe_code="true", doc_to_text="!function code.ask")
     allowed = {"trust_tasks": True, "confirm_run_unsafe_code": True}
     with pytest.warns(UserWarning, match=r"code\.ask"):
         told = refused(tmp_path, "my_sums", **allowed)
-    assert "its metric code_eval is a script of the Hub's (HF_HUB_OFFLINE is set)" in told
-    command = "hf download evaluate-metric/code_eval --repo-type space --local-dir code_eval"
-    assert command in told and "\n" not in told
+    assert "its metric nobodys is a script of the Hub's (HF_HUB_OFFLINE is set)" in told
+    assert "hf download evaluate-metric/nobodys --repo-type space --local-dir nobodys" in told
+    assert "\n" not in told
 
 
 PYTHON_TASK = """
