@@ -14,7 +14,11 @@ from tests.support.saved import saved_by_transformers_5
 TOKENS: Final = [5, 17, 80, 41, 33, 9, 64, 12, 71, 28, 50, 3, 88, 19, 6, 47, 22, 90, 15, 60]
 """Longer than the sliding window of 8."""
 
-_PARENT: Final = {**E4B_IN_MINIATURE, "hidden_size_per_layer_input": 256, "laurel_rank": 64}
+PARENT: Final[dict[str, Any]] = {
+    **E4B_IN_MINIATURE,
+    "hidden_size_per_layer_input": 256,
+    "laurel_rank": 64,
+}
 """llama.cpp knows only E4B's own 256 per-layer inputs and rank of 64."""
 
 
@@ -64,7 +68,7 @@ def write_cases(work: Path) -> dict[str, Path]:
     """Write the parent and every case's checkpoint into `work`; the folders by the case's name."""
     base, tuned = work / "parent", work / "tuned"
     if not base.exists():
-        write_parent(base, config=_PARENT, dtype="float32", multimodal=True, scale=0.1)
+        write_parent(base, config=PARENT, dtype="float32", multimodal=True, scale=0.1)
         _write_tokenizer(base)
     if not tuned.exists():
         saved_by_transformers_5(base, tuned)
@@ -100,7 +104,7 @@ def _write_tokenizer(folder: Path) -> None:
     sentencepiece.SentencePieceTrainer.train(
         input=str(Path(tiny.__file__).parent / "text.txt"),
         model_prefix=str(folder / "tokenizer"),
-        vocab_size=_PARENT["vocab_size"],
+        vocab_size=PARENT["vocab_size"],
         model_type="bpe",
         hard_vocab_limit=False,
         minloglevel=2,

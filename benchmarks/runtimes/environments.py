@@ -81,4 +81,5 @@ ENVIRONMENTS: Final = (
         beside=True,
         tolerance=0.1,
     ),
+    Environment("mistral.rs", "mistralrs", ("mistralrs", "numpy"), "run_mistralrs.py"),
 )

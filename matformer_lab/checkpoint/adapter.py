@@ -274,9 +274,9 @@ class _Cuts:
             return None if kind == "lora_A.weight" else (0, weight.ranges)
         if kind.startswith("lora_magnitude_vector"):
             raise InputError(
-                f"{self._where}: {name} is DoRA's norm of whole rows, of which the slice keeps "
-                "parts; merge the adapter into its base model (PEFT: merge_and_unload) and slice "
-                "that"
+                f"{self._where}: {name} is DoRA's: it goes with the norms of whole rows of the "
+                "tuned weight, of which the slice keeps some columns, so no part of it is right; "
+                "merge the adapter into its base model (PEFT: merge_and_unload) and slice that"
             )
         return (1, weight.ranges) if kind == "lora_A.weight" else None
 

@@ -10,10 +10,11 @@ from matformer_lab.checkpoint.disk.intact import Digests
 from matformer_lab.checkpoint.disk.shards import Shard, index_json
 from matformer_lab.checkpoint.lineage import ancestors_of, link_of
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, digest_of
-from matformer_lab.common.files.atomic import write_atomic
+from matformer_lab.common.files.atomic import make_folder, write_atomic
 from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.files.written_json import written_json
 from matformer_lab.common.version import __version__
+from matformer_lab.parent.folder import TEMPLATES_FOLDER
 from matformer_lab.parent.index import INDEX_FILE
 from matformer_lab.parent.links import path_inside
 from matformer_lab.slicing.plan import Plan
@@ -37,7 +38,7 @@ def read_side_files(plan: Plan) -> dict[str, bytes]:
         plan: A plan of a local parent.
 
     Returns:
-        The files' contents by name.
+        The files' contents by name; a further chat template's is `additional_chat_templates/NAME`.
 
     Raises:
         InputError: When a file cannot be copied: it is a link that leads nowhere or out of the
@@ -61,6 +62,9 @@ def _matching(folder: Path, patterns: Sequence[str]) -> dict[str, bytes]:
         # A folder of licences, say; one in place of a file has the file's name.
         and (path.suffix or not path.is_dir())
     }
+    templates = folder / TEMPLATES_FOLDER
+    if templates.is_dir():
+        names |= {f"{TEMPLATES_FOLDER}/{path.name}" for path in templates.glob("*.jinja")}
     return {name: read_small(path_inside(folder, name, str(folder))) for name in sorted(names)}
 
 
@@ -113,4 +117,5 @@ def write_other_files(
     ).sealed()
     files[MANIFEST_FILE] = manifest.as_json().encode()
     for name, data in files.items():
+        make_folder((folder / name).parent)
         write_atomic(folder / name, data)

@@ -21,6 +21,7 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.strict_json import strict_json
 from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.validation import explain
+from matformer_lab.parent.folder import TEMPLATES_FOLDER
 from matformer_lab.slicing.slice import Slice
 
 MANIFEST_FILE: Final = "matformer_lab.json"
@@ -169,7 +170,8 @@ class Manifest(BaseModel):
         if "config.json" not in files:
             raise ValueError("has no 'config.json'")
         for name in files:
-            plain = Path(name).name == name and not set(name) & set("\0\\")
+            bare = name.removeprefix(f"{TEMPLATES_FOLDER}/")
+            plain = Path(bare).name == bare and not set(bare) & set("\0\\")
             if not plain or name in (MANIFEST_FILE, CARD_FILE) or name.endswith(".safetensors"):
                 raise ValueError(f"names {name!r}, which is not a file beside the weights")
         return files

@@ -12,6 +12,7 @@ from matformer_lab.common.errors import InputError
 
 if TYPE_CHECKING:
     from matformer_lab.checkpoint.verification.result import Verification
+    from matformer_lab.parent.quantised import QuantisedCheckpoint
 
 _SLICE_FORMS = (
     "a built-in name (matformer-lab slices lists them), one width for all layers (1/2), FILE.yaml "
@@ -103,7 +104,8 @@ def plan(
     PARENT is a checkpoint folder, a Hub id (org/name or org/name@revision) or tiny. Without --slice
     PARENT itself is shown: which runtimes load it as it lies there.
     """
-    from matformer_lab.parent.opening import open_parent
+    from matformer_lab.parent.opening import open_checkpoint, open_parent
+    from matformer_lab.parent.quantised import QuantisedCheckpoint
     from matformer_lab.slicing import tables
     from matformer_lab.slicing.notation.catalog import resolve_slice
     from matformer_lab.slicing.plan import make_plan
@@ -112,7 +114,10 @@ def plan(
     of_folder = slice_ref is None
     if of_folder and (text_only or as_is or kv_from):
         raise InputError("`text_only`, `as_is` and `kv_from` say how to slice; give `slice` too")
-    opened = open_parent(parent)
+    opened = open_checkpoint(parent) if of_folder else open_parent(parent)
+    if isinstance(opened, QuantisedCheckpoint):
+        _print_quantised(opened, as_json)
+        return
     planned = make_plan(
         opened,
         resolve_slice(slice_ref or "full", opened),
@@ -129,6 +134,24 @@ def plan(
     print_table(tables.RUNTIME_HEAD, tables.runtime_rows(opened if of_folder else planned))
     if planned.filling:
         say(f"{opened.name} lacks what some runtimes want; filled in {planned.filling}")
+
+
+def _print_quantised(checkpoint: "QuantisedCheckpoint", as_json: bool) -> None:
+    """Print what a quantised checkpoint is, and which runtimes load it."""
+    from matformer_lab.slicing import tables
+    from matformer_lab.slicing.plan_json import quantised_json
+
+    if as_json:
+        print_json(quantised_json(checkpoint))
+        return
+    print_table((f"{checkpoint.name} as it is", ""), tables.quantised_rows(checkpoint))
+    print_table(tables.RUNTIME_HEAD, tables.runtime_rows(checkpoint))
+    if checkpoint.should_not_be:
+        say(
+            f"quantised, and better left alone: {', '.join(checkpoint.should_not_be)}; "
+            'docs, "Quantise a slice", has the list'
+        )
+    say("a quantised checkpoint cannot be sliced: slice the bf16 original, then quantise the slice")
 
 
 @click.command("slice", short_help="Write a slice, or a family of slices, as checkpoints.")

@@ -22,7 +22,7 @@ from matformer_lab.common.files.locks import locked
 from matformer_lab.common.progress import Advance, bytes_bar
 from matformer_lab.common.spans import Span, merged, missing
 from matformer_lab.common.units import in_units
-from matformer_lab.parent.folder import open_folder
+from matformer_lab.parent.folder import TEMPLATES_FOLDER, open_folder
 from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.hub import (
     SIDE_PATTERNS,
@@ -152,9 +152,12 @@ def fetched(parent: Parent, parts: Iterable[TensorPart], *, progress: bool = Tru
             ):
                 with bytes_bar(f"fetch {parent.name}", needs.nbytes, progress) as advance:
                     _fetch_all(f"{repo_id}@{parent.revision}", folder, needs, advance)
-                for path in Path(small).iterdir():
+                templates = Path(small, TEMPLATES_FOLDER)
+                for path in (*Path(small).iterdir(), *templates.glob("*.jinja")):
                     if path.is_file() and path.suffix != ".safetensors":
-                        write_atomic(folder / path.name, path.read_bytes())
+                        target = folder / path.relative_to(small)
+                        target.parent.mkdir(exist_ok=True)
+                        write_atomic(target, path.read_bytes())
         except OSError as error:
             if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
                 raise  # the network's, which `explained` words

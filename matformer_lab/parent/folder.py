@@ -16,6 +16,9 @@ from matformer_lab.parent.parent import Parent, build_parent, parent_of_candidat
 from matformer_lab.parent.references import why_no_config
 from matformer_lab.parent.weight_files import WeightFiles, candidates, read_weight_files
 
+TEMPLATES_FOLDER: Final = "additional_chat_templates"
+"""Where transformers keeps the chat templates of a tokenizer that has several, as NAME.jinja."""
+
 
 def open_folder(folder: Path, *, ref: str | None = None, name: str | None = None) -> Parent:
     """Open a local checkpoint folder.

@@ -1,6 +1,6 @@
 """The LM head of a checkpoint: the embeddings, or a tensor of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,18 +12,18 @@ from matformer_lab.parent.headers import TensorInfo
 _CHUNK_BYTES: Final = 8 << 20
 
 
-def has_head(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], where: str) -> bool:
+def has_head(config: Mapping[str, Any], names: Collection[str], where: str) -> bool:
     """Whether a checkpoint has a head beside its embeddings, which need not differ from them.
 
     Args:
         config: The config.json.
-        tensors: By their published names.
+        names: The published names of its tensors.
         where: Names the checkpoint in an error.
 
     Raises:
         InputError: The config says that there is one, and there is none.
     """
-    if LM_HEAD in tensors:
+    if LM_HEAD in names:
         return True
     if says_untied(config):
         raise InputError(

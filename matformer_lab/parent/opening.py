@@ -12,6 +12,7 @@ from matformer_lab.common.paths import StrPath
 from matformer_lab.parent.folder import open_folder
 from matformer_lab.parent.hub import looks_like_repo_id, open_remote
 from matformer_lab.parent.parent import Parent
+from matformer_lab.parent.quantised import QuantisedCheckpoint, QuantisedError
 from matformer_lab.parent.references import (
     cached_repo,
     cached_snapshot,
@@ -57,6 +58,21 @@ def open_parent(ref: Parent | StrPath) -> Parent:
     for note in opened.notes:
         warnings.warn(note, stacklevel=2)
     return opened
+
+
+def open_checkpoint(ref: StrPath) -> Parent | QuantisedCheckpoint:
+    """As `open_parent`, for one that need not be sliced: its weights may be quantised.
+
+    Args:
+        ref: As for `open_parent`.
+
+    Raises:
+        InputError: As `open_parent`.
+    """
+    try:
+        return open_parent(ref)
+    except QuantisedError as error:
+        return error.checkpoint
 
 
 def _open(ref: str) -> Parent:

@@ -22,15 +22,15 @@ from matformer_lab.gemma3n import (
 )
 from matformer_lab.parent.head import has_head
 from matformer_lab.parent.headers import TensorInfo
-from matformer_lab.parent.spelling import Spelling, spelling_of
-from matformer_lab.parent.unexpected import (
-    beside_the_model,
-    check_merged,
-    check_unexpected,
-    check_unquantised,
+from matformer_lab.parent.quantised import (
+    QuantisedCheckpoint,
+    QuantisedError,
+    first_quantised,
     has_quantised_towers,
     says_quantised,
 )
+from matformer_lab.parent.spelling import Spelling, spelling_of
+from matformer_lab.parent.unexpected import beside_the_model, check_merged, check_unexpected
 from matformer_lab.parent.weight_files import WeightFiles
 
 if TYPE_CHECKING:
@@ -182,12 +182,14 @@ def build_parent(
         revision: The commit of a parent from the Hub.
 
     Raises:
+        QuantisedError: The weights are quantised; it says how.
         InputError: The config is not a Gemma 3n's; a text tensor that it calls for is missing, has
             another shape, or has a dtype other than BF16, F16 and F32; the names are spelled in no
             known way; or there are tensors of an adapter, or others that no rule cuts.
     """
     text = read_text_config(config, f"{ref}: config.json")
-    check_unquantised(config, tensors, ref)
+    if (found := first_quantised(config, tensors)) is not None:
+        raise QuantisedError(QuantisedCheckpoint(ref, name, config, text, tensors, *found, folder))
     check_merged(tensors, ref)
     spelling = spelling_of(tensors, full=is_multimodal(config), where=ref)
     stored = {new: old for old, new in spelling.published.items() if new != old}

@@ -1,15 +1,15 @@
-"""Tensors that a slice could not hold rightly: quantised ones, adapters, and unknown ones in a cut.
+"""Tensors that a slice could not hold rightly: adapters, and unknown ones in a cut.
 
 A slice copies what no rule knows as it is. That is right for a tower and wrong for a tensor that
 belongs to an FFN's hidden units: beside an FFN that was cut it has the wrong size.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.gemma3n import LM_HEAD, TextConfig, is_known, split_layer, text_part
+from matformer_lab.gemma3n import LM_HEAD, TextConfig, is_known, split_layer
 from matformer_lab.parent.headers import TensorInfo
 
 _ADAPTER: Final = re.compile(
@@ -21,103 +21,10 @@ _ADAPTER: Final = re.compile(
 )
 """Parts of names that PEFT and its kin give to what they add to a model."""
 
-_QUANTISED: Final = (
-    (re.compile(r"\.(absmax|quant_map|nested_absmax|quant_state\.\w+|SCB)$"), "bitsandbytes"),
-    (re.compile(r"\.(qweight|qzeros|g_idx)$"), "GPTQ or AWQ"),
-    (re.compile(r"\.(weight_scale(_inv)?|input_scale|weight_packed|weight_zero_point)$"), "fp8"),
-    (re.compile(r":_data$|:_scale$|weight_qdata$|\.weight:"), "torchao"),
-)
-"""Names of what quantisation puts beside, or in place of, a weight."""
+TOWERS: Final = frozenset({"vision_tower", "audio_tower", "embed_vision", "embed_audio"})
+"""Modules that belong to pictures and sound: carried as they are."""
 
-_TOWERS: Final = frozenset({"vision_tower", "audio_tower", "embed_vision", "embed_audio"})
 _KERNELS: Final = (3, 5, 7)
-_FLOATS: Final = ("BF16", "F16", "F32", "F64")
-
-
-def check_unquantised(
-    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], where: str
-) -> None:
-    """Raise `InputError` if a checkpoint's weights are quantised.
-
-    Args:
-        config: The config.json.
-        tensors: By the names in their files.
-        where: Names the checkpoint in the error.
-    """
-    how = how_quantised(config, tensors)
-    if how is not None:
-        raise InputError(
-            f"{where}: is quantised ({how}); slice the bf16 original, then quantise the slice"
-        )
-
-
-def how_quantised(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str | None:
-    """By whom a checkpoint's weights are quantised, and one of them; None if they are not.
-
-    Args:
-        config: The config.json. That alone does not count: one may be left over, or be for towers.
-        tensors: By the names in their files.
-    """
-    found = next(_quantised(tensors), None)
-    if found is None:
-        return None
-    name, kind = found
-    return f"{_method(config) or kind}; {name} is {tensors[name].dtype}"
-
-
-def _quantised(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
-    """The names of quantised text tensors, and who quantises so."""
-    for name, info in tensors.items():
-        if not _TOWERS.isdisjoint(name.split(".")):
-            continue  # carried as they are, whatever they are
-        for pattern, kind in _QUANTISED:
-            if pattern.search(name):
-                yield name, kind
-        stem = name.removesuffix(".weight")
-        if stem != name and info.dtype not in _FLOATS and len(info.shape) == 2:
-            yield name, "MLX" if f"{stem}.scales" in tensors else info.dtype
-
-
-QUANTIZATION_KEYS: Final = ("quantization_config", "quantization")
-"""Keys of a config that tell a runtime how to read quantised weights; the second is MLX's."""
-
-
-def says_quantised(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json has settings of quantisation, at its top or in its text part."""
-    parts = (config, text_part(config))
-    return any(part.get(key) for part in parts for key in QUANTIZATION_KEYS)
-
-
-def has_quantised_towers(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether some tensor of a tower is quantised, so that the config's settings are for it."""
-    return any(
-        not _TOWERS.isdisjoint(name.split("."))
-        and (
-            any(pattern.search(name) for pattern, _ in _QUANTISED)
-            or (name.endswith(".weight") and info.dtype not in _FLOATS and len(info.shape) >= 2)
-        )
-        for name, info in tensors.items()
-    )
-
-
-def _method(config: Mapping[str, Any]) -> str | None:
-    """What a config says about how the weights were quantised."""
-    for part in (config, text_part(config)):
-        settings = next((part[key] for key in QUANTIZATION_KEYS if part.get(key)), None)
-        if not isinstance(settings, Mapping):
-            continue
-        method = settings.get("quant_method")
-        bits = settings.get("bits")
-        if settings.get("load_in_4bit") is True:
-            bits = settings.get("bnb_4bit_quant_type", 4)
-        elif settings.get("load_in_8bit") is True:
-            bits = "int8"
-        mlx = "MLX" if method is None and "group_size" in settings else None
-        words = [str(method or mlx or "quantization_config")]
-        if bits is not None:
-            words.append(f"{bits}-bit" if isinstance(bits, int) else str(bits))
-        return " ".join(words)[:60]
-    return None
 
 
 def check_merged(tensors: Mapping[str, TensorInfo], where: str) -> None:
@@ -181,7 +88,7 @@ def beside_the_model(
         elif not (
             name == LM_HEAD
             or (name.startswith(prefix) and is_known(bare))
-            or not _TOWERS.isdisjoint(name.split(".")[:2])
+            or not TOWERS.isdisjoint(name.split(".")[:2])
         ):
             others.append(name)
     return tuple(past), tuple(others)
@@ -206,7 +113,7 @@ def channels_last(tensors: Mapping[str, TensorInfo]) -> str | None:
     In a published checkpoint a kernel is [out, in, height, width].
     """
     for name, info in tensors.items():
-        if len(info.shape) == 4 and not _TOWERS.isdisjoint(name.split(".")):
+        if len(info.shape) == 4 and not TOWERS.isdisjoint(name.split(".")):
             _, height, width, channels = info.shape
             if height == width in _KERNELS and channels != width:
                 return name

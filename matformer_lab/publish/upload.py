@@ -11,6 +11,7 @@ from matformer_lab.publish.card import metadata_of
 from matformer_lab.publish.changes import Changes
 from matformer_lab.publish.destinations import MAIN
 from matformer_lab.publish.remote import RemoteRepo, commit_title, first_commit
+from matformer_lab.publish.storage import storage_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -114,7 +115,7 @@ def upload(
         addition.upload_info.sha256 = bytes.fromhex(file.sha256)  # known: not to be read for it
         additions.append(addition)
     deletions = [CommitOperationDelete(path) for path in changes.to_remove]
-    with _bars(progress):
+    with storage_of(api, repo_id, revision), _bars(progress):
         api.preupload_lfs_files(repo_id, additions, revision=revision, free_memory=False)
         for file in changes.to_send:
             if not file.is_unchanged():

@@ -5,7 +5,7 @@ from typing import Any
 
 from matformer_lab.gemma3n import default_layer_types, text_part
 from matformer_lab.parent.parent import Parent
-from matformer_lab.parent.unexpected import QUANTIZATION_KEYS, has_quantised_towers
+from matformer_lab.parent.quantised import QUANTIZATION_KEYS, has_quantised_towers
 from matformer_lab.slicing.filling import EVERY_GAP, Gap, config_filling
 from matformer_lab.slicing.slice import Slice
 

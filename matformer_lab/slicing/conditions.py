@@ -17,13 +17,16 @@ from matformer_lab.gemma3n import (
     LM_HEAD,
     TextConfig,
     expected_tensors,
+    is_multimodal,
     is_notebooks,
     lacking_rope,
     rope_numbers,
     text_part,
 )
+from matformer_lab.parent.head import has_head
 from matformer_lab.parent.links import path_inside
 from matformer_lab.parent.parent import Parent
+from matformer_lab.parent.quantised import QuantisedCheckpoint
 from matformer_lab.slicing.plan import Plan
 
 _DEFAULT_ROPE: Final = {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0}
@@ -45,6 +48,7 @@ class Facts:
         own_head: Whether the LM head is a tensor of its own, not the embeddings.
         renamed: Whether tensor names are not the published ones.
         folder: Where its tokenizer is; None if that is not known.
+        quantised: By whom its weights are quantised; empty if they are not.
     """
 
     config: Mapping[str, Any]
@@ -55,6 +59,7 @@ class Facts:
     own_head: bool
     renamed: bool
     folder: Path | None
+    quantised: str = ""
 
     @cached_property
     def missing_kv(self) -> int:
@@ -110,6 +115,27 @@ def facts_of_folder(parent: Parent) -> Facts:
     )
 
 
+def facts_of_quantised(checkpoint: QuantisedCheckpoint) -> Facts:
+    """A quantised checkpoint as it lies there, by the weights that its tensors stand for.
+
+    Raises:
+        InputError: Their names are spelled in no known way.
+    """
+    spelling = checkpoint.spelling
+    names = {name.removeprefix(spelling.prefix) for name in spelling.published.values()}
+    return Facts(
+        config=checkpoint.config,
+        text=checkpoint.text,
+        names=frozenset(names),
+        text_only=not is_multimodal(checkpoint.config),
+        towers=any(name.startswith(_TOWERS) for name in spelling.published.values()),
+        own_head=has_head(checkpoint.config, names, checkpoint.ref),
+        renamed=spelling.note is not None,
+        folder=checkpoint.folder,
+        quantised=checkpoint.how,
+    )
+
+
 class Condition(StrEnum):
     """What may hold for a checkpoint; `holds` says whether it does."""
 
@@ -134,6 +160,9 @@ class Condition(StrEnum):
     SHARES_NOT_FROM_20 = "shares_not_from_20"
     SPARSE_NOT_FIRST_TEN = "sparse_not_first_ten"
     KV_SOURCES_APART = "kv_sources_apart"
+    QUANTISED_TORCHAO = "quantised_torchao"
+    QUANTISED_BITSANDBYTES = "quantised_bitsandbytes"
+    QUANTISED = "quantised"
 
 
 def holds(condition: Condition, facts: Facts) -> bool:
@@ -191,4 +220,7 @@ _HOLDS: Final[Mapping[Condition, Callable[[Facts], bool]]] = {
     Condition.SHARES_NOT_FROM_20: lambda facts: facts.text.first_kv_shared_layer != 20,
     Condition.SPARSE_NOT_FIRST_TEN: lambda facts: _sparse(facts) != list(range(10)),
     Condition.KV_SOURCES_APART: _kv_sources_apart,
+    Condition.QUANTISED_TORCHAO: lambda facts: facts.quantised.startswith("torchao"),
+    Condition.QUANTISED_BITSANDBYTES: lambda facts: facts.quantised.startswith("bitsandbytes"),
+    Condition.QUANTISED: lambda facts: bool(facts.quantised),
 }

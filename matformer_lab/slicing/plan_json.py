@@ -3,6 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
+from matformer_lab.gemma3n import is_multimodal
+from matformer_lab.parent.quantised import QuantisedCheckpoint
 from matformer_lab.slicing.plan import Plan
 from matformer_lab.slicing.runtimes import runtime_verdicts
 from matformer_lab.slicing.sizes import sizes_of
@@ -51,4 +53,29 @@ def plan_json(plan: Plan, context: int | None = None, *, of_folder: bool = False
         "runtimes": [
             asdict(verdict) for verdict in runtime_verdicts(plan.parent if of_folder else plan)
         ],
+    }
+
+
+def quantised_json(checkpoint: QuantisedCheckpoint) -> dict[str, Any]:
+    """A quantised checkpoint as it is, as a JSON object.
+
+    Returns:
+        The keys `parent` (its `ref`), `quantised` (how, how many of how many weights, and which of
+        those that should not be), `num_hidden_layers`, `intermediate_size` (one for each layer),
+        `text_only`, `bytes` and `runtimes`, as in `plan_json`.
+    """
+    weights = checkpoint.weights
+    return {
+        "parent": checkpoint.ref,
+        "quantised": {
+            "how": checkpoint.how,
+            "weights": sum(weights.values()),
+            "of": len(weights),
+            "should_not_be": list(checkpoint.should_not_be),
+        },
+        "num_hidden_layers": checkpoint.text.num_hidden_layers,
+        "intermediate_size": list(checkpoint.text.intermediate_size),
+        "text_only": not is_multimodal(checkpoint.config),
+        "bytes": checkpoint.nbytes,
+        "runtimes": [asdict(verdict) for verdict in runtime_verdicts(checkpoint)],
     }

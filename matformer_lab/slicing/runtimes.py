@@ -8,18 +8,21 @@ the runtime loads the slice and says nothing.
 
 from dataclasses import dataclass
 from functools import cache
+from os import PathLike
 from typing import Literal
 
 from matformer_lab.common.files.strict_json import strict_json
 from matformer_lab.common.paths import StrPath
 from matformer_lab.common.shipped import shipped_folder
-from matformer_lab.parent.opening import open_parent
+from matformer_lab.parent.opening import open_checkpoint
 from matformer_lab.parent.parent import Parent
+from matformer_lab.parent.quantised import QuantisedCheckpoint
 from matformer_lab.slicing.conditions import (
     Condition,
     Facts,
     facts_of_folder,
     facts_of_plan,
+    facts_of_quantised,
     holds,
 )
 from matformer_lab.slicing.plan import Plan
@@ -38,8 +41,8 @@ class Finding:
         versions: The version, or range of versions, that this was found on.
         condition: Which checkpoints it is about.
         verdict: ok, refuses, silently wrong or untested.
-        why: The reason, or what "ok" depends on. `{missing_kv}` and `{missing_rope}` are those
-            of a checkpoint.
+        why: The reason, or what "ok" depends on. `{missing_kv}`, `{missing_rope}` and
+            `{quantised}` are those of a checkpoint.
         remedy: What to do, where something can be done.
         how: How it was established.
         when: The day on which it was, `YYYY-MM-DD`.
@@ -113,12 +116,15 @@ def findings() -> tuple[Finding, ...]:
     )
 
 
-def runtime_verdicts(checkpoint: Plan | Parent | StrPath) -> tuple[RuntimeVerdict, ...]:
+def runtime_verdicts(
+    checkpoint: Plan | Parent | QuantisedCheckpoint | StrPath,
+) -> tuple[RuntimeVerdict, ...]:
     """What each runtime does with a checkpoint.
 
     Args:
         checkpoint: A plan, whose child is judged, in its form (full or text-only); or a checkpoint
-            (opened, or what `open_parent` accepts), which is judged as it lies there.
+            (opened, or what `open_parent` accepts), which is judged as it lies there, quantised or
+            not.
 
     Examples:
         >>> import matformer_lab as ml
@@ -126,10 +132,14 @@ def runtime_verdicts(checkpoint: Plan | Parent | StrPath) -> tuple[RuntimeVerdic
         >>> [one.runtime for one in verdicts if one.verdict == "silently wrong"]
         ['vLLM']
     """
+    if isinstance(checkpoint, str | PathLike):
+        checkpoint = open_checkpoint(checkpoint)
     if isinstance(checkpoint, Plan):
         facts = facts_of_plan(checkpoint)
+    elif isinstance(checkpoint, QuantisedCheckpoint):
+        facts = facts_of_quantised(checkpoint)
     else:
-        facts = facts_of_folder(open_parent(checkpoint))
+        facts = facts_of_folder(checkpoint)
     first: dict[tuple[str, str], RuntimeVerdict] = {}
     for finding in findings():
         key = (finding.runtime, finding.versions)
@@ -141,13 +151,18 @@ def runtime_verdicts(checkpoint: Plan | Parent | StrPath) -> tuple[RuntimeVerdic
 def _verdict(finding: Finding, facts: Facts) -> RuntimeVerdict:
     why = finding.why
     if "{" in why:
-        why = why.format(missing_kv=facts.missing_kv, missing_rope=facts.missing_rope)
+        why = why.format(
+            missing_kv=facts.missing_kv,
+            missing_rope=facts.missing_rope,
+            quantised=facts.quantised,
+        )
     return RuntimeVerdict(
         runtime=finding.runtime,
         version=finding.versions,
         verdict=finding.verdict,
         why=why,
-        remedy=finding.remedy,
+        # A quantised checkpoint cannot be sliced, whatever that would mend.
+        remedy="" if facts.quantised and "`slice`" in finding.remedy else finding.remedy,
         condition=finding.condition.value,
         how=finding.how,
         when=finding.when,

@@ -3,6 +3,7 @@
 from typing import Final, NamedTuple
 
 from matformer_lab.parent.parent import Parent
+from matformer_lab.parent.quantised import QuantisedCheckpoint
 from matformer_lab.slicing.layer_runs import runs_of, written, written_layers
 from matformer_lab.slicing.plan import Plan
 from matformer_lab.slicing.runtimes import runtime_verdicts
@@ -82,7 +83,24 @@ def layer_rows(plan: Plan) -> list[LayerRow]:
     return rows
 
 
-def runtime_rows(checkpoint: Plan | Parent) -> list[RuntimeRow]:
+def quantised_rows(checkpoint: QuantisedCheckpoint) -> list[SizeRow]:
+    """What a quantised checkpoint is, one fact per row."""
+    text, packed = checkpoint.text, sum(checkpoint.weights.values())
+    widths = [
+        f"{width:,} ({written(run)})" if len(set(text.intermediate_size)) > 1 else f"{width:,}"
+        for run, width in runs_of(text.intermediate_size)
+    ]
+    rows = [
+        ("quantised", checkpoint.how),
+        ("quantised weights", f"{packed} of {len(checkpoint.weights)}"),
+        ("layers", f"{text.num_hidden_layers}"),
+        ("FFN width", ", ".join(widths)),
+        ("tensor bytes", f"{checkpoint.nbytes:,}"),
+    ]
+    return [SizeRow(label, value) for label, value in rows]
+
+
+def runtime_rows(checkpoint: Plan | Parent | QuantisedCheckpoint) -> list[RuntimeRow]:
     """What each runtime does with a plan's child, or a checkpoint as it lies there."""
     return [
         RuntimeRow(f"{one.runtime} {one.version}", one.verdict, one.explained)

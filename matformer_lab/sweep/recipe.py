@@ -33,6 +33,7 @@ from matformer_lab.evaluation.tasks.entry import (
 from matformer_lab.evaluation.tasks.prompts.prompting import Prompting
 from matformer_lab.evaluation.tasks.split import Split
 from matformer_lab.parent.opening import TINY
+from matformer_lab.statistics.study import AVERAGE
 from matformer_lab.sweep.search_block import SearchBlock
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -164,6 +165,17 @@ class Recipe(BaseModel):
         if twice:
             raise ValueError(
                 f"{', '.join(twice)} is listed more than once; give one of them another `alias`"
+            )
+        if AVERAGE in names:
+            raise ValueError(
+                f"{AVERAGE} is what the results call the average of all tasks; give that task "
+                "another `alias`"
+            )
+        as_files = [name.casefold() for name in names]
+        if same := [name for name in names if as_files.count(name.casefold()) > 1]:
+            raise ValueError(
+                f"{' and '.join(same)} would be one file where case does not count; give one of "
+                "them another `alias`"
             )
         return tasks
 

@@ -196,7 +196,10 @@ def test_what_cannot_be_cut_is_named(pico: Path, tmp_path: Path) -> None:
     refused(
         "how a slice cuts .* is not known", lambda t: t.update({f"{down}.ia3_l": torch.ones(1)})
     )
-    refused("DoRA's norm", lambda t: t.update({f"{down}.lora_magnitude_vector": torch.ones(32)}))
+    refused(
+        "DoRA's: it goes with the norms of whole rows",
+        lambda t: t.update({f"{down}.lora_magnitude_vector": torch.ones(32)}),
+    )
     refused("no adapter of", lambda t: t.update({f"{down}.lora_A.weight": torch.ones(3, 7)}))
 
 

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+from matformer_lab.checkpoint.family import write_family
 from matformer_lab.checkpoint.verification.verify import verify_checkpoint
 from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.slicing.notation.catalog import resolve_slice
+from matformer_lab.slicing.notation.catalog import resolve_slice, resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.slice import Slice
 from tests.support.command import CommandResult
@@ -146,6 +147,30 @@ def test_what_comes_along(pico_full: Path, tmp_path: Path) -> None:
     assert (full / "preprocessor_config.json").exists()
     assert not (text / "preprocessor_config.json").exists()
     assert not any("tower" in name or "embed_vision" in name for name in load_all(text))
+
+
+def test_further_chat_templates_come_along(tmp_path: Path) -> None:
+    """As transformers saves a tokenizer with several: one a file, in a folder."""
+    folder = write_parent(tmp_path / "p")
+    (folder / "additional_chat_templates").mkdir()
+    named = Path("additional_chat_templates", "terse.jinja")
+    (folder / named).write_text("{{ messages[0]['content'] }}")
+    (folder / named.with_name("notes.txt")).write_text("no template")
+    parent = open_parent(folder)
+    slices = resolve_slices(["1/2", "1/4"], parent)
+    family = write_family([make_plan(parent, one) for one in slices], tmp_path / "f")
+    alone = write_checkpoint(make_plan(parent, slices[0]), tmp_path / "c")
+    for child in (alone, family / "uniform-1-4"):
+        assert (child / named).read_bytes() == (folder / named).read_bytes()
+        assert not (child / named.with_name("notes.txt")).exists()
+        assert verify_checkpoint(child, parent).ok
+        assert verify_checkpoint(child).ok
+    (alone / named.with_name("other.jinja")).write_text("")
+    (alone / named).write_text("edited")
+    assert sorted(verify_checkpoint(alone).problems) == [
+        "additional_chat_templates/other.jinja: is no part of the slice",
+        "additional_chat_templates/terse.jinja: does not match the manifest's digest",
+    ]
 
 
 def test_shards_are_no_larger_than_asked_and_the_index_is_right(

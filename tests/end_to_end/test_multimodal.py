@@ -2,7 +2,6 @@
 
 Needs timm and torchvision; `test_multimodal_environment` makes an environment that has them."""
 
-import copy
 import json
 import shutil
 from pathlib import Path
@@ -33,6 +32,7 @@ from matformer_lab.parent.parent import Parent
 from matformer_lab.slicing.notation.catalog import resolve_slice, resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.slice import Slice
+from tests.support.by_hand import cut_by_hand
 from tests.support.multimodal import write_seeing_and_hearing_parent
 
 SLICES = ("e4b", "e2b", "mixed")
@@ -102,42 +102,6 @@ def loaded(folder: Path) -> Any:
     return model.train(False)
 
 
-def cut_by_hand(parent: Parent, slice_: Slice) -> Any:
-    """The slice, cut out of the parent's own model by code that is not the tool's."""
-    whole = loaded(parent.local)
-    kept = [layer for layer in range(35) if layer not in slice_.skipped]
-    config: Any = copy.deepcopy(whole.config)
-    text = config.text_config.to_dict()
-    for key in ("layer_types", "activation_sparsity_pattern"):
-        text[key] = [text[key][layer] for layer in kept]
-    text["intermediate_size"] = list(slice_.widths)
-    text["num_hidden_layers"] = len(kept)
-    text["num_kv_shared_layers"] = sum(layer >= 20 for layer in kept)
-    config.text_config = type(config.text_config).from_dict(text)
-    child = Gemma3nForConditionalGeneration(config)
-    old, new = whole.state_dict(), child.state_dict()
-    ple = text["hidden_size_per_layer_input"]
-    columns = [layer * ple + i for layer in kept for i in range(ple)]
-    for name in new:
-        value = old.get(name)
-        if ".language_model.layers." in name:
-            head, rest = name.split(".layers.")
-            number, tail = rest.split(".", 1)
-            value = old[f"{head}.layers.{kept[int(number)]}.{tail}"]
-            width = slice_.widths[int(number)]
-            if "gate_proj" in tail or "up_proj" in tail:
-                value = value[:width]
-            elif "down_proj" in tail:
-                value = value[:, :width]
-        elif name.endswith("embed_tokens_per_layer.weight"):
-            value = value[:, columns]
-        elif name.endswith("per_layer_model_projection.weight"):
-            value = value[columns]
-        new[name] = value
-    child.load_state_dict(new)
-    return child.train(False)
-
-
 def logits(model: Any, prompt: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(**prompt).logits
@@ -151,7 +115,9 @@ def test_a_slice_sees_and_hears_what_an_independent_cut_does(
     assert verify_checkpoint(folder, parent).ok
     child = loaded(folder)
     # A full slice is compared with the parent itself, any other with a model cut by hand.
-    truth = loaded(parent.local) if slice_.name == "e4b" else cut_by_hand(parent, slice_)
+    truth = loaded(parent.local)
+    if slice_.name != "e4b":
+        truth = cut_by_hand(truth, slice_.skipped, slice_.widths)
     expected, found = logits(truth, prompt), logits(child, prompt)
     assert expected.std() > 0.03
     assert (found - expected).abs().max() <= 1e-5

@@ -361,6 +361,21 @@ def test_code_eval_asks_for_a_word_of_its_own(tmp_path: Path) -> None:
     assert told.endswith("HF_ALLOW_CODE_EVAL=1 in the environment besides") and "####" not in told
 
 
+def test_a_metric_that_is_nowhere_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As HumanEval's file loads `code_eval`, with no network and no copy."""
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    (tmp_path / "code.py").write_text("import evaluate\nevaluate.load('nobodys')\n")
+    write_task(tmp_path, "my_sums", unsafe_code="true", doc_to_text="!function code.ask")
+    allowed = {"trust_tasks": True, "confirm_run_unsafe_code": True}
+    with pytest.warns(UserWarning, match=r"code\.ask"):
+        told = refused(tmp_path, "my_sums", **allowed)
+    assert "its metric nobodys is a script of the Hub's (HF_HUB_OFFLINE is set)" in told
+    assert "hf download evaluate-metric/nobodys --repo-type space --local-dir nobodys" in told
+    assert "\n" not in told
+
+
 PYTHON_TASK = """
 from lm_eval.api.task import ConfigurableTask
 

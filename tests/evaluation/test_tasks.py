@@ -354,9 +354,32 @@ def test_a_task_file_is_refused_and_its_code_not_run(tmp_path: Path) -> None:
     assert not hit.exists()
 
 
+def test_a_dataset_is_opened_once_for_all_tasks_of_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    asked: list[object] = []
+    original = datasets.load_dataset
+
+    def counted(*args: object, **kwargs: object) -> object:
+        asked.append(args)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(datasets, "load_dataset", counted)
+    (tmp_path / "me/sums").mkdir(parents=True)
+    (tmp_path / "me/sums/test.jsonl").write_text('{"sum": "1 + 1"}\n')
+    with mapped_datasets(tmp_path):
+        one, other = (datasets.load_dataset("me/sums") for _ in range(2))
+        one["test"] = one["test"].select([])
+        third = datasets.load_dataset("me/sums", split="test")
+    assert [len(each) for each in (one["test"], other["test"], third)] == [0, 1, 1]
+    assert len(asked) == 2
+
+
 @pytest.mark.slow
 def test_the_short_index_holds_the_same_tasks_as_the_full_one() -> None:
-    from matformer_lab.evaluation.tasks.names import USUAL_FOLDERS, indexed
+    from matformer_lab.evaluation.tasks.names import USUAL_FOLDERS, folder_of, indexed
 
     short, full = indexed(tuple(sorted(USUAL_FOLDERS))), indexed(None)
 
@@ -367,7 +390,9 @@ def test_the_short_index_holds_the_same_tasks_as_the_full_one() -> None:
             return {name: entry.yaml_path}
         return {leaf: path for child in children for leaf, path in leaves(index, child).items()}
 
-    for name in USUAL_FOLDERS:
+    one_language = ("mmmlu_de_de", "global_mmlu_full_de", "mmlu_prox_de", "mmmlu_yo_ng_virology")
+    for name in (*USUAL_FOLDERS, *one_language):
+        assert folder_of(name)
         assert leaves(short, name) == leaves(full, name)
     assert len(leaves(full, "mmlu")) == 57
 

@@ -11,6 +11,7 @@ from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
+from tests.support.by_hand import cut_by_hand
 from tests.support.pico import PICO, write_parent
 
 CONTEXT = 32_768
@@ -64,32 +65,6 @@ def test_32k_tokens_through_slices_of_a_pico_parent(tmp_path: Path) -> None:
     short = last_logits(child, ids[:, -CHUNK:])
     long = last_logits(child, ids)
     assert not torch.allclose(short, long, atol=1e-4)  # the far context counts
-    assert torch.allclose(long, cut_by_hand(parent.local, (1, 6), ids), atol=1e-4)
-
-
-def cut_by_hand(folder: Path, skipped: tuple[int, ...], ids: torch.Tensor) -> torch.Tensor:
-    """The logits of the parent with layers taken out by code that is not the tool's."""
-    whole: Any = Gemma3nForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    text = whole.config.to_dict()
-    kept = [layer for layer in range(text["num_hidden_layers"]) if layer not in skipped]
-    first_shared = text["num_hidden_layers"] - text["num_kv_shared_layers"]
-    for key in ("layer_types", "activation_sparsity_pattern", "intermediate_size"):
-        text[key] = [text[key][layer] for layer in kept]
-    text["num_hidden_layers"] = len(kept)
-    text["num_kv_shared_layers"] = sum(layer >= first_shared for layer in kept)
-    child: Any = Gemma3nForCausalLM(type(whole.config).from_dict(text))
-    ple = text["hidden_size_per_layer_input"]
-    columns = [layer * ple + i for layer in kept for i in range(ple)]
-    old, new = whole.state_dict(), child.state_dict()
-    for name in new:
-        if name.startswith("model.layers."):
-            number, tail = name.removeprefix("model.layers.").split(".", 1)
-            new[name] = old[f"model.layers.{kept[int(number)]}.{tail}"]
-        elif name == "model.embed_tokens_per_layer.weight":
-            new[name] = old[name][:, columns]
-        elif name == "model.per_layer_model_projection.weight":
-            new[name] = old[name][columns]
-        else:
-            new[name] = old[name]
-    child.load_state_dict(new)
-    return through_cache(child, ids)
+    whole = Gemma3nForCausalLM.from_pretrained(parent.local, dtype=torch.float32)
+    by_hand = cut_by_hand(whole, skipping.skipped, skipping.widths)
+    assert torch.allclose(long, through_cache(by_hand, ids), atol=1e-4)

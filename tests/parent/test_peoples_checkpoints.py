@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from matformer_lab.checkpoint.slices import write_slices
 from matformer_lab.checkpoint.verification.verify import compare_checkpoints, verify_checkpoint
 from matformer_lab.common.errors import InputError
-from matformer_lab.parent.opening import open_parent
+from matformer_lab.parent.opening import open_checkpoint, open_parent
+from matformer_lab.parent.quantised import QuantisedCheckpoint
 
 Tensors = dict[str, torch.Tensor]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 17179869184\n"
@@ -553,9 +554,21 @@ QUANTISED: dict[str, tuple[dict[str, Any], dict[str, torch.Tensor], str]] = {
         {".weight_packed": torch.zeros(64, 4, dtype=torch.int32)},
         "compressed-tensors",
     ),
-    "torchao": (
+    "torchao": (  # 0.18, by transformers 5.23
+        {
+            "quant_method": "torchao",
+            "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_version": 2}},
+        },
+        {
+            "._weight_qdata": torch.zeros(64, 32, dtype=torch.int8),
+            "._weight_scale": torch.zeros(64, 1),
+            "._weight_zero_point": torch.zeros(64, 1, dtype=torch.int8),
+        },
+        "torchao Int8WeightOnlyConfig",
+    ),
+    "torchao, as it was": (
         {"quant_method": "torchao"},
-        {":_data": torch.zeros(64, 32, dtype=torch.int8), ".weight:_scale": torch.zeros(64)},
+        {".weight:_data": torch.zeros(64, 32, dtype=torch.int8), ".weight:_scale": torch.zeros(64)},
         "torchao",
     ),
     "nothing in the config": (
@@ -574,6 +587,10 @@ def test_quantised_parents_are_said_to_be(kind: str, text: Pico, tmp_path: Path)
     folder = text.variant(tmp_path / "p", tensors, quantization_config=settings)
     with pytest.raises(InputError, match=rf"is quantised \({says}.*slice the bf16 original"):
         open_parent(folder)
+    found = open_checkpoint(folder)
+    assert isinstance(found, QuantisedCheckpoint)
+    assert [name for name, packed in found.weights.items() if packed] == [f"{UP}.weight"]
+    assert found.weights.keys() == text.tensors.keys()
 
 
 def test_mlx_4_bit(text: Pico, tmp_path: Path) -> None:

@@ -341,15 +341,45 @@ def test_a_hub_that_is_not_there(
     refused("no connection to the Hub", child, REPO)
 
 
-def test_the_hubs_other_storage_fails_in_a_line(
+def test_a_hub_without_xet_storage(
     hub: WritableHub, child: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """hf_xet, the client's default, with a Hub that has no such storage."""
+    """hf_xet, the client's default, with a Hub that has no such storage: files go as they are."""
     from huggingface_hub import constants
 
     pytest.importorskip("hf_xet")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-    refused("xet-write-token.*run the same command again", child, REPO)
+    ml.push(child, REPO, progress=False)
+    assert not constants.HF_HUB_DISABLE_XET
+    assert hub.received and hub.model(REPO).texts()["model.safetensors"]
+
+
+def test_xet_storage(hub: WritableHub, child: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """hf_xet's own upload: chunks in xorbs, then a shard that says which file they are."""
+    from huggingface_hub import constants
+
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    weights = (child / "model.safetensors").read_bytes()
+    hub.has_xet(weights)
+    ml.push(child, REPO, progress=False)
+    assert not hub.received, "nothing goes as an LFS object"
+    assert 0.4 < hub.xorb_bytes / len(weights) < 1.1
+    assert hub.model(REPO).texts()["model.safetensors"] == weights
+    sent = hub.xorb_bytes
+    ml.push(child, REPO, progress=False)
+    assert hub.xorb_bytes == sent
+
+
+def test_xet_storage_that_fails(
+    hub: WritableHub, child: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.answers["GET /api/models/me/slices/xet-write-token"] = (403, "", "not for you")
+    refused("run the same command again|may not|no write access", child, REPO)
     assert not hub.model(REPO).texts()
 
 

@@ -1,5 +1,6 @@
 """Verdicts rest on what is in a checkpoint, and the table of them is sound."""
 
+import ast
 import json
 import re
 import shutil
@@ -12,12 +13,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from matformer_lab.parent.opening import open_parent
+from matformer_lab.parent.quantised import LEAVE_ALONE
 from matformer_lab.slicing.conditions import Condition
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.runtimes import RuntimeVerdict, findings, runtime_verdicts
 from tests.support.command import CommandResult
-from tests.support.saved import saved_by_transformers_5
+from tests.support.saved import TORCHAO, quantised_by_torchao, saved_by_transformers_5
 
 Cli = Callable[..., CommandResult]
 
@@ -30,7 +32,9 @@ def test_the_table_ends_in_what_always_holds_and_says_how_and_when() -> None:
         assert one.verdict in ("ok", "refuses", "silently wrong", "untested")
         assert one.how and date.fromisoformat(one.when)
         assert one.verdict == "ok" or one.why
-        assert not set(re.findall(r"\{(\w*)\}", one.why)) - {"missing_kv", "missing_rope"}
+        assert not set(re.findall(r"\{(\w*)\}", one.why)) - {
+            *("missing_kv", "missing_rope", "quantised")
+        }
     assert set(last.values()) == {Condition.ALWAYS}
     assert {name for name, _ in last} >= {"transformers", "mlx-lm", "mistral.rs", "llama.cpp"}
     assert {name for name, _ in last} >= {"vLLM", "Ollama", "LiteRT"}
@@ -139,3 +143,42 @@ def test_plan_of_a_folder(miniature: Path, tmp_path: Path, cli: Cli) -> None:
     assert shown.code == 0 and "saved as it is" in shown.out
     refused = cli("plan", saved, "--as-is")
     assert refused.code == 2 and "give --slice too" in refused.err
+
+
+def quantised(source: Path, out: Path, modules: str) -> Path:
+    saved_by_transformers_5(source, out, lambda tensors: quantised_by_torchao(tensors, modules))
+    config = json.loads((out / "config.json").read_text()) | {"quantization_config": TORCHAO}
+    (out / "config.json").write_text(json.dumps(config))
+    return out
+
+
+def test_plan_of_a_quantised_folder(miniature: Path, tmp_path: Path, cli: Cli) -> None:
+    folder = quantised(miniature, tmp_path / "int8", r"mlp\.\w+_proj|self_attn\.\w+_proj")
+    shown = cli("plan", folder)
+    assert shown.code == 0 and "better left alone" not in shown.out + shown.err
+    found = json.loads(cli("plan", folder, "--json").out)
+    assert found["quantised"]["how"] == "torchao Int8WeightOnlyConfig"
+    assert found["quantised"]["weights"] == 35 * (3 + 2) + 20 * 2
+    assert found["intermediate_size"] == [64] * 35
+    by_runtime = {one["runtime"] + one["version"][0]: one for one in found["runtimes"]}
+    assert by_runtime["transformers5"]["condition"] == "quantised_torchao"
+    assert by_runtime["transformers4"]["verdict"] == "untested"
+    assert by_runtime["mlx-lm0"]["condition"] == "no_kv", "as of any checkpoint"
+    assert not by_runtime["mlx-lm0"]["remedy"], "a quantised checkpoint cannot be sliced"
+    refused = cli("plan", folder, "--slice", "full")
+    assert refused.code == 2 and "quantise the slice" in refused.err
+
+
+def test_modules_that_should_not_be_quantised_are_named(
+    miniature: Path, tmp_path: Path, cli: Cli
+) -> None:
+    folder = quantised(miniature, tmp_path / "int8", r"mlp\.\w+_proj|_coefs|laurel\.linear_\w+")
+    found = json.loads(cli("plan", folder, "--json").out)
+    assert found["quantised"]["should_not_be"] == ["altup", "laurel"]
+    assert "altup, laurel" in cli("plan", folder).out
+
+
+def test_the_docs_list_what_quantisers_leave_alone() -> None:
+    page = (Path(__file__).parents[2] / "docs/guides/fine-tuned.md").read_text()
+    (written,) = re.findall(r"^skip = (\[.*?^\])", page, re.DOTALL | re.MULTILINE)
+    assert tuple(ast.literal_eval(written)) == LEAVE_ALONE

@@ -63,7 +63,7 @@ class ForkServer:
         if self._ours is not None:
             self._ours.close()
         if self._process is not None:
-            self._process.wait(10)
+            self._process.wait(60)
 
     def _started(self) -> socket.socket:
         if self._ours is None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -41,3 +42,25 @@ def saved_by_transformers_5(
         edit(tensors)
     save_file(tensors, out / FILE, metadata={"format": "pt"})
     return out
+
+
+def quantised_by_torchao(tensors: dict[str, Tensor], modules: str) -> None:
+    """Put int8 weights in place of some, as transformers 5.23 saves those of torchao 0.18.
+
+    `modules`: a regular expression for the ends of their names.
+    """
+    for name in [name for name in tensors if re.search(rf"({modules})\.weight$", name)]:
+        weight = tensors.pop(name).float()
+        scale = weight.abs().amax(1, keepdim=True) / 127
+        stem = name.removesuffix("weight")
+        tensors[f"{stem}_weight_qdata"] = (weight / scale).round().to(torch.int8)
+        tensors[f"{stem}_weight_scale"] = scale
+        tensors[f"{stem}_weight_zero_point"] = torch.zeros_like(scale, dtype=torch.int8)
+
+
+TORCHAO = {
+    "quant_method": "torchao",
+    "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_data": {}, "_version": 2}},
+    "modules_to_not_convert": ["lm_head"],
+}
+"""The `quantization_config` beside them."""

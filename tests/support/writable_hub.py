@@ -128,6 +128,10 @@ class WritableHub(ThreadingHTTPServer):
         """What repositories are called now, by the name that still leads to them."""
         self.before: dict[str, Callable[[], None]] = {}
         """What happens (once) just before a request, by the beginning of method and path."""
+        self.xet_files: dict[str, bytes] | None = None
+        """The files, by sha256, that clients may send through xet; None: there is no xet."""
+        self.xorb_bytes = 0
+        """Bytes of xorbs that arrived."""
         self.lock = threading.Lock()
 
     @property
@@ -136,6 +140,10 @@ class WritableHub(ThreadingHTTPServer):
 
     def model(self, repo_id: str) -> Repo:
         return self.repos["models", repo_id]
+
+    def has_xet(self, *files: bytes) -> None:
+        """Have xet storage. Xorbs are counted, not unpacked: what files they make is told here."""
+        self.xet_files = {hashlib.sha256(data).hexdigest(): data for data in files}
 
     def writes(self) -> list[str]:
         """The requests that change something."""
@@ -410,6 +418,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return data
 
+    def _xet_token(self, _: Any, __: bytes, repo: str, rev: str) -> dict[str, Any]:
+        self._writer()
+        self._commit_at(repo, rev)
+        if self.server.xet_files is None:
+            raise _Refused(404, "", "Not found")
+        return {"accessToken": "xet", "exp": 4_000_000_000, "casUrl": self.server.url}
+
+    def _xorb(self, _: Any, body: bytes, address: str) -> dict[str, Any]:
+        self.server.xorb_bytes += len(body)
+        return {"was_inserted": True}
+
+    def _shard(self, _: Any, __: bytes) -> dict[str, Any]:
+        for repo in self.server.repos.values():
+            repo.objects.update(self.server.xet_files or {})
+        return {"result": 1}
+
     def _commit(self, _: Any, body: bytes, repo: str, rev: str) -> dict[str, Any]:
         self._writer()
         found = self._repo(repo)
@@ -464,6 +488,9 @@ _ROUTES: tuple[tuple[str, Callable[..., Any]], ...] = (
     (rf"POST /api/models/{_ID}/preupload/(?P<rev>[^/]+)", _Handler._preupload),
     (rf"POST /{_ID}\.git/info/lfs/objects/batch", _Handler._batch),
     (rf"POST /api/models/{_ID}/commit/(?P<rev>[^/]+)", _Handler._commit),
+    (rf"GET /api/models/{_ID}/xet-write-token/(?P<rev>[^/]+)", _Handler._xet_token),
+    (r"POST /v1/xorbs/default/(?P<address>\w+)", _Handler._xorb),
+    (r"POST (/v1)?/shards", _Handler._shard),
 )
 
 

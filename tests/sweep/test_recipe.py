@@ -62,6 +62,15 @@ def test_a_task_keeps_what_is_written_and_gets_the_rest() -> None:
         ("parent: tiny\nslices: [3]", "slices[0]"),
         ("parent: tiny\ntasks: []", "tasks: is empty"),
         ("parent: tiny\ntasks: [boolq, boolq]", "boolq is listed more than once"),
+        (
+            "parent: tiny\ntasks: [{name: boolq, alias: average}]",
+            "average is what the results call",
+        ),
+        (
+            "parent: tiny\ntasks: [boolq, {name: boolq, alias: BoolQ}]",
+            "boolq and BoolQ would be one file where case does not count",
+        ),
+        ("parent: tiny\ntasks: [{name: boolq, alias: größe}]", "holds a-z, A-Z, digits"),
         ("parent: tiny\ntasks: [{name: boolq, num_fewshot: -1}]", "tasks[0].num_fewshot"),
         ("parent: tiny\nlimit: 0", "limit: should be greater than 0"),
         ("parent: tiny\nlimit: 1.5", "limit: is a whole number of items, or a fraction below 1"),

@@ -9,6 +9,7 @@ from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, digest_of
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.strict_json import strict_json
 from matformer_lab.common.files.untrusted import read_small
+from matformer_lab.parent.folder import TEMPLATES_FOLDER
 from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.index import INDEX_FILE
 from matformer_lab.parent.links import path_inside
@@ -55,13 +56,23 @@ def file_problems(
             yield f"{MANIFEST_FILE}: key 'files' has no digest of {name}"
     if INDEX_FILE in own:
         yield from _index_problems(folder, layout)
-    for path in sorted(folder.iterdir()):
-        if path.name in known | weights or is_free(path):
+    for path in _entries(folder):
+        name = path.relative_to(folder).as_posix()
+        if name in known | weights or is_free(path):
             continue
-        if path.name != MANIFEST_FILE or manifest is None:
-            in_vain = path.name.endswith(".safetensors")
+        if name != MANIFEST_FILE or manifest is None:
+            in_vain = name.endswith(".safetensors")
             what = "in the folder but not in the index" if in_vain else "no part of the slice"
-            yield f"{path.name}: is {what}"
+            yield f"{name}: is {what}"
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """What lies in a checkpoint's folder; of further chat templates, each."""
+    for path in sorted(folder.iterdir()):
+        if path.name == TEMPLATES_FOLDER and path.is_dir() and not path.is_symlink():
+            yield from sorted(path.iterdir())
+        else:
+            yield path
 
 
 def _known_file(

@@ -1,6 +1,7 @@
 """Opens datasets from local folders instead of the Hub."""
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -20,6 +21,8 @@ class _LocalDatasets:
     user: Path | None
     own: Path | None
     caches: dict[Path, Path] = field(default_factory=dict)
+    opened: dict[str, Any] = field(default_factory=dict)
+    """What was opened: the tasks of a group ask for one dataset up to 57 times (a subject each)."""
 
     def folder(self, dataset_id: str) -> Path | None:
         """The local folder for a dataset id; None where it comes from the Hub."""
@@ -87,19 +90,35 @@ def _mapped(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(path, *args, **kwargs)
         if is_builder(path):
             return _from_files(original, path, *args, **kwargs)
-        folder = local.folder(path)
-        if folder is None:
-            return _from_hub(original, path, *args, **kwargs)
-        if kwargs.get("cache_dir") is None:
-            kwargs["cache_dir"] = str(local.cache(folder))
-        try:
-            return original(str(folder), *args, **kwargs)
-        except Exception as error:
-            raise InputError(
-                f"dataset {path!r} cannot be read from {folder}: {_reason(error)}"
-            ) from error
+        asked = repr((path, args, sorted(kwargs.items())))
+        if asked not in local.opened:
+            folder = local.folder(path)
+            if folder is None:
+                local.opened[asked] = _from_hub(original, path, *args, **kwargs)
+            else:
+                local.opened[asked] = _from_folder(original, local, folder, path, *args, **kwargs)
+        # A copy of the dict of splits: a task may put others in their places. They are immutable.
+        return copy.copy(local.opened[asked])
 
     return load_dataset
+
+
+def _from_folder(
+    original: Callable[..., Any],
+    local: _LocalDatasets,
+    folder: Path,
+    path: str,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    if kwargs.get("cache_dir") is None:
+        kwargs["cache_dir"] = str(local.cache(folder))
+    try:
+        return original(str(folder), *args, **kwargs)
+    except Exception as error:
+        raise InputError(
+            f"dataset {path!r} cannot be read from {folder}: {_reason(error)}"
+        ) from error
 
 
 def is_builder(dataset_path: str) -> bool:

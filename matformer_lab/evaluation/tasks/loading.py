@@ -10,6 +10,7 @@ import json
 import random
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ from matformer_lab.evaluation.tasks.datasets import mapped_datasets
 from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.known_names import known_names
 from matformer_lab.evaluation.tasks.metric import plotted_metric
+from matformer_lab.evaluation.tasks.metric_scripts import metric_scripts
 from matformer_lab.evaluation.tasks.names import (
     check_loaded,
     check_name,
@@ -190,7 +192,9 @@ def _load(manager: Any, entry: TaskEntry, settings: _Settings) -> tuple[LoadedTa
     """A task, and what its user should be told."""
     seed_everything(settings.seed)
     try:
-        loaded = manager.load([entry.name])
+        # `evaluate` takes seconds to import, and few tasks do.
+        with metric_scripts(entry.label) if settings.runs_code else nullcontext():
+            loaded = manager.load([entry.name])
     except InputError:
         raise
     except Exception as error:  # a task may import anything and fail in any way

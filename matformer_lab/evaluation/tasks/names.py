@@ -43,6 +43,13 @@ USUAL_FOLDERS: Final[Mapping[str, str]] = {
     "mmlu_pro": "mmlu_pro",
 }
 
+FOLDERS_BY_PREFIX: Final[Mapping[str, str]] = {
+    "mmmlu_": "openai-mmmlu/default",
+    "global_mmlu_full_": "global_mmlu/full",
+    "mmlu_prox_": "mmlu_prox",
+}
+"""Where all tasks and groups are whose names begin so: one language of these, say."""
+
 TINY_PREFIX: Final = "tiny_"
 
 
@@ -73,12 +80,18 @@ def task_manager(names: Sequence[str], own: TaskFolders = _NONE) -> Any:
     return indexed(others if all(map(_has_folder, others)) else None, own)
 
 
+def folder_of(name: str) -> str | None:
+    """The folder in which lm-eval is known to keep a task; None where that is not known."""
+    by_prefix = (folder for begin, folder in FOLDERS_BY_PREFIX.items() if name.startswith(begin))
+    return USUAL_FOLDERS.get(name) or next(by_prefix, None)
+
+
 def _has_folder(name: str) -> bool:
     """Whether lm-eval is known to keep a task in one folder, and this version has that folder."""
-    spec = find_spec("lm_eval")
-    if name not in USUAL_FOLDERS or spec is None or spec.origin is None:
+    spec, folder = find_spec("lm_eval"), folder_of(name)
+    if folder is None or spec is None or spec.origin is None:
         return False
-    return (Path(spec.origin).parent / "tasks" / USUAL_FOLDERS[name]).is_dir()
+    return (Path(spec.origin).parent / "tasks" / folder).is_dir()
 
 
 @cache
@@ -92,7 +105,7 @@ def indexed(usual: tuple[str, ...] | None, own: TaskFolders = _NONE) -> Any:
     import lm_eval.tasks
 
     root = Path(lm_eval.tasks.__file__).parent
-    folders = [] if usual is None else sorted({root / USUAL_FOLDERS[name] for name in usual})
+    folders = sorted({root / str(folder_of(name)) for name in usual or ()})
     with quiet_lm_eval():
         manager = lm_eval.tasks.TaskManager(
             include_path=[*folders, card_tasks_dir(), tiny.tasks_dir(), *own.folders],
