@@ -311,6 +311,25 @@ FFN_WEIGHTS: Final[Mapping[str, str]] = {
 KV_TENSORS: Final = tuple(rule.name for rule in _LAYER_RULES if rule.absent_where_kv_shared)
 """The tensors of a layer that only its K/V need, by their names within the layer."""
 
+LEAVE_ALONE: Final = (
+    r".*\.altup",
+    r".*altup_projections",
+    r".*altup_unembed_projections",
+    r".*\.laurel",
+    r".*per_layer_input_gate",
+    r".*per_layer_projection",
+    r".*per_layer_model_projection",
+    r".*embed_tokens",
+    r".*embed_tokens_per_layer",
+    r".*lm_head",
+    r".*vision_tower",
+    r".*audio_tower",
+    r".*embed_vision",
+    r".*embed_audio",
+)
+"""Modules that a quantiser should leave alone, as transformers 5 takes such a list: each is matched
+from the start of a module's full name up to a dot or the end."""
+
 _LAYER_NAME = re.compile(r"layers\.(0|[1-9]\d{0,3})\.(.+)", re.ASCII)
 _LAYER_NAMES = {rule.name for rule in _LAYER_RULES}
 _MODEL_NAMES = {rule.name for rule in _MODEL_RULES}

@@ -12,29 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.gemma3n import TextConfig, is_multimodal, text_part
+from matformer_lab.gemma3n import LEAVE_ALONE, TextConfig, is_multimodal, text_part
 from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.spelling import Spelling, spelling_of
 from matformer_lab.parent.unexpected import TOWERS
-
-LEAVE_ALONE: Final = (
-    r".*\.altup",
-    r".*altup_projections",
-    r".*altup_unembed_projections",
-    r".*\.laurel",
-    r".*per_layer_input_gate",
-    r".*per_layer_projection",
-    r".*per_layer_model_projection",
-    r".*embed_tokens",
-    r".*embed_tokens_per_layer",
-    r".*lm_head",
-    r".*vision_tower",
-    r".*audio_tower",
-    r".*embed_vision",
-    r".*embed_audio",
-)
-"""Modules that a quantiser should leave alone, as transformers 5 takes such a list: each is matched
-from the start of a module's full name up to a dot or the end."""
 
 _QUANTISED: Final = (
     (re.compile(r"\.(absmax|quant_map|nested_absmax|quant_state\.\w+|SCB)$"), "bitsandbytes"),

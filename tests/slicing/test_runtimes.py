@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from matformer_lab.gemma3n import LEAVE_ALONE
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.parent.quantised import LEAVE_ALONE
 from matformer_lab.slicing.conditions import Condition
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan
