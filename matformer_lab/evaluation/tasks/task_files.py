@@ -11,17 +11,21 @@ import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.files.strict_yaml import MAX_VALUES, MAX_YAML_BYTES, check_plain
 from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.printable import printable
 
 _IGNORED: Final = {"__pycache__", ".ipynb_checkpoints"}
 """Folders that lm-eval passes over."""
+_MOST_INCLUDES: Final = 100
+"""Files behind one task."""
 _LONGEST_NAME: Final = 200
 """Bytes; results are in files of the tasks' names."""
 _FUNCTION: Final = "!function"
@@ -259,25 +263,43 @@ def _with_includes(path: Path, written: dict[Path, Mapping[str, Any]]) -> Mappin
     path = path.resolve()
     if path in written:
         raise InputError(f"task_folders: {path}: is included twice, or includes itself")
+    if len(written) == _MOST_INCLUDES:
+        raise InputError(f"task_folders: {path}: the file over {_MOST_INCLUDES} that are included")
     try:
-        config = yaml.load(read_small(path), Loader=_Loader)
+        config = _parsed(read_small(path, MAX_YAML_BYTES))
     except InputError as error:
         raise InputError(f"task_folders: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"task_folders: {path}: is no task file ({one_line(error)})") from None
     if not isinstance(config, dict):
         config = {}
     written[path] = config
     merged: dict[str, Any] = {}
     for include in _listed(config.get("include")):
-        if not isinstance(include, str):
-            raise InputError(f"task_folders: {path}: include: {include!r} is no file name")
+        if not isinstance(include, str) or not include.isprintable():
+            raise InputError(
+                f"task_folders: {path}: include: {reprlib.repr(include)} is no file name"
+            )
         merged |= {
             key: value
             for key, value in _with_includes(path.parent / include, written).items()
             if key != "task_list"
         }
     return {**merged, **{key: value for key, value in config.items() if key != "include"}}
+
+
+def _parsed(data: bytes) -> Any:
+    """What a file holds, read as lm-eval does, once nothing in it can harm that.
+
+    Raises:
+        yaml.YAMLError: It is no YAML.
+        ValueError: It has what no task has: other tags, endless nesting, numbers or aliases.
+    """
+    check_plain(data, tags=(_FUNCTION,))
+    config = yaml.load(data, Loader=_Loader)
+    if sum(1 for _ in islice(_values(config), MAX_VALUES + 1)) > MAX_VALUES:
+        raise ValueError(f"holds more than {MAX_VALUES:,} values")
+    return config
 
 
 def _listed(value: Any) -> list[Any]:
@@ -320,6 +342,11 @@ def _values(value: Any) -> Iterator[Any]:
 def _functions(config: Mapping[str, Any], path: Path) -> Iterator[Function]:
     for value in _values(config):
         if isinstance(value, _Named):
+            if not value.isprintable() or len(value.encode()) > _LONGEST_NAME:
+                raise InputError(
+                    f"task_folders: {path}: {_FUNCTION} {reprlib.repr(str(value))} names no "
+                    "function"
+                )
             module = str(value).rpartition(".")[0].replace(".", "/")
             file = (path.parent / f"{module}.py").resolve()
             yield Function(str(value), file if file.exists() else None)

@@ -1,6 +1,6 @@
 """Kills, failing disks, power cuts and mutated files, for as long as one likes: `make torture`.
 
-    python -m tests.torture --minutes 60 --seed 1 [--only KIND]
+    python -m tests.torture --minutes 60 --seed 1 [--groups readers files faults] [--only KIND]
 
 Every input must end in a result that is right (compared with the truth of what was not mutated) or
 in an error of a line or two, exit code 1 or 2; never in a traceback, and never in a wrong result
@@ -19,7 +19,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -50,8 +50,10 @@ from tests.support.command import run_here
 from tests.support.file_operations import count_operations, fail_at, kill_at, record
 from tests.support.pico import write_parent
 from tests.support.power_cut import Disk, power_cuts
+from tests.torture.readers import Reader, readers
 
 RIGHT, REFUSED = "right", "refused"
+GROUPS: Final = ("readers", "files", "faults")
 FOUND: Final = Path("torture-found")
 
 
@@ -160,7 +162,36 @@ def said(code: int) -> str:
     return REFUSED if code else RIGHT
 
 
-# --- mutated files ------------------------------------------------------------------------------
+# --- mutated files, each read by itself ---------------------------------------------------------
+
+
+def read_alone(scratch: Path) -> Iterator[Kind]:
+    """Thousands a second: what reads a file, without the command around it."""
+    (scratch / "readers").mkdir()
+    for reader in readers(scratch / "readers"):
+        assert reader.accepts(reader.valid), f"{reader.name}: a valid file is refused"
+        yield Kind(f"read alone: {reader.name}", _of_reader(reader))
+
+
+def _of_reader(reader: Reader) -> Callable[[Random], str]:
+    try:
+        values = json.loads(reader.valid)
+    except ValueError:
+        values = None
+
+    def one(random: Random) -> str:
+        if values is not None and random.random() < 0.5:
+            data = json.dumps(fuzz.swapped(values, random)).encode()
+        elif reader.valid.isascii():
+            data = fuzz.mutated(reader.valid, random)
+        else:
+            data = changed(reader.valid, random)
+        return RIGHT if reader.accepts(data) else REFUSED
+
+    return one
+
+
+# --- mutated files, in the way that users meet them ---------------------------------------------
 
 
 def mutations(place: Workplace) -> Iterator[Kind]:  # noqa: PLR0915 - one small function a kind
@@ -447,27 +478,32 @@ def _faults_of(
 # --- the loop -----------------------------------------------------------------------------------
 
 
-def torture(minutes: float, seed: int, only: str) -> list[Kind]:
-    """Try inputs of every kind in turn until the time is over."""
+def torture(minutes: float, seed: int, groups: Sequence[str], only: str) -> list[Kind]:
+    """Try inputs of every kind in turn until the time is over, or until Ctrl-C."""
     logging.disable()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=fuzz.MEMORY)))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("MATFORMER_LAB_CACHE", str(scratch / "cache"))
         writes.keep_what_stays_the_same(patch)
-        place = Workplace(scratch)
-        kinds = [k for k in (*mutations(place), *faults(place)) if only in k.name]
+        kinds = [kind for kind in _kinds(scratch, groups) if only in kind.name]
         end = time.monotonic() + 60 * minutes
-        number = 0
-        while time.monotonic() < end:
-            for kind in kinds:
-                begun = time.monotonic()
-                for turn in range(50):
-                    _try(kind, seed, 50 * number + turn)
-                    if time.monotonic() - begun > 1 or time.monotonic() > end:
-                        break
-            number += 1
+        with suppress(KeyboardInterrupt):
+            while time.monotonic() < end:
+                for kind in kinds:
+                    begun = time.monotonic()
+                    while time.monotonic() < min(begun + 1, end):
+                        _try(kind, seed, kind.seen.total())
     return kinds
+
+
+def _kinds(scratch: Path, groups: Sequence[str]) -> Iterator[Kind]:
+    if "readers" in groups:
+        yield from read_alone(scratch)
+    if {"files", "faults"} & set(groups):
+        place = Workplace(scratch)
+        yield from mutations(place) if "files" in groups else ()
+        yield from faults(place) if "faults" in groups else ()
 
 
 def _try(kind: Kind, seed: int, number: int) -> None:
@@ -510,10 +546,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
     parser.add_argument("--only", default="", help="kinds whose names hold this text")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
-    kinds = torture(asked.minutes, asked.seed, asked.only)
+    kinds = torture(asked.minutes, asked.seed, asked.groups, asked.only)
     print(scoreboard(kinds, asked.minutes, asked.seed))
     return int(any(kind.seen["found"] for kind in kinds))
 
