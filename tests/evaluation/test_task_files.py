@@ -13,6 +13,8 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.evaluation.tasks.task_files import read_task_folders
+from matformer_lab.sweep.jobs import prepare
+from matformer_lab.sweep.recipe import parse_recipe
 
 ITEMS = [
     {"question": f"{a} + {b}", "choices": [str(a + b), str(a + b + 1)], "answer": 0}
@@ -327,6 +329,16 @@ def test_a_file_that_cannot_be_read_is_named(text: str, says: str, tmp_path: Pat
     (tmp_path / "x.yaml").write_text(text)
     told = refused(tmp_path, "tiny_boolq")
     assert re.search(says, told) and "task_folders: " in told and len(told) < 6000
+
+
+def test_a_link_that_leads_to_itself_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"loop: (is a link that leads to itself|no such folder)"):
+        read_task_folders([tmp_path / "loop"])
+    with pytest.raises(InputError, match=r"loop: (is a link that leads to itself|no such folder)"):
+        prepare(parse_recipe({"parent": "tiny", "datasets": str(tmp_path / "loop")}))
+    with pytest.raises(InputError, match="no such folder"):
+        read_task_folders([tmp_path / ("x" * 5000)])
 
 
 def test_endless_includes_are_refused(tmp_path: Path) -> None:

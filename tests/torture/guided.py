@@ -15,7 +15,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["matformer_lab", "json", "csv", "yaml"]):
-    from tests.end_to_end.test_fuzz import BYTES
+    from tests.support.mutations import BYTES
     from tests.torture.readers import Reader, readers
 
 

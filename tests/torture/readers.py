@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import safetensors
 
+from matformer_lab import tiny
 from matformer_lab.checkpoint.adapter_config import LoraModule, check_sliceable, sliced_config
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE, read_manifest
 from matformer_lab.checkpoint.write import write_checkpoint
@@ -36,7 +37,6 @@ from matformer_lab.results.tables.description import read_description
 from matformer_lab.results.tables.recipe_as_run import read_recipe
 from matformer_lab.results.tables.result_row import check_csv, read_rows
 from matformer_lab.results.tables.samples import read_samples
-from matformer_lab.scoring.journal import FileJournal
 from matformer_lab.search.method.budget import make_budgets
 from matformer_lab.search.method.costs import CostTable
 from matformer_lab.search.method.space import make_space
@@ -54,7 +54,6 @@ from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.slice import Slice
 from matformer_lab.sweep.recipe import load_recipe
-from tests.support.pico import write_parent
 from tests.support.synthetic import SLICES, write_sweep
 
 LONGEST: Final = 10
@@ -115,7 +114,7 @@ class Held(NamedTuple):
 
 def readers(scratch: Path) -> list[Reader]:
     """All readers, with their files in a folder, which is best in memory."""
-    parent = open_parent(write_parent(scratch / "parent"))
+    parent = open_parent("tiny")
     (half,) = resolve_slices(["1/2"], parent)
     child = write_checkpoint(make_plan(parent, half), scratch / "child")
     sweep = write_sweep(scratch / "sweep", slices=SLICES[:3], scale=0.05)
@@ -182,7 +181,7 @@ def _config(held: Held) -> tuple[bytes, Callable[[bytes], object]]:
         plan = make_plan(parent, Slice("half", widths))
         assert all(0 < tensor.nbytes <= tensor.info.nbytes for tensor in plan.tensors)
 
-    return (held.folder / "parent" / "config.json").read_bytes(), read
+    return (tiny.model_dir() / "config.json").read_bytes(), read
 
 
 @_reader("manifest")
@@ -239,17 +238,17 @@ def _adapter(held: Held) -> tuple[bytes, Callable[[bytes], object]]:
 _YAML = b"""\
 slices:
   - name: a
-    widths: {0-3: 1/2, 4: 32, 5-7: full, 8: 1x, 9: 7}
+    widths: {0-3: 1/2, 4: 32, 5-32: full, 33: 1x, 34: 7}
   - name: ../b
-    blocks: [1/2, 3/4]
-    skip: [5]
-  - {sample: 2, widths: [1/2, full], seed: 7, skip: [[], 7-8]}
+    blocks: [1/2, 3/4, 1/2, full, full, full, full]
+    skip: [20-24]
+  - {sample: 2, widths: [1/2, full], seed: 7, skip: [[], 20-24]}
 """
 _CSV = (
-    b"name,# Effective Params (B),MMLU PT accuracy,FFN Hidden Dims,Layers Skipped\n"
-    b'x,1.9,50%,"[2 * 4, 16, 32, 64, 8, 8, 8, 8, 8]","[6]"\n'
-    b'y,2,51%,"[8, 8, 8, 8, 8, 8, 8, 8, 8, 64]",\n'
-)
+    "name,# Effective Params (B),MMLU PT accuracy,FFN Hidden Dims,Layers Skipped\n"
+    f'x,1.9,50%,"[2 * 4{", 16" * 33}]","[20]"\n'
+    f'y,2,51%,"[8{", 64" * 34}]",\n'
+).encode()
 _RECIPE = b"""\
 parent: tiny
 slices: [3/4, {name: x, widths: 1/2}, {sample: 2, widths: [1/2, full], seed: 3}]
@@ -269,7 +268,7 @@ tasks: [tiny_boolq]
 search:
   budgets: [{max_params: 60K}, {max_bytes: 100KB, context: 64, text_only: true}]
   widths: [1/8, 1/2, full]
-  skip: [[], 5-6]
+  skip: [[], 20-24]
   runtimes: [llama.cpp]
   evaluations: 40
   calibration: {items: 10}
@@ -478,19 +477,3 @@ def _search_record() -> SearchRecord:
         ),
         link=("identity",), rank_correlation=None, cost=cost,
     )  # fmt: skip
-
-
-@_reader("journal of a pass")
-def _journal(held: Held) -> tuple[bytes, Callable[[bytes], object]]:
-    path = held.folder / "pass.journal"
-    path.unlink(missing_ok=True)
-    first = FileJournal(path, ["a", "b"], {"x": 1})
-    first.append(b'{"binding": {"x": 1}, "budget": {"batch_tokens": 9, "row_tokens": 9}}')
-    first.append(b"halved")
-    first.flush()
-
-    def read(data: bytes) -> None:
-        path.write_bytes(data)
-        assert all(isinstance(r, bytes) for r in FileJournal(path, ["a", "b"], {"x": 1}).records())
-
-    return path.read_bytes(), read

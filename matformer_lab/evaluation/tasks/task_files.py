@@ -20,7 +20,9 @@ import yaml
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.common.files.strict_yaml import MAX_VALUES, MAX_YAML_BYTES, check_plain
 from matformer_lab.common.files.untrusted import read_small
+from matformer_lab.common.paths import resolved
 from matformer_lab.common.printable import printable
+from matformer_lab.parent.references import is_file, is_folder
 
 _IGNORED: Final = {"__pycache__", ".ipynb_checkpoints"}
 """Folders that lm-eval passes over."""
@@ -158,11 +160,11 @@ def read_task_folders(folders: Sequence[Path]) -> TaskFolders:
         InputError: When a folder is not there, a file is no YAML, or two files define one name.
     """
     files: list[TaskFile] = []
-    once = tuple(dict.fromkeys(folder.resolve() for folder in folders))
+    once = tuple(dict.fromkeys(map(resolved, folders)))
     for folder in once:
-        if folder.is_file():
+        if is_file(folder):
             raise InputError(f"task_folders: {folder}: is a file; give the folder that it is in")
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise InputError(f"task_folders: {folder}: no such folder")
         for path in sorted(folder.glob("**/*.yaml"), key=lambda path: path.as_posix()):
             if not _IGNORED & set(path.parts):
@@ -260,7 +262,10 @@ def _with_includes(path: Path, written: dict[Path, Mapping[str, Any]]) -> Mappin
         path: The file.
         written: Gets every file's own keys.
     """
-    path = path.resolve()
+    try:
+        path = resolved(path)
+    except InputError as error:
+        raise InputError(f"task_folders: {error}") from None
     if path in written:
         raise InputError(f"task_folders: {path}: is included twice, or includes itself")
     if len(written) == _MOST_INCLUDES:
@@ -348,8 +353,8 @@ def _functions(config: Mapping[str, Any], path: Path) -> Iterator[Function]:
                     "function"
                 )
             module = str(value).rpartition(".")[0].replace(".", "/")
-            file = (path.parent / f"{module}.py").resolve()
-            yield Function(str(value), file if file.exists() else None)
+            file = resolved(path.parent / f"{module}.py")
+            yield Function(str(value), file if is_file(file) else None)
 
 
 def _metrics(config: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
