@@ -81,7 +81,7 @@ def check_rows_readable(table: Tensor, rows: Tensor) -> None:
         return
     first, step = table.data_ptr(), table.stride(0) * table.itemsize
     size = table.shape[1] * table.itemsize
-    begins = (first + step * row for row in rows.unique().tolist())
+    begins = (first + step * row for row in set(rows.flatten().tolist()))
     _read(_joined(_pages(begin, begin + size) for begin in begins))
 
 

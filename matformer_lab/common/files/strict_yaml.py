@@ -83,6 +83,7 @@ def check_plain(data: bytes, *, tags: Collection[str]) -> None:
         ValueError: It has other tags, is nested too deeply, or holds a number that is too long.
     """
     depth = 0
+    event: Any
     for event in yaml.parse(data, Loader=_Events):
         if (tag := getattr(event, "tag", None)) not in (None, *tags):
             raise ValueError(f"line {event.start_mark.line + 1}: tag {tag:.40} is not allowed")
