@@ -222,6 +222,8 @@ class _Cuts:
                 "base model (PEFT: merge_and_unload) and slice that"
             )
         module, kind = match["module"], match["kind"]
+        if not info.shape:
+            raise InputError(f"{self._where}: {name} is a single number, not a matrix of a LoRA")
         prefix = next((p for p in _PREFIXES if _is_text(module, p)), None)
         if prefix is None:
             layers = (split_layer(module.removeprefix(p)).layer for p in _PREFIXES)

@@ -6,13 +6,19 @@ that each module had.
 """
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import regex
+
 from matformer_lab.common.errors import InputError
 
 CONFIG_FILE: Final = "adapter_config.json"
+
+_MATCHING_SECONDS: Final = 1.0
+"""For one pattern and one module; some patterns would take years."""
 
 _UNKNOWN: Final = (
     *("layer_replication", "target_parameters", "megatron_config", "use_qalora", "use_bdlora"),
@@ -96,7 +102,7 @@ def sliced_config(
         changes["rank_pattern"] = {n: rank for n, rank in ranks.items() if rank != config["r"]}
     if _names_layers(alphas):
         default = config["lora_alpha"]
-        own = {one.sliced_name: _matched(alphas, one.name, default) for one in modules}
+        own = {one.sliced_name: _matched(alphas, one.name, default, where) for one in modules}
         changes["alpha_pattern"] = {name: alpha for name, alpha in own.items() if alpha != default}
     return {**config, **{k: v for k, v in changes.items() if k in config or v is not None}}
 
@@ -119,15 +125,20 @@ def _names_layers(patterns: Any) -> bool:
     return any(re.search(r"[0-9\[]|\\d", str(pattern)) for pattern in _listed(patterns))
 
 
-def _matched(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
+def _matched(pattern: Mapping[str, Any], module: str, default: Any, where: str) -> Any:
     """The value of the first pattern that matches a module, as PEFT's `get_pattern_key` finds it.
 
     (peft.utils.other, 0.21: a pattern is a regular expression for the end of the name.)
     """
     for key, value in pattern.items():
         try:
-            if re.match(rf"(.*\.)?({key})$", module):
-                return value
-        except re.error:
+            with warnings.catch_warnings(action="ignore"):  # of patterns that may mean another
+                if regex.match(rf"(.*\.)?({key})$", module, timeout=_MATCHING_SECONDS):
+                    return value
+        except (regex.error, OverflowError, RecursionError):
             continue
+        except TimeoutError:
+            raise InputError(
+                f"{where}: alpha_pattern: {key!r:.60} takes too long to match; write it otherwise"
+            ) from None
     return default

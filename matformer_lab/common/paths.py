@@ -23,3 +23,15 @@ def to_path(written: StrPath) -> Path:
     except ValueError as error:
         raise InputError(f"{written}: is not a file name ({one_line(error)})") from None
     return Path(written)
+
+
+def resolved(path: Path) -> Path:
+    """A path with its links followed, whether or not there is something.
+
+    Raises:
+        InputError: It is a link that leads to itself, or no file can have the name.
+    """
+    try:
+        return to_path(path).resolve()
+    except (OSError, RuntimeError):  # the latter up to Python 3.12
+        raise InputError(f"{path}: is a link that leads to itself") from None

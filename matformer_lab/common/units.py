@@ -38,7 +38,7 @@ def parse_size(written: int | str, name: str) -> int:
     match = _SIZE.fullmatch(written.strip().upper())
     unit = match and _UNITS.get(match[2] if match[2].endswith("B") or not match[2] else "?")
     if not match or not unit or not (size := int(float(match[1]) * unit)):
-        raise InputError(f"`{name}` is {written!r}; write a size like 5GB or 500MB")
+        raise InputError(f"`{name}` is {written!r:.60}; write a size like 5GB or 500MB")
     return size
 
 
@@ -63,7 +63,7 @@ def parse_count(written: int | str, name: str) -> int:
     match = _COUNT.fullmatch(str(written).strip().upper().replace("_", "").replace(",", ""))
     count = round(float(match[1]) * _COUNT_UNITS[match[2]]) if match else 0
     if count < 1:
-        raise InputError(f"`{name}` is {written!r}; write a number like 3.0B, 250M or 86996")
+        raise InputError(f"`{name}` is {written!r:.60}; write a number like 3.0B, 250M or 86996")
     return count
 
 

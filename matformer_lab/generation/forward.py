@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from matformer_lab.generation.key_values import KeyValues, Writer
+from matformer_lab.live.mapped_weights import check_readable, check_rows_readable
 from matformer_lab.scoring.lm_head import softcapped
 from matformer_lab.scoring.packed_forward import altup_streams, head_input
 from matformer_lab.scoring.piecewise_mlp import in_pieces
@@ -38,6 +39,7 @@ def extend(
     text, config = model.model, model.config
     layer_types = cast("list[str]", config.layer_types)
     count = tokens.shape[1]
+    check_rows_readable(text.embed_tokens.weight, tokens)
     embeddings = text.embed_tokens(tokens)
     per_layer = text.project_per_layer_inputs(embeddings, text.get_per_layer_inputs(tokens))
     columns = torch.arange(first, first + count, device=tokens.device)
@@ -63,6 +65,7 @@ def extend(
             per_layer = per_layer[:, -1:]
             rotary = {each: (cos[:, -1:], sin[:, -1:]) for each, (cos, sin) in rotary.items()}
             masks = {each: mask[:, :, -1:] for each, mask in masks.items()}
+        check_readable(layer)
         with in_pieces(layer.mlp):
             hidden = layer(
                 hidden,
@@ -74,5 +77,6 @@ def extend(
             )
     if not read:
         return None
+    check_readable(model.lm_head)
     final = head_input(model, hidden[:, :, -1:])[:, 0]
     return softcapped(model, model.lm_head(final))

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from matformer_lab.common.spans import Span
 from matformer_lab.live.devices import has_own_memory, send
+from matformer_lab.live.mapped_weights import check_rows_readable
 
 
 class KeptPerLayerEmbedding(nn.Module):
@@ -60,7 +61,11 @@ class KeptPerLayerEmbedding(nn.Module):
 
         Returns:
             [*S, parent layers, size] in the table's dtype, on the table's device.
+
+        Raises:
+            InputError: The rows cannot be read from the disk.
         """
+        check_rows_readable(self.table, input_ids)
         home = self.table.device
         ids = input_ids.to(home).flatten()
         rows = torch.empty(

@@ -26,6 +26,7 @@ from torch.nn.functional import linear
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.live.devices import send
+from matformer_lab.live.mapped_weights import check_readable, check_rows_readable
 from matformer_lab.scoring.lm_head import TargetScores, target_scores, tokens_at_once
 from matformer_lab.scoring.per_layer_inputs import PerLayerInputs, source_layers
 from matformer_lab.scoring.piecewise_mlp import in_pieces
@@ -112,6 +113,7 @@ class PackedForward:
 
     def begin(self) -> Activations:
         """The activations before the first layer."""
+        check_readable(self._model.altup_projections)
         hidden = altup_streams(self._model, self.all_tokens.embeddings)
         return Activations(hidden, {}, self.all_tokens)
 
@@ -121,6 +123,7 @@ class PackedForward:
         layer = text.layers[index]
         if layer.self_attn.is_kv_shared_layer and self._drops_tokens(here):
             here = self._only_scored(here)
+        check_readable(layer)
         layer_type = text.config.layer_types[index]
         shared_kv = dict(here.shared_kv)
         with in_pieces(layer.mlp):
@@ -153,6 +156,8 @@ class PackedForward:
         """
         if here.tokens is self.all_tokens:
             here = self._only_scored(here)
+        for module in (model.model.altup_unembed_projections, model.model.norm, model.lm_head):
+            check_readable(module)
         return head_input(model, here.hidden).flatten(0, 1)
 
     @cached_property
@@ -160,6 +165,7 @@ class PackedForward:
         """All tokens of the batch, padding included."""
         text = self._model
         input_ids = self._tensor(self._batch.input_ids)
+        check_rows_readable(text.embed_tokens.weight, input_ids)
         embeddings = text.embed_tokens(input_ids)
         window = text.config.sliding_window
         everything = torch.arange(input_ids.shape[1], device=self._device).expand_as(input_ids)
@@ -241,6 +247,8 @@ def per_layer_input(text: Gemma3nTextModel, source: int, tokens: Tokens) -> Tens
     Returns:
         [rows, tokens, hidden_size_per_layer_input].
     """
+    check_readable(text.per_layer_model_projection)
+    check_readable(text.per_layer_projection_norm)
     size = text.config.hidden_size_per_layer_input
     weight = text.per_layer_model_projection.weight[source * size : (source + 1) * size]
     weight = weight.to(tokens.embeddings.dtype)  # it may be in the stored dtype

@@ -7,19 +7,15 @@ disk and the processor work side by side.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from matformer_lab.live.mapped_weights import spans_of, will_need
 from matformer_lab.live.stored_dtype import SMALLEST_KEPT
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-_WILL_NEED: Final = 3
-"""MADV_WILLNEED of Linux."""
+    from torch import nn
 
 
 def bytes_read(batches: int, weights: int, memory: int) -> int:
@@ -62,27 +58,6 @@ class ReadAhead:
         """Have the large weights of `module` read; returns at once."""
         if self._thread is None or (self._asked is not None and not self._asked.done()):
             return  # the disk is behind: asking for more would not make it faster
-        spans = [
-            (weight.data_ptr(), _reach(weight))
-            for weight in module.state_dict().values()
-            if weight.device.type == "cpu" and weight.numel() >= SMALLEST_KEPT
-        ]
-        if spans:
-            self._asked = self._thread.submit(_will_need, spans)
-
-
-def _reach(weight: Tensor) -> int:
-    """Bytes from the first element of a matrix, or of some of its columns, to the last."""
-    last = sum((n - 1) * step for n, step in zip(weight.shape, weight.stride(), strict=True))
-    return (last + 1) * weight.itemsize
-
-
-def _will_need(spans: list[tuple[int, int]]) -> None:
-    libc = ctypes.CDLL(None)
-    for address, size in spans:
-        start = address - address % mmap.PAGESIZE
-        libc.madvise(
-            ctypes.c_void_p(start),
-            ctypes.c_size_t(address + size - start),
-            ctypes.c_int(_WILL_NEED),
-        )
+        large = [w for w in module.state_dict().values() if w.numel() >= SMALLEST_KEPT]
+        if spans := spans_of(large):
+            self._asked = self._thread.submit(will_need, spans)

@@ -20,7 +20,7 @@ from pydantic import (
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.strict_yaml import load_yaml
-from matformer_lab.common.paths import StrPath, to_path
+from matformer_lab.common.paths import StrPath, resolved
 from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.common.validation import explain
 from matformer_lab.evaluation.agreement import AGREEMENT, AgreementText
@@ -33,6 +33,7 @@ from matformer_lab.evaluation.tasks.entry import (
 from matformer_lab.evaluation.tasks.prompts.prompting import Prompting
 from matformer_lab.evaluation.tasks.split import Split
 from matformer_lab.parent.opening import TINY
+from matformer_lab.parent.references import is_folder
 from matformer_lab.statistics.study import AVERAGE
 from matformer_lab.sweep.search_block import SearchBlock
 
@@ -232,17 +233,17 @@ class Recipe(BaseModel):
     def parent_ref(self) -> str:
         """`parent` for `open_parent`: a folder beside the recipe comes before all else."""
         beside = self.base / self.parent
-        return str(beside) if self.parent != TINY and beside.is_dir() else self.parent
+        return str(beside) if self.parent != TINY and is_folder(beside) else self.parent
 
     @property
     def datasets_folder(self) -> Path | None:
         """`datasets`, resolved against the recipe's folder."""
-        return None if self.datasets is None else to_path(self.base / self.datasets).resolve()
+        return None if self.datasets is None else resolved(self.base / self.datasets)
 
     @property
     def task_folder_paths(self) -> tuple[Path, ...]:
         """`task_folders`, resolved against the recipe's folder."""
-        return tuple(to_path(self.base / folder).resolve() for folder in self.task_folders)
+        return tuple(resolved(self.base / folder) for folder in self.task_folders)
 
     @property
     def prompting(self) -> Prompting:

@@ -200,6 +200,9 @@ def test_what_cannot_be_cut_is_named(pico: Path, tmp_path: Path) -> None:
         "DoRA's: it goes with the norms of whole rows",
         lambda t: t.update({f"{down}.lora_magnitude_vector": torch.ones(32)}),
     )
+    norm = f"{AROUND}model.layers.0.input_layernorm.lora_A.weight"
+    refused("is a single number", lambda t: t.update({norm: torch.tensor(1.0)}))
+    refused("takes too long to match", alpha_pattern={"(?R)3": 3})
     refused("no adapter of", lambda t: t.update({f"{down}.lora_A.weight": torch.ones(3, 7)}))
 
 

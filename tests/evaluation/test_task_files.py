@@ -1,6 +1,7 @@
 """Tasks of one's own: read without running them, trusted or refused, scored as lm-eval does."""
 
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,18 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.evaluation.tasks.task_files import read_task_folders
+from matformer_lab.sweep.jobs import prepare
+from matformer_lab.sweep.recipe import parse_recipe
 
 ITEMS = [
     {"question": f"{a} + {b}", "choices": [str(a + b), str(a + b + 1)], "answer": 0}
     for a, b in ((1, 2), (2, 2), (3, 1), (4, 1))
 ]
+
+BOMB = "\n".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+"""Aliases of aliases: 43 million values in a few lines."""
 
 
 def write_items(folder: Path) -> Path:
@@ -305,12 +313,39 @@ def test_tags_are_kept_apart(tmp_path: Path) -> None:
         ("task: x\ninclude: 3", "is not a file name"),
         ("a: " + "[" * 5000, "is not a task file"),
         ("task: x\n\x00", "is not a task file"),
+        ("task: x\na: !!bool x", "tag tag:yaml.org,2002:bool is not allowed"),
+        ("task: x\na: !!timestamp x", "is not allowed"),
+        ('task: x\na: !!int ""', "is not allowed"),
+        ("task: x\na: 1" + ":59" * 500_000, "a number of 1,500,001 characters"),
+        ("a: " + "[" * 100_000, "is nested more than"),
+        ("a: &a [x]\n" + BOMB, "holds more than"),
+        ('task: x\ninclude: "\\0"', "is not a file name"),
+        (f"task: x\ninclude: {'x' * 5000}", "no such file|cannot be read"),
+        ('task: x\na: !function "a\\0b.c"', "names no function"),
+        (f"task: x\na: !function {'x' * 5000}.y", "names no function"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(text: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(text)
     told = refused(tmp_path, "tiny_boolq")
-    assert says in told and "task_folders: " in told and len(told) < 600
+    assert re.search(says, told) and "task_folders: " in told and len(told) < 6000
+
+
+def test_a_link_that_leads_to_itself_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"loop: (is a link that leads to itself|no such folder)"):
+        read_task_folders([tmp_path / "loop"])
+    with pytest.raises(InputError, match=r"loop: (is a link that leads to itself|no such folder)"):
+        prepare(parse_recipe({"parent": "tiny", "datasets": str(tmp_path / "loop")}))
+    with pytest.raises(InputError, match="no such folder"):
+        read_task_folders([tmp_path / ("x" * 5000)])
+
+
+def test_endless_includes_are_refused(tmp_path: Path) -> None:
+    for number in range(150):
+        (tmp_path / f"{number}").write_text(f"include: '{number + 1}'\n")
+    (tmp_path / "x.yaml").write_text("task: x\ninclude: '0'\n")
+    assert "the file over 100" in refused(tmp_path, "tiny_boolq")
 
 
 def test_files_that_define_no_task_are_passed_over(tmp_path: Path) -> None:

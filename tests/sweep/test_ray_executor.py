@@ -159,10 +159,7 @@ def test_a_node_killed_in_mid_sweep_changes_nothing(
     assert sweep.returncode == 0, err
     assert 0 < at_kill < len(seen)
     assert seen.items() <= stored(out).items()
-    assert len(stored(out)) == 12
-    assert (out / "results.csv").read_bytes() == (local / "results.csv").read_bytes()
-    for samples in (local / "samples").glob("*/*"):
-        assert (out / samples.relative_to(local)).read_bytes() == samples.read_bytes()
+    same_tables(out, local)
     # The node had a pass, and that is all a user hears of its death.
     assert err.startswith("warning: lost the worker of ")
     assert len(err.splitlines()) == 1
@@ -189,7 +186,81 @@ def test_ctrl_c_stops_the_work_on_the_cluster_and_the_sweep_continues(
     assert (out / "results.csv").read_bytes() == (local / "results.csv").read_bytes()
 
 
+@pytest.mark.slow
+def test_a_driver_killed_and_run_again_changes_nothing(
+    nodes: TwoNodes, local: Path, scorable: Path, tmp_path: Path
+) -> None:
+    """SIGKILL for the driver, three times; Ray ends the workers of a driver that is gone."""
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(yaml.safe_dump(recipe_of(scorable)))
+    seen: dict[str, int] = {}
+    for _ in range(3):
+        sweep = start(nodes, recipe, out)
+        while sweep.poll() is None and len(stored(out)) < len(seen) + 3:
+            time.sleep(0.01)
+        sweep.kill()
+        sweep.communicate()
+        now = stored(out)
+        assert seen.items() < now.items()  # none was lost, none computed again
+        assert sweep.returncode == -signal.SIGKILL or len(now) == 12
+        seen = now
+        if sweep.returncode:
+            assert not (out / "results.parquet").exists()
+    sweep = start(nodes, recipe, out)
+    _, err = sweep.communicate()
+    assert sweep.returncode == 0, err
+    assert seen.items() <= stored(out).items()
+    same_tables(out, local)
+
+
+def same_tables(out: Path, local: Path) -> None:
+    """What two sweeps found is the same, byte for byte."""
+    assert len(stored(out)) == 12
+    assert (out / "results.csv").read_bytes() == (local / "results.csv").read_bytes()
+    for samples in (local / "samples").glob("*/*"):
+        assert (out / samples.relative_to(local)).read_bytes() == samples.read_bytes()
+
+
 # --- workers that die --------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_cluster_without_memory_is_named_and_what_was_scored_is_kept(
+    nodes: TwoNodes, local: Path, scorable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's memory monitor, told that all of the memory is too much, kills every worker."""
+    from ray.cluster_utils import Cluster
+
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(yaml.safe_dump(recipe_of(scorable)))
+    sweep = start(nodes, recipe, out)
+    while sweep.poll() is None and len(stored(out)) < 4:
+        time.sleep(0.01)
+    sweep.kill()
+    sweep.communicate()
+    before = stored(out)
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_memory_usage_threshold", "0.001")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "50")
+        full = patiently(lambda: Cluster(initialize_head=True, head_node_args=NODE))
+    try:
+        sweep = start(TwoNodes(full), recipe, out)
+        printed, err = sweep.communicate(timeout=300)
+    finally:
+        full.shutdown()
+    *warnings, error = err.splitlines()
+    assert sweep.returncode == 2, err
+    assert error.startswith(f"error: {TRIES} workers died while scoring ")
+    assert error.endswith("the other scores are stored, and the same command continues")
+    assert all(line.startswith("warning: lost the worker of ") for line in warnings), err
+    assert "memory" in warnings[0]
+    assert "Traceback" not in printed + err
+    assert before.items() <= stored(out).items()
+    sweep = start(nodes, recipe, out)
+    _, err = sweep.communicate()
+    assert sweep.returncode == 0, err
+    assert before.items() <= stored(out).items()
+    same_tables(out, local)
 
 
 def two_slices(parent: Path) -> Recipe:

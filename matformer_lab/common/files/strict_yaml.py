@@ -12,7 +12,7 @@ Whatever PyYAML's `safe_dump` writes of such values is read back as it was.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ _FLOAT = re.compile(
     r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)"
     r"|\.(?:nan|NaN|NAN)"
 )
+_OF_NUMBERS: Final = "+-.:_0123456789"
 _Events: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's are several times faster
 
 
@@ -68,6 +69,31 @@ def parse_yaml(data: bytes, where: str) -> Any:
         return _build(yaml.parse(data, Loader=_Events))
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{where}: not valid YAML ({one_line(error)})") from None
+
+
+def check_plain(data: bytes, *, tags: Collection[str]) -> None:
+    """Check YAML that goes to PyYAML's own constructors, which do not stand up to everything.
+
+    Args:
+        data: The text.
+        tags: The tags that it may have.
+
+    Raises:
+        yaml.YAMLError: It is no YAML.
+        ValueError: It has other tags, is nested too deeply, or holds a number that is too long.
+    """
+    depth = 0
+    event: Any
+    for event in yaml.parse(data, Loader=_Events):
+        if (tag := getattr(event, "tag", None)) not in (None, *tags):
+            raise ValueError(f"line {event.start_mark.line + 1}: tag {tag:.40} is not allowed")
+        is_plain = isinstance(event, yaml.ScalarEvent) and event.implicit[0]
+        if is_plain and not event.value.strip(_OF_NUMBERS):
+            _short(event.value)  # `1:59:59` to the base of 60 takes forever
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_NESTING:
+            raise ValueError(f"is nested more than {MAX_NESTING} levels deep")
 
 
 class _Collection:

@@ -42,6 +42,7 @@ from matformer_lab.evaluation.tasks.prompts.prompting import Prompting
 from matformer_lab.evaluation.tasks.split import Split, split_items
 from matformer_lab.evaluation.tasks.task_files import TaskFolders, check_names_are_new
 from matformer_lab.evaluation.tasks.trust import check_trust
+from matformer_lab.parent.references import is_folder
 
 if TYPE_CHECKING:
     from matformer_lab.evaluation.tasks.prompts.conversations import Conversations
@@ -147,7 +148,7 @@ def load_tasks(
             have, too few examples for the prompts, a dataset that is not there, arguments of
             generation that are unknown, or code that the recipe does not allow.
     """
-    if datasets is not None and not datasets.is_dir():
+    if datasets is not None and not is_folder(datasets):
         raise InputError(f"`datasets` is {datasets}: no such folder")
     names = [entry.name for entry in entries]
     check_names(names, own)

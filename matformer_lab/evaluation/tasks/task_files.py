@@ -11,17 +11,23 @@ import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.files.strict_yaml import MAX_VALUES, MAX_YAML_BYTES, check_plain
 from matformer_lab.common.files.untrusted import read_small
+from matformer_lab.common.paths import resolved
 from matformer_lab.common.printable import printable
+from matformer_lab.parent.references import is_file, is_folder
 
 _IGNORED: Final = {"__pycache__", ".ipynb_checkpoints"}
 """Folders that lm-eval passes over."""
+_MOST_INCLUDES: Final = 100
+"""Files behind one task."""
 _LONGEST_NAME: Final = 200
 """Bytes; results are in files of the tasks' names."""
 _FUNCTION: Final = "!function"
@@ -154,11 +160,11 @@ def read_task_folders(folders: Sequence[Path]) -> TaskFolders:
         InputError: When a folder is not there, a file is no YAML, or two files define one name.
     """
     files: list[TaskFile] = []
-    once = tuple(dict.fromkeys(folder.resolve() for folder in folders))
+    once = tuple(dict.fromkeys(map(resolved, folders)))
     for folder in once:
-        if folder.is_file():
+        if is_file(folder):
             raise InputError(f"task_folders: {folder}: is a file; give the folder that it is in")
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise InputError(f"task_folders: {folder}: no such folder")
         for path in sorted(folder.glob("**/*.yaml"), key=lambda path: path.as_posix()):
             if not _IGNORED & set(path.parts):
@@ -256,28 +262,49 @@ def _with_includes(path: Path, written: dict[Path, Mapping[str, Any]]) -> Mappin
         path: The file.
         written: Gets every file's own keys.
     """
-    path = path.resolve()
-    if path in written:
-        raise InputError(f"task_folders: {path}: is included twice, or includes itself")
     try:
-        config = yaml.load(read_small(path), Loader=_Loader)
+        path = resolved(path)
     except InputError as error:
         raise InputError(f"task_folders: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    if path in written:
+        raise InputError(f"task_folders: {path}: is included twice, or includes itself")
+    if len(written) == _MOST_INCLUDES:
+        raise InputError(f"task_folders: {path}: the file over {_MOST_INCLUDES} that are included")
+    try:
+        config = _parsed(read_small(path, MAX_YAML_BYTES))
+    except InputError as error:
+        raise InputError(f"task_folders: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"task_folders: {path}: is not a task file ({one_line(error)})") from None
     if not isinstance(config, dict):
         config = {}
     written[path] = config
     merged: dict[str, Any] = {}
     for include in _listed(config.get("include")):
-        if not isinstance(include, str):
-            raise InputError(f"task_folders: {path}: include: {include!r} is not a file name")
+        if not isinstance(include, str) or not include.isprintable():
+            raise InputError(
+                f"task_folders: {path}: include: {reprlib.repr(include)} is not a file name"
+            )
         merged |= {
             key: value
             for key, value in _with_includes(path.parent / include, written).items()
             if key != "task_list"
         }
     return {**merged, **{key: value for key, value in config.items() if key != "include"}}
+
+
+def _parsed(data: bytes) -> Any:
+    """What a file holds, read as lm-eval does, once nothing in it can harm that.
+
+    Raises:
+        yaml.YAMLError: It is no YAML.
+        ValueError: It has what no task has: other tags, endless nesting, numbers or aliases.
+    """
+    check_plain(data, tags=(_FUNCTION,))
+    config = yaml.load(data, Loader=_Loader)
+    if sum(1 for _ in islice(_values(config), MAX_VALUES + 1)) > MAX_VALUES:
+        raise ValueError(f"holds more than {MAX_VALUES:,} values")
+    return config
 
 
 def _listed(value: Any) -> list[Any]:
@@ -320,9 +347,14 @@ def _values(value: Any) -> Iterator[Any]:
 def _functions(config: Mapping[str, Any], path: Path) -> Iterator[Function]:
     for value in _values(config):
         if isinstance(value, _Named):
+            if not value.isprintable() or len(value.encode()) > _LONGEST_NAME:
+                raise InputError(
+                    f"task_folders: {path}: {_FUNCTION} {reprlib.repr(str(value))} names no "
+                    "function"
+                )
             module = str(value).rpartition(".")[0].replace(".", "/")
-            file = (path.parent / f"{module}.py").resolve()
-            yield Function(str(value), file if file.exists() else None)
+            file = resolved(path.parent / f"{module}.py")
+            yield Function(str(value), file if is_file(file) else None)
 
 
 def _metrics(config: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:

@@ -28,7 +28,7 @@ def for_runtimes(parent: Parent, space: Space, runtimes: Sequence[str]) -> Space
     for runtime in runtimes:
         if runtime not in known:
             raise InputError(
-                f"search.runtimes: no verdicts about {runtime!r}; there are some about "
+                f"search.runtimes: no verdicts about {runtime!r:.60}; there are some about "
                 f"{', '.join(dict.fromkeys(known))}"
             )
     for verdict in refused(parent, space.full, runtimes):

@@ -1,34 +1,12 @@
-"""Kills, failing disks, power cuts and mutated files, for as long as one likes: `make torture`.
+"""Mutated files in the way that users meet them: commands on parents, checkpoints and sweeps."""
 
-    python -m tests.torture --minutes 60 --seed 1 [--only KIND]
-
-Every input must end in a result that is right (compared with the truth of what was not mutated) or
-in an error of a line or two, exit code 1 or 2; never in a traceback, and never in a wrong result
-that looks right. Prints a scoreboard; exit code 1 where something was found, which is kept in
-`torture-found/`. The same seed draws the same inputs, of which there are as many as there is time.
-"""
-
-import argparse
-import errno
 import json
-import logging
 import shutil
-import sys
-import tempfile
-import time
-import traceback
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Any, Final
-
-import pytest
+from typing import Any
 
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE
 from matformer_lab.checkpoint.verification.verify import verify_checkpoint
@@ -47,28 +25,10 @@ from matformer_lab.sweep.store import Store
 from tests.end_to_end import test_fuzz as fuzz
 from tests.end_to_end import test_writes as writes
 from tests.support.command import run_here
-from tests.support.file_operations import count_operations, fail_at, kill_at, record
+from tests.support.file_operations import kill_at
+from tests.support.mutations import changed, mutated, swapped
 from tests.support.pico import write_parent
-from tests.support.power_cut import Disk, power_cuts
-
-RIGHT, REFUSED = "right", "refused"
-FOUND: Final = Path("torture-found")
-
-
-@dataclass
-class Kind:
-    """One kind of input.
-
-    Attributes:
-        name: What is tried.
-        one: Tries one; says `RIGHT` or `REFUSED`. An AssertionError or any other exception but an
-            `InputError` is something found.
-        seen: How often there was what.
-    """
-
-    name: str
-    one: Callable[[Random], str]
-    seen: Counter[str] = field(default_factory=Counter)
+from tests.torture.kinds import REFUSED, RIGHT, Kind
 
 
 class Workplace:
@@ -124,29 +84,6 @@ def _said(out: Path) -> object:
     )
 
 
-def changed(data: bytes, random: Random) -> bytes:
-    """Bytes of a binary file, changed as disks, copies and people change them."""
-    way = random.choice(("bit", "byte", "zeros", "cut", "longer", "swap", "text"))
-    at, size = random.randrange(len(data)), random.randint(1, 5000)
-    if way == "bit":
-        return data[:at] + bytes([data[at] ^ 1 << random.randrange(8)]) + data[at + 1 :]
-    if way == "byte":
-        return data[:at] + bytes([random.randrange(256)]) + data[at + 1 :]
-    if way == "zeros":
-        return data[:at] + bytes(len(data[at : at + size])) + data[at + size :]
-    if way == "cut":
-        return data[:at]
-    if way == "longer":
-        return data + random.randbytes(random.choice((1, 8, 4096)))
-    if way == "swap":
-        other = random.randrange(len(data))
-        first, second = sorted((at, other))
-        second = max(second, min(first + 8, len(data)))
-        piece, rest = data[first : first + 8], data[second : second + 8]
-        return data[:first] + rest + data[first + 8 : second] + piece + data[second + 8 :]
-    return fuzz.mutated(data, random)
-
-
 def command(*arguments: object) -> int:
     """A command's exit code; whatever it says must be said in a few lines."""
     done = run_here(*arguments)
@@ -158,9 +95,6 @@ def command(*arguments: object) -> int:
 
 def said(code: int) -> str:
     return REFUSED if code else RIGHT
-
-
-# --- mutated files ------------------------------------------------------------------------------
 
 
 def mutations(place: Workplace) -> Iterator[Kind]:  # noqa: PLR0915 - one small function a kind
@@ -183,9 +117,9 @@ def mutations(place: Workplace) -> Iterator[Kind]:  # noqa: PLR0915 - one small 
     def a_config(random: Random) -> str:
         folder = place.copied(place.parent)
         new = (
-            fuzz.mutated(config, random)
+            mutated(config, random)
             if random.random() < 0.5
-            else json.dumps(fuzz.swapped(json.loads(config), random)).encode()
+            else json.dumps(swapped(json.loads(config), random)).encode()
         )
         (folder / "config.json").write_bytes(new)
         return sliced(folder, random)
@@ -195,9 +129,9 @@ def mutations(place: Workplace) -> Iterator[Kind]:  # noqa: PLR0915 - one small 
         length = int.from_bytes(weights[:8], "little")
         header = weights[8 : 8 + length]
         if random.random() < 0.5:
-            header = fuzz.mutated(header, random)
+            header = mutated(header, random)
         else:
-            header = json.dumps(fuzz.swapped(json.loads(header), random)).encode()
+            header = json.dumps(swapped(json.loads(header), random)).encode()
         stated = len(header) if random.random() < 0.9 else random.choice((0, 7, 2**40, 2**63))
         data = stated.to_bytes(8, "little") + header + weights[8 + length :]
         (folder / "model.safetensors").write_bytes(data)
@@ -218,7 +152,7 @@ def mutations(place: Workplace) -> Iterator[Kind]:  # noqa: PLR0915 - one small 
     def a_manifest(random: Random) -> str:
         folder = place.copied(place.child)
         old = json.loads((folder / MANIFEST_FILE).read_bytes())
-        new = fuzz.swapped(old, random)
+        new = swapped(old, random)
         (folder / MANIFEST_FILE).write_text(json.dumps(new))
         checked = new != old or json.dumps(new, sort_keys=True) != json.dumps(old, sort_keys=True)
         if new.get("seal") is None:  # then nothing vouches for what is only said
@@ -233,7 +167,7 @@ def mutations(place: Workplace) -> Iterator[Kind]:  # noqa: PLR0915 - one small 
 
     def a_recipe(random: Random) -> str:
         path = place.scratch / "recipe.yaml"
-        path.write_bytes(fuzz.mutated(fuzz.RECIPE, random))
+        path.write_bytes(mutated(fuzz.RECIPE, random))
         opened = open_parent(place.parent)
         recipe = load_recipe(path)
         with suppress_refusal():
@@ -244,7 +178,7 @@ def mutations(place: Workplace) -> Iterator[Kind]:  # noqa: PLR0915 - one small 
         def one(random: Random) -> str:
             opened = open_parent(place.parent)
             path = place.scratch / f"slices{suffix}"
-            path.write_bytes(fuzz.mutated(text, random))
+            path.write_bytes(mutated(text, random))
             slices = resolve_slices([path.name], opened, place.scratch)
             full = opened.text.intermediate_size
             for slice_ in slices:
@@ -258,7 +192,7 @@ def mutations(place: Workplace) -> Iterator[Kind]:  # noqa: PLR0915 - one small 
     def a_baseline(random: Random) -> str:
         path = place.scratch / "mutated.yaml"
         text = place.baseline.read_bytes()
-        path.write_bytes(fuzz.mutated(text, random))
+        path.write_bytes(mutated(text, random))
         result = run_gate(place.out, path)
         if not result.ok:
             return REFUSED
@@ -298,7 +232,7 @@ def mutations(place: Workplace) -> Iterator[Kind]:  # noqa: PLR0915 - one small 
         folder = place.copied(place.out)
         (folder / "mine.txt").write_text("mine")
         marker = folder / ".matformer_lab_sweep.json"
-        marker.write_bytes(fuzz.mutated(marker.read_bytes(), random))
+        marker.write_bytes(mutated(marker.read_bytes(), random))
         try:
             run_sweep(place.recipe, folder, executor=place.executor, report=False)
         finally:
@@ -319,7 +253,7 @@ def mutations(place: Workplace) -> Iterator[Kind]:  # noqa: PLR0915 - one small 
         kill_at(here, random.randint(5, 60), work)
         order = here / ".child.partial" / "order.json"
         if order.exists():
-            order.write_bytes(fuzz.mutated(order.read_bytes(), random))
+            order.write_bytes(mutated(order.read_bytes(), random))
         (here / ".child.partial").mkdir(exist_ok=True)
         mine = here / ".child.partial" / "mine.txt"
         if random.random() < 0.3:
@@ -368,155 +302,3 @@ def _without_words(manifest: dict[str, Any]) -> Any:
 class suppress_refusal(suppress):  # noqa: N801 - reads as what it does
     def __init__(self) -> None:
         super().__init__(InputError)
-
-
-# --- kills, disks, power ------------------------------------------------------------------------
-
-
-def faults(place: Workplace) -> Iterator[Kind]:
-    drawn = {
-        "slice": lambda b, o: writes.slice_writer(place.parent, b),
-        "family": lambda b, o: writes.family_writer(place.parent, b),
-        "adding to a family": lambda b, o: writes.adding_writer(place.parent, b),
-        "sweep": lambda b, o: writes.sweep_writer(place.scorable, place.executor, b, old=False),
-        "changed sweep": lambda b, o: writes.sweep_writer(
-            place.scorable, place.executor, b, old=True
-        ),
-        "report": writes.report_writer_of,
-        "gate --update": writes.gate_writer,
-    }
-    for name, make in drawn.items():
-        before, other = (place.scratch / "writers" / name / part for part in ("before", "other"))
-        before.mkdir(parents=True)
-        other.mkdir()
-        writer = make(before, other)
-        new = writer.new(place.scratch)
-        with writer.start(place.scratch) as root:
-            steps = count_operations(root, partial(writer.work, root))
-        yield from _faults_of(name, writer, new, steps, place.scratch)
-
-
-def _faults_of(
-    name: str, writer: writes.Writer, new: writes.Contents, steps: int, scratch: Path
-) -> Iterator[Kind]:
-    cuts: list[Any] = []
-
-    def kill(random: Random) -> str:
-        with writer.start(scratch) as root:
-            for _ in range(random.choice((1, 1, 2, 5))):  # the next run is killed too
-                step = random.randrange(steps)
-                try:
-                    kill_at(root, step, lambda: writer.work(root))
-                except InputError as error:
-                    assert "already exists" in str(error)
-                writer.check(writer.result(root), new, f"killed at {step}")
-            writes.finished(writer, root, new, f"killed at {step}")
-        return RIGHT
-
-    def fail(random: Random) -> str:
-        error, step = random.choice((errno.ENOSPC, errno.EIO)), random.randrange(steps)
-        what = f"{errno.errorcode[error]} at {step}"
-        with writer.start(scratch) as root:
-            answer = RIGHT
-            try:
-                fail_at(root, step, error, lambda: writer.work(root))
-            except InputError:
-                answer = REFUSED
-            writer.check(writer.result(root), new, what)
-            writes.finished(writer, root, new, what)
-        return answer
-
-    def cut(random: Random) -> str:
-        if not cuts:
-            with writer.start(scratch) as root:
-                disk = Disk(root)
-                operations = record(root, lambda: writer.work(root))
-            cuts.extend(power_cuts(disk, operations, random.randrange(2**32)))
-            random.shuffle(cuts)
-        what, left = cuts.pop()
-        with writes.laid_out(left, scratch) as root:
-            writer.check(writer.result(root), new, what)
-            writes.finished(writer, root, new, what)
-        return RIGHT
-
-    yield Kind(f"{name}: killed", kill)
-    yield Kind(f"{name}: disk full or broken", fail)
-    yield Kind(f"{name}: power cut", cut)
-
-
-# --- the loop -----------------------------------------------------------------------------------
-
-
-def torture(minutes: float, seed: int, only: str) -> list[Kind]:
-    """Try inputs of every kind in turn until the time is over."""
-    logging.disable()
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=fuzz.MEMORY)))
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setenv("MATFORMER_LAB_CACHE", str(scratch / "cache"))
-        writes.keep_what_stays_the_same(patch)
-        place = Workplace(scratch)
-        kinds = [k for k in (*mutations(place), *faults(place)) if only in k.name]
-        end = time.monotonic() + 60 * minutes
-        number = 0
-        while time.monotonic() < end:
-            for kind in kinds:
-                begun = time.monotonic()
-                for turn in range(50):
-                    _try(kind, seed, 50 * number + turn)
-                    if time.monotonic() - begun > 1 or time.monotonic() > end:
-                        break
-            number += 1
-    return kinds
-
-
-def _try(kind: Kind, seed: int, number: int) -> None:
-    name = f"{seed}/{kind.name}/{number}"
-    try:
-        kind.seen[kind.one(Random(name))] += 1
-    except InputError:
-        kind.seen[REFUSED] += 1
-    except Exception:
-        kind.seen["found"] += 1
-        FOUND.mkdir(exist_ok=True)
-        note = FOUND / f"{name.replace('/', '-').replace(' ', '_').replace('*', '')}.txt"
-        note.write_text(f"{name}\n\n{traceback.format_exc()}")
-        print(f"found: {note}", file=sys.stderr, flush=True)
-
-
-def scoreboard(kinds: list[Kind], minutes: float, seed: int) -> str:
-    """The result, in Markdown."""
-    rows = [
-        f"| {k.name} | {k.seen.total():,} | {k.seen[RIGHT]:,} | {k.seen[REFUSED]:,} "
-        f"| {k.seen['found']:,} |"
-        for k in kinds
-    ]
-    total = sum((k.seen for k in kinds), Counter[str]())
-    date = datetime.now(UTC).date().isoformat()
-    return "\n".join(
-        (
-            f"Seed {seed}, {minutes:g} minutes, {date}.",
-            "",
-            "| kind | tried | right | refused in words | found |",
-            "| --- | ---: | ---: | ---: | ---: |",
-            *rows,
-            f"| **all** | {total.total():,} | {total[RIGHT]:,} | {total[REFUSED]:,} "
-            f"| {total['found']:,} |",
-        )
-    )
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="kinds whose names hold this text")
-    asked = parser.parse_args()
-    warnings.simplefilter("ignore")
-    kinds = torture(asked.minutes, asked.seed, asked.only)
-    print(scoreboard(kinds, asked.minutes, asked.seed))
-    return int(any(kind.seen["found"] for kind in kinds))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Weights that are mapped files: read before they are used, so that a failing disk is an error.
+
+Where a page of a mapped file cannot be read (the disk fails, the file is cut short), touching it
+ends the process by a signal, SIGBUS, and nobody learns why. Linux reads pages on request and then
+says what went wrong (`MADV_POPULATE_READ`, Linux 5.14); older kernels and other systems do not, and
+nothing is checked there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+from matformer_lab.common.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_WILL_NEED: Final = 3
+"""MADV_WILLNEED: begin to read."""
+_POPULATE_READ: Final = 22
+"""MADV_POPULATE_READ: read, and wait for it."""
+_EHWPOISON: Final = 133
+_FAILED: Final = (errno.EFAULT, errno.EIO, _EHWPOISON)
+"""What it says of a page that cannot be read; other errors are about the request."""
+
+
+class Span(NamedTuple):
+    """Whole pages of memory."""
+
+    start: int
+    stop: int
+
+
+def spans_of(weights: Iterable[Tensor]) -> list[Span]:
+    """The memory of weights on the host, neighbours together, in order."""
+    return _joined(
+        _pages(weight.data_ptr(), weight.data_ptr() + _reach(weight))
+        for weight in weights
+        if weight.device.type == "cpu" and weight.numel()
+    )
+
+
+def will_need(spans: Sequence[Span]) -> None:
+    """Have memory read from its file; returns before it is."""
+    for span in spans:
+        _advise(span, _WILL_NEED)
+
+
+def check_readable(module: nn.Module) -> None:
+    """Read the weights of a module that is about to be used.
+
+    What is in memory already costs a system call or two.
+
+    Raises:
+        InputError: The file that they are mapped from cannot be read; names it.
+    """
+    if module not in _spans:
+        _spans[module] = spans_of(module.state_dict().values())
+    _read(_spans[module])
+
+
+def check_rows_readable(table: Tensor, rows: Tensor) -> None:
+    """Read some rows of a table that are about to be looked up.
+
+    Args:
+        table: [rows, size]; contiguous rows.
+        rows: Any shape, indices.
+
+    Raises:
+        InputError: As for `check_readable`.
+    """
+    if sys.platform != "linux" or table.device.type != "cpu":
+        return
+    first, step = table.data_ptr(), table.stride(0) * table.itemsize
+    size = table.shape[1] * table.itemsize
+    begins = (first + step * row for row in set(rows.flatten().tolist()))
+    _read(_joined(_pages(begin, begin + size) for begin in begins))
+
+
+_spans: WeakKeyDictionary[nn.Module, list[Span]] = WeakKeyDictionary()
+"""Of the modules that were used: asking PyTorch for weights takes longer than asking Linux."""
+
+
+def _read(spans: Sequence[Span]) -> None:
+    will_need(spans)  # for all at once: the disk has more to do at a time
+    for span in spans:
+        if _advise(span, _POPULATE_READ) in _FAILED:
+            raise InputError(f"{_said_of(span)}; what was scored is kept: run again to continue")
+
+
+def _reach(weight: Tensor) -> int:
+    """Bytes from the first element of a matrix, or of some of its columns, to the last."""
+    last = sum((n - 1) * step for n, step in zip(weight.shape, weight.stride(), strict=True))
+    return (last + 1) * weight.itemsize
+
+
+def _pages(start: int, stop: int) -> Span:
+    return Span(start - start % mmap.PAGESIZE, stop + -stop % mmap.PAGESIZE)
+
+
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    found: list[Span] = []
+    for span in sorted(spans):
+        if found and span.start <= found[-1].stop:
+            found[-1] = Span(found[-1].start, max(found[-1].stop, span.stop))
+        else:
+            found.append(span)
+    return found
+
+
+def _advise(span: Span, advice: int) -> int:
+    """The error's number; 0 for none."""
+    if sys.platform != "linux":
+        return 0
+    failed = _libc().madvise(
+        ctypes.c_void_p(span.start), ctypes.c_size_t(span.stop - span.start), ctypes.c_int(advice)
+    )
+    return ctypes.get_errno() if failed else 0
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _said_of(span: Span) -> str:
+    """The file that a span is mapped from, and what may be wrong with it."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, _, offset, _, _, *name = line.split(maxsplit=5)
+        start, stop = (int(address, 16) for address in addresses.split("-"))
+        if start <= span.start < stop and name:
+            end = int(offset, 16) + min(stop, span.stop) - start
+            path = Path(name[0])
+            missing = path.exists() and path.stat().st_size <= end - mmap.PAGESIZE
+            why = "the file was cut short while it was used" if missing else "the disk failed"
+            return f"{path}: cannot be read ({why})"
+    return "weights: cannot be read (the disk failed)"
