@@ -9,6 +9,7 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.agreement import AgreementTask
 from matformer_lab.evaluation.evaluate import prefix_requests, score_together
 from matformer_lab.evaluation.finite import NotFiniteScoresError
+from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.gemma3n import TextConfig
 from matformer_lab.live.devices import has_own_memory
 from matformer_lab.slicing.notation.catalog import resolve_slice
@@ -172,7 +173,7 @@ def finish_pass(
                     batch_size=recipe.batch_size,
                     device_name=device_name(prepared.device),
                     finished=now(),
-                    budgets=_budgets(prepared, journal),
+                    budgets=_budgets(prepared, job.task, journal),
                 )
                 yield Scored(job.key, score, run)
         except NotFiniteScoresError as error:
@@ -183,9 +184,11 @@ def finish_pass(
             ) from None
 
 
-def _budgets(prepared: Prepared, journal: "Journal") -> list[dict[str, Any]] | None:
+def _budgets(
+    prepared: Prepared, task: LoadedTask, journal: "Journal"
+) -> list[dict[str, Any]] | None:
     """What the pass was computed with, where that depends on the machine."""
-    if not has_own_memory(prepared.device) and all(b.mode == "rows" for b in journal.budgets):
+    if not journal.budgets or not (has_own_memory(prepared.device) or prepared.is_compiled(task)):
         return None
     return [
         {"mode": budget.mode, "batch_tokens": budget.batch_tokens} for budget in journal.budgets
