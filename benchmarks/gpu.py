@@ -54,6 +54,8 @@ from matformer_lab.sweep.passes import SLICES_PER_PASS
 ALL_ITEMS = {"hellaswag": 10_042, "boolq": 3_270, "mmlu": 14_042}
 SAMPLE = {"hellaswag": 48, "boolq": 96, "mmlu": 1}
 GOALS = {"hellaswag": "8x", "boolq": "2x", "mmlu": "6x"}
+MAX_LENGTH = 32_768
+"""E4B's."""
 TABLE = "embed_tokens_per_layer.weight"
 CLASSES = {
     "matrix products": ("gemm", "cutlass", "nvjet", "cublas", "xmma", "aten::mm", "aten::addmm"),
@@ -139,14 +141,16 @@ def parse() -> argparse.Namespace:
 
 def prepared(datasets: Path, sample: Mapping[str, int]) -> Requests:
     """The sample's requests, encoded by the embedded parent's tokenizer."""
-    elastic = ElasticParent.load(open_parent("tiny"), slices=["e2b"])
-    encoder = PrefixScorer(elastic.live("e2b"), AutoTokenizer.from_pretrained(tiny.model_dir()))
+    model = ElasticParent.load(open_parent("tiny"), slices=["e2b"]).live("e2b")
+    tokenizer = AutoTokenizer.from_pretrained(tiny.model_dir())
     found = {}
     for name, limit in sample.items():
-        entry = TaskEntry(name=name, num_fewshot=NUM_FEWSHOT[name.partition("_")[0]])
+        benchmark = name.partition("_")[0]
+        entry = TaskEntry(name=name, num_fewshot=NUM_FEWSHOT[benchmark])
         (task,) = load_tasks([entry], limit=limit, seed=1234, datasets=datasets)
         with quiet_lm_eval():
-            found[name.partition("_")[0]] = task.items, encoder.encode(task.requests)
+            encoder = PrefixScorer(model, tokenizer, max_length=MAX_LENGTH)
+            found[benchmark] = task.items, encoder.encode(task.requests)
     return found
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextDecoderLayer
 
 _CACHE: Final = "TORCHINDUCTOR_CACHE_DIR"
+_BACKEND: Final = "inductor"
 _MOST_VARIANTS: Final = 256
 """Of one function: 6 kinds of layers times the token counts, of which a budget has 8 for rows, and
 pairs of these for the layers that reuse K/V: 2 kinds times 36. Beyond it compilation is given up,
@@ -78,13 +79,13 @@ def compiled_layer(layer: Gemma3nTextDecoderLayer) -> Callable[..., Any]:
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, compiled for each shape of its arguments that it meets."""
-    return torch.compile(function, dynamic=False, options=_options())
+    return torch.compile(function, dynamic=False, **_how())
 
 
 @cache
 def compiled_for_any_size(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, compiled once for arguments of any shape."""
-    return torch.compile(function, dynamic=True, options=_options())
+    return torch.compile(function, dynamic=True, **_how())
 
 
 @cache
@@ -94,8 +95,9 @@ def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return outside
 
 
-def _options() -> dict[str, Any]:
+def _how() -> dict[str, Any]:
     import torch._inductor.config as inductor
 
     # Kernels chosen by measuring could round differently in the next process.
-    return {"deterministic": True} if hasattr(inductor, "deterministic") else {}
+    is_asked = _BACKEND == "inductor" and hasattr(inductor, "deterministic")
+    return {"backend": _BACKEND, "options": {"deterministic": True} if is_asked else None}

@@ -1,7 +1,7 @@
 """Compiled layers: the same scores, and a line and the usual layers where they do not work."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,33 @@ def models(pico: Path) -> dict[str, Gemma3nForCausalLM]:
     return {str(n): elastic.live(Slice(str(n), widths)) for n, widths in enumerate(LAYERS)}
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(why_not_compiled("cpu") is not None, reason="no C++ compiler")
-def test_compiled_layers_agree_with_those_that_are_not(
-    models: dict[str, Gemma3nForCausalLM], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture(params=["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def compiler(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[str]:
+    """What compiles: PyTorch's C++ backend; or, for the cheap twin, one that only traces."""
+    if request.param == "inductor" and why_not_compiled("cpu") is not None:
+        pytest.skip("no C++ compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiled_layers, "_BACKEND", request.param)
+    torch.compiler.reset()
+    for each in (compiled_layers.compiled, compiled_layers.compiled_for_any_size):
+        each.cache_clear()
+    yield request.param
+    for each in (compiled_layers.compiled, compiled_layers.compiled_for_any_size):
+        each.cache_clear()
+    torch.compiler.reset()
+
+
+def test_compiled_layers_agree_with_those_that_are_not(
+    models: dict[str, Gemma3nForCausalLM], compiler: str, tmp_path: Path
+) -> None:
     requests = some_requests(24)
     expected = score_slices(models, requests, budget=TokenBudget(512))
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # that it fell back, for instance
+        warnings.filterwarnings("error", message="layers are not compiled")
         together = score_slices(models, requests, budget=COMPILED)
-        compiled_once = _compilations()
+        before = _compilations()
         alone = {
             name: score_slices({name: models[name]}, requests, budget=COMPILED)[name]
             for name in models
@@ -50,8 +65,9 @@ def test_compiled_layers_agree_with_those_that_are_not(
         assert [a for a, _ in found] == pytest.approx([a for a, _ in answers], abs=1e-5)
         assert [greedy for _, greedy in found] == [greedy for _, greedy in answers]
     assert alone == together  # the same bits
-    assert _compilations() == compiled_once  # whatever the slices' widths
-    assert any(tmp_path.iterdir())
+    assert _compilations() == before  # whatever the slices' widths
+    assert before < 40
+    assert any(tmp_path.rglob("*")) == (compiler == "inductor")
 
 
 def _compilations() -> int:
