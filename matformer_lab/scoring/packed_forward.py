@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -139,7 +139,7 @@ class PackedForward:
             here = self._only_scored(here)
         layer_type = text.config.layer_types[index]
         shared_kv = dict(here.shared_kv)
-        run = compiled_layer(layer) if self._compiles else layer
+        run: Callable[..., Any] = compiled_layer(layer) if self._compiles else layer
         project = compiled(_projected) if self._compiles else _projected
         with in_pieces(layer.mlp, self._piece_bytes, compiled=self._compiles):
             hidden = run(

@@ -85,10 +85,18 @@ def block_mask(
     def there(values: Ints) -> Tensor:
         return send(torch.from_numpy(values.astype(np.int32)), device)
 
+    def listed(blocks: Bools) -> tuple[Tensor, Tensor]:
+        """How many key blocks each query block has, and their numbers, these first."""
+        numbers = np.argsort(~blocks, axis=1, kind="stable")
+        return there(blocks.sum(axis=1)[None, None]), there(numbers[None, None])
+
     blocks = visible_blocks(queries, subtree_end, depth, window, size=BLOCK)
-    some, every = (_listed(each) for each in (blocks.some, blocks.all))
+    (some, some_numbers), (every, every_numbers) = listed(blocks.some), listed(blocks.all)
     return BlockMask.from_kv_blocks(
-        *(there(each)[None, None] for each in (*some, *every)),
+        some,
+        some_numbers,
+        every,
+        every_numbers,
         BLOCK_SIZE=BLOCK,
         mask_mod=_rule(there(queries), there(subtree_end), there(depth), window),
         seq_lengths=(len(queries), len(subtree_end)),
@@ -107,8 +115,3 @@ def _rule(place: Tensor, subtree_end: Tensor, depth: Tensor, window: int | None)
         return (key <= at) & (at < subtree_end[key]) & (depth[at] - depth[key] < window)
 
     return is_ancestor if window is None else is_near_ancestor
-
-
-def _listed(blocks: Bools) -> tuple[Ints, Ints]:
-    """How many key blocks each query block has, and their numbers, these first."""
-    return blocks.sum(axis=1), np.argsort(~blocks, axis=1, kind="stable")
