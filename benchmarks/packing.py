@@ -5,19 +5,28 @@
 
 `tokens` are those of all requests one by one, `packed` what is left of them when prefixes are
 shared, `padding` the share of the computed tokens that is padding, `row` the mean tokens a query
-meets in attention. The tokenizer is a parent's: of the embedded one, tokens are about characters.
+meets in attention. `rows`: batches of rows padded to one length, as a CPU runs them. `one row`:
+documents side by side, as compiled layers run them, padded to the next of a few token counts;
+there `row` counts the blocks that are not skipped. The tokenizer is a parent's: of the embedded
+one, tokens are about characters.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.measure import machine
 from matformer_lab.evaluation.tasks.entry import USUAL_NUM_FEWSHOT, TaskEntry
 from matformer_lab.evaluation.tasks.loading import load_tasks
 from matformer_lab.evaluation.tokenizer import load_tokenizer
 from matformer_lab.parent.opening import open_parent
+from matformer_lab.scoring.attention.tree_attention import BLOCK
+from matformer_lab.scoring.attention.visible_blocks import visible_blocks
+from matformer_lab.scoring.batches.one_row import pack_one_row
 from matformer_lab.scoring.batches.packed_work import work_of
-from matformer_lab.scoring.batches.packing import pack
+from matformer_lab.scoring.batches.packing import Batch, pack
 from matformer_lab.sweep.estimate import sampled_requests
 
 
@@ -48,14 +57,27 @@ def main() -> None:
             flush=True,
         )
         for budget in options.budgets:
-            batches = pack(asked, batch_tokens=budget, attention_cost=e4b_attention_cost())
-            work = work_of(batches)
-            print(
-                f"  budget {budget:6,}: packed {work.tokens:9,.0f}, batches {work.batches:4.0f}, "
-                f"padding {work.padding:5.1%}, scored {work.scored:8,.0f}, "
-                f"row {work.pairs / work.computed:6,.0f}",
-                flush=True,
-            )
+            rows = list(pack(asked, batch_tokens=budget, attention_cost=e4b_attention_cost()))
+            show("rows", budget, rows, work_of(rows).pairs)
+            row = list(pack_one_row(asked, batch_tokens=budget))
+            show("one row", budget, row, sum(map(visible_pairs, row)))
+
+
+def show(layout: str, budget: int, batches: Sequence[Batch], pairs: float) -> None:
+    work = work_of(batches)
+    print(
+        f"  {layout:7}, budget {budget:6,}: packed {work.tokens:9,.0f}, batches "
+        f"{work.batches:4.0f}, padding {work.padding:5.1%}, scored {work.scored:8,.0f}, "
+        f"row {pairs / work.computed:6,.0f}",
+        flush=True,
+    )
+
+
+def visible_pairs(batch: Batch) -> int:
+    """Pairs of tokens in blocks that a layer with full attention computes."""
+    (end,), (depth,) = batch.subtree_end, batch.depth
+    blocks = visible_blocks(np.arange(len(end)), end, depth, None, size=BLOCK)
+    return int((blocks.some | blocks.all).sum()) * BLOCK**2
 
 
 def e4b_attention_cost() -> float:

@@ -24,6 +24,7 @@ from matformer_lab.evaluation.lm_eval_results import item_records, metric_rows
 from matformer_lab.evaluation.quiet import quiet_lm_eval, templates_compiled_once
 from matformer_lab.evaluation.score import Score
 from matformer_lab.evaluation.tasks.loading import LoadedTask
+from matformer_lab.live.devices import has_own_memory
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM, PreTrainedTokenizerBase
@@ -38,12 +39,42 @@ SCORER_VERSIONS: Final[Mapping[str, int]] = {"prefix": 2, "lm-eval": 1}
 """Incremented when a scorer's log-likelihoods change, so that stored scores count as stale."""
 TEXTS_VERSION: Final = 1
 """Incremented when the texts change that the `prefix` scorer generates."""
+BUDGETS_VERSION: Final = 1
+"""Incremented when an accelerator's batches change: those of before there were versions are other
+ones, and round otherwise."""
+COMPILED_VERSION: Final = 1
+"""Incremented when compiled layers, or their batches, change."""
 
 
-def scorer_version(scorer: "Scorer", task: LoadedTask) -> str:
-    """Who scores `task`, and which version of what it uses: part of a stored score's key."""
+def scorer_version(
+    scorer: "Scorer", task: LoadedTask, device: str = "cpu", *, compiled: bool = False
+) -> str:
+    """Who scores `task`, and which version of what it uses: part of a stored score's key.
+
+    Args:
+        scorer: As in the recipe.
+        task: With its requests built.
+        device: Where it is scored.
+        compiled: Whether by compiled layers.
+    """
     version = f"{scorer} v{SCORER_VERSIONS[scorer]}"
-    return f"{version}, texts v{TEXTS_VERSION}" if scorer == "prefix" and _writes(task) else version
+    if scorer == "prefix" and _writes(task):
+        version += f", texts v{TEXTS_VERSION}"
+    if has_packed_requests(scorer, task):
+        if compiled:
+            version += f", compiled v{COMPILED_VERSION}"
+        elif has_own_memory(device):
+            version += f", budgets v{BUDGETS_VERSION}"
+    return version
+
+
+def has_packed_requests(scorer: "Scorer", task: LoadedTask) -> bool:
+    """Whether the `prefix` scorer computes log-likelihoods for `task`."""
+    if isinstance(task, AgreementTask | AnswersTask):
+        return True
+    return scorer == "prefix" and any(
+        request.request_type != "generate_until" for request in task.requests
+    )
 
 
 def _writes(task: LoadedTask) -> bool:
@@ -68,6 +99,7 @@ def score_together(
     scorer: "Scorer",
     batch_size: int | str = "auto",
     seed: int = 1234,
+    compiled: bool = False,
     parent: "Callable[[], Gemma3nForCausalLM] | None" = None,
     progress: Callable[[float], None] = lambda _: None,
     journal: "Journal | None" = None,
@@ -86,6 +118,7 @@ def score_together(
         scorer: Who computes log-likelihoods and texts.
         batch_size: Requests in one forward pass, for what lm-eval's own backend computes.
         seed: Of texts that are drawn.
+        compiled: As for `score_slices`.
         parent: Makes the whole parent, for the task that compares slices with it.
         progress: Called with the fraction of the work done, 0 to 1.
         journal: Of `prefix`, as `score_slices` takes it.
@@ -113,7 +146,7 @@ def score_together(
             return elsewhere.answers(show)
         encoder = make_lm(next(iter(models.values())), tokenizer, scorer="prefix")
         encoded = _encoded_once(task, requests, encoder)
-        return score_slices(models, encoded, progress=show, journal=journal)
+        return score_slices(models, encoded, compiled=compiled, progress=show, journal=journal)
 
     if isinstance(task, AgreementTask):
         assert parent is not None, "agreement is with the parent"
@@ -193,16 +226,18 @@ _latest_encoded: "dict[Any, list[Request]]" = {}
 
 
 def _encoded_once(task: LoadedTask, requests: Sequence[Any], lm: Any) -> "list[Request]":
-    """`requests` of `task`, encoded once for all passes: for HellaSwag that takes a minute.
+    """`requests` of `task`, encoded once for all passes and runs.
 
-    Only the latest task's are kept, because a sweep goes through one task after the other. Two
-    tasks are equal if their prompts are.
+    Only the latest task's stay in memory, because a sweep goes through one task after the other.
+    Two tasks are equal if their prompts are.
     """
+    from matformer_lab.evaluation.request_cache import encoded_requests
+
     key = task, lm.tokenizer, lm.max_length
     if key not in _latest_encoded:
         _latest_encoded.clear()
         try:
-            _latest_encoded[key] = lm.encode(requests)
+            _latest_encoded[key] = encoded_requests(requests, lm)
         except ValueError as error:
             raise InputError(f"tasks: {task.name} cannot be scored: {error}") from None
     return _latest_encoded[key]

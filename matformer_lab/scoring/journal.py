@@ -29,7 +29,7 @@ _MAGIC: Final = b"matformer_lab pass 1\n"
 _HEADER: Final = 8 + blake3.digest_size
 """Bytes before a record's content: its length, and the digest of this and all records before."""
 _HEADER_BEGINS: Final = b'{"binding"'
-_HALVED: Final = b'{"halved": true}'
+_CHANGE_BEGINS: Final = b'{"budget"'
 _MAX_BYTES: Final = 1 << 32
 _SECONDS_BETWEEN_WRITES: Final = 20.0
 """At most so much work is lost, and one batch."""
@@ -37,6 +37,10 @@ _SECONDS_BETWEEN_WRITES: Final = 20.0
 
 class Journal:
     """Keeps nothing: every pass begins at its beginning."""
+
+    def __init__(self) -> None:
+        self.budgets: list[TokenBudget] = []
+        """What the pass has been computed with, in this order."""
 
     def begin(self, budget: TokenBudget) -> TokenBudget:
         """Start, or continue.
@@ -47,21 +51,23 @@ class Journal:
         Returns:
             The budget to pack with: that of the earlier run, where there was one.
         """
+        self.budgets = [budget]
         return budget
 
     def recorded(self) -> Iterator[Mapping[str, TargetScores]]:
-        """The scores of the next batches, as far as an earlier run got, or up to a halving."""
+        """The scores of the next batches, as far as an earlier run got, or up to a change."""
         return iter(())
 
-    def ran_out_of_memory(self) -> bool:
-        """Whether the earlier run halved its budget here; asked after `recorded`."""
-        return False
+    def changed(self) -> TokenBudget | None:
+        """The budget that the earlier run went on with here; asked after `recorded`."""
+        return None
 
     def add(self, scores: Mapping[str, TargetScores]) -> None:
         """Keep the scores of a batch."""
 
-    def add_halving(self) -> None:
-        """Keep that the budget was halved here."""
+    def add_change(self, budget: TokenBudget) -> None:
+        """Keep that the pass goes on with another budget here."""
+        self.budgets.append(budget)
 
     def flush(self) -> None:
         """Write what was added, durably."""
@@ -71,31 +77,35 @@ class _RecordJournal(Journal):
     """A journal as records: a header, then one for each batch, kept somewhere every 20 seconds."""
 
     def __init__(self, names: Sequence[str], binding: Mapping[str, Any]) -> None:
+        super().__init__()
         self._names = tuple(names)
         self._binding = dict(binding)
-        self._earlier: list[Mapping[str, TargetScores] | Literal["halved"]] = []
-        self._added: list[Mapping[str, TargetScores] | Literal["halved"] | bytes] = []
+        self._earlier: list[Mapping[str, TargetScores] | TokenBudget] = []
+        self._added: list[Mapping[str, TargetScores] | TokenBudget | bytes] = []
         self._kept = time.monotonic()
 
     def recorded(self) -> Iterator[Mapping[str, TargetScores]]:
         """See `Journal`."""
-        while self._earlier and self._earlier[0] != "halved":
+        while self._earlier and not isinstance(self._earlier[0], TokenBudget):
             yield self._earlier.pop(0)  # type: ignore[misc]
 
-    def ran_out_of_memory(self) -> bool:
+    def changed(self) -> TokenBudget | None:
         """See `Journal`."""
         if not self._earlier:
-            return False
-        self._earlier.pop(0)
-        return True
+            return None
+        budget = self._earlier.pop(0)
+        assert isinstance(budget, TokenBudget)
+        self.budgets.append(budget)
+        return budget
 
     def add(self, scores: Mapping[str, TargetScores]) -> None:
         """See `Journal`."""
         self._add(scores)  # an accelerator may not have computed them yet
 
-    def add_halving(self) -> None:
+    def add_change(self, budget: TokenBudget) -> None:
         """See `Journal`."""
-        self._added.append("halved")
+        super().add_change(budget)
+        self._added.append(budget)
         self.flush()
 
     def flush(self) -> None:
@@ -126,11 +136,11 @@ class _RecordJournal(Journal):
     def _header(self, budget: TokenBudget) -> bytes:
         return json.dumps({"binding": self._binding, "budget": vars(budget)}).encode()
 
-    def _record_of(self, added: Mapping[str, TargetScores] | Literal["halved"] | bytes) -> bytes:
+    def _record_of(self, added: Mapping[str, TargetScores] | TokenBudget | bytes) -> bytes:
         if isinstance(added, bytes):
             return added
-        if added == "halved":
-            return _HALVED
+        if isinstance(added, TokenBudget):
+            return json.dumps({"budget": vars(added)}).encode()
         arrays = io.BytesIO()
         np.savez(
             arrays,
@@ -139,13 +149,13 @@ class _RecordJournal(Journal):
         )
         return arrays.getvalue()
 
-    def _parsed(self, record: bytes) -> Mapping[str, TargetScores] | Literal["halved"]:
+    def _parsed(self, record: bytes) -> Mapping[str, TargetScores] | TokenBudget:
         import torch
 
         from matformer_lab.scoring.lm_head import TargetScores
 
-        if record == _HALVED:
-            return "halved"
+        if record.startswith(_CHANGE_BEGINS):
+            return TokenBudget(**json.loads(record)["budget"])
         with np.load(io.BytesIO(record), allow_pickle=False) as arrays:
             logprob, is_greedy = (torch.from_numpy(arrays[k]) for k in ("logprob", "is_greedy"))
         return {
@@ -180,7 +190,7 @@ class SentJournal(_RecordJournal):
         found = self._continue(self._before)
         if found is None:
             self._send(self._header(budget))
-        return found or budget
+        return super().begin(found or budget)
 
     def _keep(self, records: Sequence[bytes]) -> None:
         for record in records:
@@ -207,7 +217,7 @@ class FileJournal(_RecordJournal):
         found = self._continue(self.records())
         if found is None:
             self._restart(self._header(budget))
-        return found or budget
+        return super().begin(found or budget)
 
     def records(self) -> list[bytes]:
         """All whole records in the file, header first; what was cut short or damaged is removed."""

@@ -14,10 +14,10 @@ layers a slice skips then cannot change the rounding of the ones it keeps.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,15 +27,20 @@ from torch.nn.functional import linear
 from matformer_lab.common.errors import InputError
 from matformer_lab.live.devices import send
 from matformer_lab.live.mapped_weights import check_readable, check_rows_readable
+from matformer_lab.scoring.attention.tree_attention import block_mask
+from matformer_lab.scoring.compiled_layers import compiled, compiled_layer
 from matformer_lab.scoring.lm_head import TargetScores, target_scores, tokens_at_once
 from matformer_lab.scoring.per_layer_inputs import PerLayerInputs, source_layers
 from matformer_lab.scoring.piecewise_mlp import in_pieces
 
 if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
     from transformers import Gemma3nForCausalLM
     from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextModel
 
     from matformer_lab.scoring.batches.packing import Batch
+    from matformer_lab.scoring.batches.prefix_tree import Ints
+    from matformer_lab.scoring.batches.token_budget import TokenBudget
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -52,14 +57,14 @@ class Tokens:
             all of them.
         rotary: (cos, sin), each [rows, tokens, head_dim], by layer type.
         masks: [rows, 1, tokens, all tokens] which token attends to which, by layer type; None for
-            causal attention.
+            causal attention. Of documents side by side, in blocks.
     """
 
     embeddings: Tensor
     per_layer: Tensor
     places: Tensor | None
     rotary: Mapping[str, tuple[Tensor, Tensor]]
-    masks: Mapping[str, Tensor | None]
+    masks: Mapping[str, Tensor | BlockMask | None]
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,19 @@ class PackedForward:
 
     Args:
         model: Any of the slices.
-        batch: From `packing.pack`.
+        batch: From `slice_scoring.batches_of`.
         inputs: The batch's, from `PerLayerInputFetcher`.
+        budget: With which the batch was packed; None: rows, run as they are. In another mode, the
+            layers have to be used within `tree_attention`.
     """
 
-    def __init__(self, model: Gemma3nForCausalLM, batch: Batch, inputs: PerLayerInputs) -> None:
+    def __init__(
+        self,
+        model: Gemma3nForCausalLM,
+        batch: Batch,
+        inputs: PerLayerInputs,
+        budget: TokenBudget | None = None,
+    ) -> None:
         self._model = model.model
         self._batch = batch
         self._inputs = inputs
@@ -110,6 +123,9 @@ class PackedForward:
         self._depth = self._tensor(batch.depth)
         self._subtree_end = self._tensor(batch.subtree_end)
         self._scored = self._tensor(batch.scored)
+        self._one_row = budget is not None and budget.mode != "rows"
+        self._compiles = budget is not None and budget.mode == "compiled"
+        self._piece_bytes = None if budget is None else budget.piece_bytes
 
     def begin(self) -> Activations:
         """The activations before the first layer."""
@@ -126,11 +142,13 @@ class PackedForward:
         check_readable(layer)
         layer_type = text.config.layer_types[index]
         shared_kv = dict(here.shared_kv)
-        with in_pieces(layer.mlp):
-            hidden = layer(
+        run: Callable[..., Any] = compiled_layer(layer) if self._compiles else layer
+        project = compiled(_projected) if self._compiles else _projected
+        with in_pieces(layer.mlp, self._piece_bytes, compiled=self._compiles):
+            hidden = run(
                 here.hidden,
                 here.tokens.rotary[layer_type],
-                per_layer_input(text, source_layers(model)[index], here.tokens),
+                per_layer_input(text, source_layers(model)[index], here.tokens, project),
                 shared_kv_states=shared_kv,
                 attention_mask=here.tokens.masks[layer_type],
             )
@@ -167,19 +185,12 @@ class PackedForward:
         input_ids = self._tensor(self._batch.input_ids)
         check_rows_readable(text.embed_tokens.weight, input_ids)
         embeddings = text.embed_tokens(input_ids)
-        window = text.config.sliding_window
-        everything = torch.arange(input_ids.shape[1], device=self._device).expand_as(input_ids)
-        is_causal = self._batch.is_causal
-        fits = is_causal and input_ids.shape[1] <= window
         return Tokens(
             embeddings,
             self._inputs.wait(),
             None,
             {kind: text.rotary_emb(embeddings, self._depth, kind) for kind in LAYER_TYPES},
-            {
-                "full_attention": None if is_causal else self._mask(everything, None),
-                "sliding_attention": None if fits else self._mask(everything, window),
-            },
+            self._block_masks(np.arange(input_ids.shape[1])) if self._one_row else self._masks(),
         )
 
     @cached_property
@@ -193,10 +204,7 @@ class PackedForward:
                 kind: (take(cos, self._scored), take(sin, self._scored))
                 for kind, (cos, sin) in everything.rotary.items()
             },
-            {
-                "full_attention": self._mask(self._scored, None),
-                "sliding_attention": self._mask(self._scored, self._model.config.sliding_window),
-            },
+            self._block_masks(self._batch.scored[0]) if self._one_row else self._masks_of_scored(),
         )
 
     def _drops_tokens(self, here: Activations) -> bool:
@@ -206,6 +214,31 @@ class PackedForward:
     def _only_scored(self, here: Activations) -> Activations:
         hidden = torch.stack([take(stream, self._scored) for stream in here.hidden])
         return replace(here, hidden=hidden, tokens=self._scored_tokens)
+
+    def _masks(self) -> dict[str, Tensor | BlockMask | None]:
+        length = self._depth.shape[1]
+        window = self._model.config.sliding_window
+        everything = torch.arange(length, device=self._device).expand_as(self._depth)
+        is_causal = self._batch.is_causal
+        fits = is_causal and length <= window
+        return {
+            "full_attention": None if is_causal else self._mask(everything, None),
+            "sliding_attention": None if fits else self._mask(everything, window),
+        }
+
+    def _masks_of_scored(self) -> dict[str, Tensor | BlockMask | None]:
+        return {
+            "full_attention": self._mask(self._scored, None),
+            "sliding_attention": self._mask(self._scored, self._model.config.sliding_window),
+        }
+
+    def _block_masks(self, queries: Ints) -> dict[str, Tensor | BlockMask | None]:
+        (end,), (depth,) = self._batch.subtree_end, self._batch.depth
+        window = self._model.config.sliding_window
+        return {
+            "full_attention": block_mask(queries, end, depth, None, self._device),
+            "sliding_attention": block_mask(queries, end, depth, window, self._device),
+        }
 
     def _mask(self, queries: Tensor, window: int | None) -> Tensor:
         """[rows, 1, queries, tokens] whether a token is the query itself or one of its ancestors.
@@ -236,27 +269,48 @@ def altup_streams(text: Gemma3nTextModel, embeddings: Tensor) -> Tensor:
     return torch.stack([embeddings, *(_rescale(stream, magnitude) for stream in projected)])
 
 
-def per_layer_input(text: Gemma3nTextModel, source: int, tokens: Tokens) -> Tensor:
+def _projected(
+    embeddings: Tensor,
+    weight: Tensor,
+    embedded: Tensor,
+    norm: Callable[[Tensor], Tensor],
+    projection_scale: Tensor,
+    input_scale: Tensor,
+) -> Tensor:
+    """A layer's share of `Gemma3nTextModel.project_per_layer_inputs`."""
+    return (norm(linear(embeddings, weight) * projection_scale) + embedded) * input_scale
+
+
+def per_layer_input(
+    text: Gemma3nTextModel,
+    source: int,
+    tokens: Tokens,
+    project: Callable[..., Tensor] = _projected,
+) -> Tensor:
     """One layer's share of `Gemma3nTextModel.project_per_layer_inputs`.
 
     Args:
         text: The slice that has the layer.
         source: The layer's index in the per-layer tables (`source_layers`).
         tokens: The tokens to compute.
+        project: Does it.
 
     Returns:
         [rows, tokens, hidden_size_per_layer_input].
     """
     check_readable(text.per_layer_model_projection)
     check_readable(text.per_layer_projection_norm)
-    size = text.config.hidden_size_per_layer_input
+    size, dtype = text.config.hidden_size_per_layer_input, tokens.embeddings.dtype
     weight = text.per_layer_model_projection.weight[source * size : (source + 1) * size]
-    weight = weight.to(tokens.embeddings.dtype)  # it may be in the stored dtype
-    scale = text.per_layer_projection_scale.to(tokens.embeddings.dtype)
-    projected: Tensor = text.per_layer_projection_norm(linear(tokens.embeddings, weight) * scale)
     embedded = tokens.per_layer[:, :, source]
-    total = projected + (embedded if tokens.places is None else take(embedded, tokens.places))
-    return total * text.per_layer_input_scale.to(tokens.embeddings.dtype)
+    return project(
+        tokens.embeddings,
+        weight.to(dtype),  # it may be in the stored dtype
+        embedded if tokens.places is None else take(embedded, tokens.places),
+        text.per_layer_projection_norm,
+        text.per_layer_projection_scale.to(dtype),
+        text.per_layer_input_scale.to(dtype),
+    )
 
 
 def head_input(model: Gemma3nForCausalLM, hidden: Tensor) -> Tensor:

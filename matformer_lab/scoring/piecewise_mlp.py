@@ -7,7 +7,7 @@ so that a forward of thousands of tokens fits beside the weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.nn.functional import relu
 
+from matformer_lab.scoring.compiled_layers import compiled_for_any_size, not_compiled
 from matformer_lab.scoring.memory import PIECE_BYTES
 
 if TYPE_CHECKING:
@@ -24,10 +25,21 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def in_pieces(mlp: Gemma3nTextMLP) -> Iterator[None]:
-    """Within it, `mlp` holds at most `PIECE_BYTES` of activations; results equal up to rounding."""
+def in_pieces(
+    mlp: Gemma3nTextMLP, piece_bytes: int | None = None, *, compiled: bool = False
+) -> Iterator[None]:
+    """Within it, `mlp` holds no more activations at once; results equal up to rounding.
+
+    Args:
+        mlp: A layer's FFN.
+        piece_bytes: The most it holds; None: `PIECE_BYTES`.
+        compiled: Whether its layer is compiled. The FFN's products then stay as they are, so that
+            layers that differ in its width alone share their code, and what lies between them is
+            compiled for any width.
+    """
     before = vars(mlp).get("forward")  # set by a hook, accelerate's for instance
-    mlp.forward = partial(_forward, mlp)  # type: ignore[method-assign]
+    forward = not_compiled(_fused_forward) if compiled else _forward
+    mlp.forward = partial(forward, mlp, piece_bytes or PIECE_BYTES)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -37,29 +49,59 @@ def in_pieces(mlp: Gemma3nTextMLP) -> Iterator[None]:
             mlp.forward = before  # type: ignore[method-assign]
 
 
-def _forward(mlp: Gemma3nTextMLP, hidden_states: Tensor) -> Tensor:
+def _gated(gate: Tensor, up: Tensor, act_fn: Callable[[Tensor], Tensor]) -> Tensor:
+    return act_fn(gate) * up
+
+
+def _sparsely_gated(
+    gate: Tensor, up: Tensor, act_fn: Callable[[Tensor], Tensor], cutoff: Tensor
+) -> Tensor:
+    return act_fn(relu(gate - cutoff)) * up
+
+
+def _forward(
+    mlp: Gemma3nTextMLP,
+    piece_bytes: int,
+    hidden_states: Tensor,
+    gated: Callable[..., Tensor] = _gated,
+    sparsely_gated: Callable[..., Tensor] = _sparsely_gated,
+) -> Tensor:
     """[..., hidden_size] -> [..., hidden_size]; activation sparsity depends on one token alone."""
+
+    def ffn(tokens: Tensor) -> Tensor:
+        """`Gemma3nTextMLP.forward`, to the bit."""
+        gate, up = mlp.gate_proj(tokens), mlp.up_proj(tokens)
+        if mlp.activation_sparsity > 0:
+            deviations = _deviations(mlp.activation_sparsity, gate.dtype)
+            spread = torch.std(gate, dim=-1, keepdim=True, unbiased=False)
+            cutoff = torch.mean(gate, dim=-1, keepdim=True) + spread * deviations
+            between = sparsely_gated(gate, up, mlp.act_fn, cutoff)
+        else:
+            between = gated(gate, up, mlp.act_fn)
+        product: Tensor = mlp.down_proj(between)
+        return product
+
     tokens = hidden_states.flatten(0, -2)
     of_a_token = 4 * mlp.intermediate_size * tokens.element_size()  # gate twice, up, product
-    at_once = max(1, PIECE_BYTES // of_a_token)
+    at_once = max(1, piece_bytes // of_a_token)
     if len(tokens) <= at_once:
-        return _ffn(mlp, hidden_states)
+        return ffn(hidden_states)
     output = torch.empty_like(tokens)
     for first in range(0, len(tokens), at_once):
         piece = slice(first, first + at_once)
-        output[piece] = _ffn(mlp, tokens[piece])
+        output[piece] = ffn(tokens[piece])
     return output.view_as(hidden_states)
 
 
-def _ffn(mlp: Gemma3nTextMLP, tokens: Tensor) -> Tensor:
-    """`Gemma3nTextMLP.forward`, to the bit."""
-    gate = mlp.gate_proj(tokens)
-    if mlp.activation_sparsity > 0:
-        deviations = _deviations(mlp.activation_sparsity, gate.dtype)
-        spread = torch.std(gate, dim=-1, keepdim=True, unbiased=False)
-        gate = relu(gate - (torch.mean(gate, dim=-1, keepdim=True) + spread * deviations))
-    product: Tensor = mlp.down_proj(mlp.act_fn(gate) * mlp.up_proj(tokens))
-    return product
+def _fused_forward(mlp: Gemma3nTextMLP, piece_bytes: int, hidden_states: Tensor) -> Tensor:
+    # Element by element alone: sums over a width would be rounded as the first width seen has it.
+    return _forward(
+        mlp,
+        piece_bytes,
+        hidden_states,
+        compiled_for_any_size(_gated),
+        compiled_for_any_size(_sparsely_gated),
+    )
 
 
 @cache

@@ -7,14 +7,20 @@ batch (`packing`), and slices with common first layers take a batch through thos
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
+from matformer_lab.common.errors import one_line
+from matformer_lab.scoring.attention.tree_attention import tree_attention
+from matformer_lab.scoring.batches.one_row import pack_one_row
 from matformer_lab.scoring.batches.packing import Batch, Request, pack
 from matformer_lab.scoring.batches.token_budget import FEWEST_TOKENS, TokenBudget, budget_for
+from matformer_lab.scoring.compiled_layers import compiling, why_not_compiled
 from matformer_lab.scoring.journal import Journal
 from matformer_lab.scoring.lm_head import TargetScores
 from matformer_lab.scoring.packed_forward import Activations, PackedForward, check_transformers
@@ -40,6 +46,10 @@ class Answer(NamedTuple):
     """Whether greedy decoding would produce the continuation."""
 
 
+class NotCompiledError(Exception):
+    """A compiled batch failed, and not for lack of memory."""
+
+
 class BatchScores(NamedTuple):
     request: np.ndarray
     """[reads] the request that each read counts towards."""
@@ -52,6 +62,7 @@ def score_slices(
     requests: Sequence[Request],
     *,
     budget: TokenBudget | None = None,
+    compiled: bool = False,
     progress: Callable[[float, int], None] = lambda _done, _count: None,
     journal: Journal | None = None,
 ) -> dict[str, list[Answer]]:
@@ -65,6 +76,8 @@ def score_slices(
         requests: For all slices, in any order.
         budget: Bounds of a batch and of a row in tokens; None chooses by free memory. An
             accelerator that runs out of memory halves them until they fit.
+        compiled: Without a budget: whether to compile the layers. Where that does not work, a
+            warning says so, and they run as they are.
         progress: Called with (requests done, requests in all) after every layer; a batch that is
             half done counts as half of its requests.
         journal: Keeps what is computed, and gives back what an earlier run computed of the same
@@ -78,21 +91,12 @@ def score_slices(
         InputError: For transformers older than 5.6.
         torch.OutOfMemoryError: When even the smallest batch does not fit.
     """
-    check_transformers()
-    for name, model in models.items():
-        if (attention := model.config._attn_implementation) != "sdpa":
-            # Other implementations read the packed masks differently, or not at all.
-            raise ValueError(
-                f"model {name!r}: its attention is {attention}, and scoring needs sdpa: "
-                'model.set_attn_implementation("sdpa")'
-            )
-    if len({model.model.embed_tokens.weight.data_ptr() for model in models.values()}) != 1:
-        raise ValueError("the models must be live slices of one parent, sharing its embeddings")
+    _check(models)
     some_model = next(iter(models.values()))
     fetcher = PerLayerInputFetcher(some_model)
     trie = build_trie({name: layer_keys(model) for name, model in models.items()})
     journal = journal or Journal()
-    budget = journal.begin(budget or budget_for(some_model))
+    budget = journal.begin(_first_budget(some_model, budget, compiled=compiled))
 
     furthest = 0.0
 
@@ -104,7 +108,7 @@ def score_slices(
             furthest = max(furthest, before + share * here)  # a batch may run out of memory
             progress(furthest, len(requests))
 
-        return score_batch(models, trie, batch, inputs, advance)
+        return score_batch(models, trie, batch, inputs, advance, budget)
 
     read: list[BatchScores] = []
     todo = np.arange(len(requests))
@@ -117,8 +121,8 @@ def score_slices(
             for scores, batch in zip(journal.recorded(), batches, strict=False):
                 read.append(BatchScores(todo[batch.request], scores))
                 done[batch.request] = True
-            if journal.ran_out_of_memory():
-                budget, todo = budget.halved(), todo[~done]
+            if (changed := journal.changed()) is not None:
+                budget, todo = changed, todo[~done]
                 continue
             try:
                 for batch, inputs in fetcher.ahead(batches):
@@ -129,8 +133,12 @@ def score_slices(
             except torch.OutOfMemoryError:
                 if budget.batch_tokens <= FEWEST_TOKENS:
                     raise
-                journal.add_halving()
                 budget = budget.halved()
+                journal.add_change(budget)
+            except NotCompiledError as error:
+                _warn_not_compiled(str(error))
+                budget = budget.in_rows()
+                journal.add_change(budget)
             todo = todo[~done]
     except BaseException:
         journal.flush()
@@ -138,10 +146,38 @@ def score_slices(
     return {name: answers_of(name, len(requests), read) for name in models}
 
 
+def _check(models: Mapping[str, Gemma3nForCausalLM]) -> None:
+    check_transformers()
+    for name, model in models.items():
+        if (attention := model.config._attn_implementation) != "sdpa":
+            # Other implementations read the packed masks differently, or not at all.
+            raise ValueError(
+                f"model {name!r}: its attention is {attention}, and scoring needs sdpa: "
+                'model.set_attn_implementation("sdpa")'
+            )
+    if len({model.model.embed_tokens.weight.data_ptr() for model in models.values()}) != 1:
+        raise ValueError("the models must be live slices of one parent, sharing its embeddings")
+
+
+def _first_budget(
+    model: Gemma3nForCausalLM, budget: TokenBudget | None, *, compiled: bool
+) -> TokenBudget:
+    """The budget to begin with: one that this machine can compile for, if it asks for that."""
+    if budget is None:
+        budget = budget_for(model, compiled=compiled)
+    missing = why_not_compiled(model.device) if budget.mode == "compiled" else None
+    if missing is None:
+        return budget
+    _warn_not_compiled(missing)
+    return budget_for(model)
+
+
 def batches_of(
     model: Gemma3nForCausalLM, requests: Sequence[Request], budget: TokenBudget
 ) -> Iterator[Batch]:
     """The requests packed for `model` and all slices of its parent."""
+    if budget.mode != "rows":
+        return pack_one_row(requests, batch_tokens=budget.batch_tokens)
     return pack(
         requests,
         batch_tokens=budget.batch_tokens,
@@ -185,6 +221,7 @@ def score_batch(
     batch: Batch,
     inputs: PerLayerInputs,
     progress: Callable[[float], None] = lambda _: None,
+    budget: TokenBudget | None = None,
 ) -> dict[str, TargetScores]:
     """Each slice's predictions of the batch's targets, left on the device.
 
@@ -194,8 +231,12 @@ def score_batch(
         batch: From `batches_of`.
         inputs: The batch's, from `PerLayerInputFetcher`.
         progress: Called with the fraction of the batch's work done after every layer.
+        budget: As for `PackedForward`.
+
+    Raises:
+        NotCompiledError: When compiled layers fail.
     """
-    forward = PackedForward(models[trie.below[0]], batch, inputs)
+    forward = PackedForward(models[trie.below[0]], batch, inputs, budget)
     scores: dict[str, TargetScores] = {}
     work, done = _tokens_through_layers(models, trie, batch), 0
 
@@ -213,9 +254,34 @@ def score_batch(
         score = forward.read(models[node.ending[0]], here)
         scores.update(dict.fromkeys(node.ending, score))
 
-    with ReadAhead(models[trie.below[0]].model.layers[0]) as read_ahead:
+    with ReadAhead(models[trie.below[0]].model.layers[0]) as read_ahead, ExitStack() as stack:
+        if budget is not None and budget.mode != "rows":
+            stack.enter_context(tree_attention(models.values()))
+            stack.enter_context(compiling())
+        if budget is not None and budget.mode == "compiled":
+            stack.enter_context(_compiler_errors())
         walk(trie, forward.begin(), advance, arrive)
     return scores
+
+
+@contextmanager
+def _compiler_errors() -> Iterator[None]:
+    """Tell what a compiler fails at from a lack of memory, which it may hide in its own error."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        inner: BaseException | None = error
+        while inner is not None:
+            if isinstance(inner, torch.OutOfMemoryError):
+                raise inner from None
+            inner = inner.__cause__ or inner.__context__
+        raise NotCompiledError(f"{type(error).__name__}: {one_line(error)[:300]}") from error
+
+
+def _warn_not_compiled(why: str) -> None:
+    warnings.warn(f"layers are not compiled, and scoring is slower: {why}", stacklevel=3)
 
 
 def _tokens_through_layers(

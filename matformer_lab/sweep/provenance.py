@@ -39,6 +39,7 @@ def as_run_yaml(
     device: str,
     dtype: ComputeDtype,
     device_names: Sequence[str],
+    budgets: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> str:
     """The recipe as it ran, in YAML: a valid recipe that records what is needed to run it again.
 
@@ -52,6 +53,7 @@ def as_run_yaml(
         device: Where the scores were computed.
         dtype: What they were computed in.
         device_names: The hardware's names.
+        budgets: By task, how batches were bounded and run, where that depends on the machine.
     """
     import yaml
 
@@ -75,6 +77,10 @@ def as_run_yaml(
         },
         **_said(chat_template=_chat_template(recipe, tokenizer)),
         "device": {"kind": device, "name": ", ".join(device_names)},
+        **_said(
+            budgets={task: [dict(each) for each in of] for task, of in (budgets or {}).items()}
+            or None
+        ),
         "dtype": {"asked": recipe.dtype, "reason": dtype.reason},
         "versions": library_versions(),
         "tasks": {

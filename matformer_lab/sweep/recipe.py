@@ -38,6 +38,7 @@ from matformer_lab.statistics.study import AVERAGE
 from matformer_lab.sweep.search_block import SearchBlock
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Compile = Literal["auto", "on", "off"]
 
 
 class Recipe(BaseModel):
@@ -114,6 +115,10 @@ class Recipe(BaseModel):
         Field(
             pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto: the first GPU, else cpu."
         ),
+    ] = "auto"
+    compile: Annotated[
+        Compile,
+        Field(description="Layers by torch.compile; auto: on CUDA, where the work repays it."),
     ] = "auto"
     batch_size: Annotated[
         Literal["auto"] | Annotated[StrictInt, Field(gt=0, lt=2**31)],

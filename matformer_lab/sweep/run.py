@@ -7,7 +7,7 @@ write   -> tables and report, from the store alone                  (results, re
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -179,6 +179,7 @@ def _write(prepared: Prepared, store: Store, own: OwnFiles) -> None:
     }
     order = {sized.name: position for position, sized in enumerate(prepared.sized)}
     device_names: set[str] = set()
+    budgets: dict[str, list[Mapping[str, Any]]] = {}
     for job in prepared.jobs:
         entry = store.get(job.key)
         if entry is None:
@@ -187,6 +188,9 @@ def _write(prepared: Prepared, store: Store, own: OwnFiles) -> None:
                 "damaged meanwhile; run again"
             )
         device_names.add(entry.run.device_name)
+        for budget in entry.run.budgets or ():
+            if budget not in budgets.setdefault(job.task.name, []):
+                budgets[job.task.name].append(budget)
         rows += result_rows(job.sized, entry.metrics, job.task.metric, settings)
     rows.sort(key=lambda row: order[row["slice"]])  # stable: tasks keep the recipe's order
     description = describe(prepared.parent, prepared.sized)
@@ -205,6 +209,7 @@ def _write(prepared: Prepared, store: Store, own: OwnFiles) -> None:
             device=prepared.device,
             dtype=prepared.dtype,
             device_names=sorted(device_names),
+            budgets=budgets,
         ),
         samples=(
             SamplesTable(samples_file(job.slice.slug, job.task.name), _samples(job, store))

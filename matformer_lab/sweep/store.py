@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,8 @@ class Run:
         batch_size: The recipe's.
         device_name: The hardware's name.
         finished: UTC, ISO 8601.
+        budgets: How batches were bounded and run (`TokenBudget`), in this order; None where that
+            does not depend on the machine's accelerator, or was not recorded.
     """
 
     seconds: float
@@ -48,6 +50,7 @@ class Run:
     batch_size: int | str
     device_name: str
     finished: str
+    budgets: Sequence[Mapping[str, Any]] | None = None
 
     @property
     def cost(self) -> float:
@@ -103,7 +106,7 @@ class Store:
         content = {
             "key": key.fields,
             "rows": [asdict(metric) for metric in score.metrics],
-            "run": asdict(run),
+            "run": {name: value for name, value in asdict(run).items() if value is not None},
         }
         write_atomic(path, score_bytes(score.items, content))
 

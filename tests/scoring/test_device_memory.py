@@ -6,6 +6,7 @@ attention and log_softmax need besides their results is added to what is seen th
 
 import weakref
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,14 @@ from torch.utils._pytree import tree_leaves
 from transformers import Gemma3nForCausalLM
 
 from matformer_lab.live.elastic import ElasticParent
+from matformer_lab.scoring.attention import tree_attention
 from matformer_lab.scoring.batches.packing import Batch, Request, pack
-from matformer_lab.scoring.batches.token_budget import LEAST_CAP_BYTES, TokenBudget, tokens_within
+from matformer_lab.scoring.batches.token_budget import (
+    LEAST_CAP_BYTES,
+    TokenBudget,
+    accelerator_budget,
+    tokens_within,
+)
 from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher
 from matformer_lab.scoring.slice_scoring import batches_of, layer_keys, score_batch
 from matformer_lab.scoring.slice_trie import build_trie
@@ -161,7 +168,9 @@ TASKS = {
 }
 
 
-def peak_of(models: list[Gemma3nForCausalLM], batches: Iterator[Batch]) -> int:
+def peak_of(
+    models: list[Gemma3nForCausalLM], batches: Iterator[Batch], budget: TokenBudget | None = None
+) -> int:
     """Bytes besides the weights, the rows of next batches as long as this one included."""
     named = {str(number): model for number, model in enumerate(models)}
     trie = build_trie({name: layer_keys(model) for name, model in named.items()})
@@ -171,7 +180,7 @@ def peak_of(models: list[Gemma3nForCausalLM], batches: Iterator[Batch]) -> int:
         with DeviceMemory(weight for model in models for weight in model.parameters()) as memory:
             # The batch's, the next one's, and those after it that are being fetched.
             rows, *ahead = (fetcher.fetch(batch) for _ in range(3))
-            score_batch(named, trie, batch, rows)
+            score_batch(named, trie, batch, rows, budget=budget)
             del rows, ahead
         peak = max(peak, memory.peak)
     return peak
@@ -207,6 +216,56 @@ def test_scoring_keeps_to_its_room(
     peak = peak_of(models[group], batches_of(models[group][0], TASKS[task], budget))
     print(f"{task}, {group}: {most} tokens, {peak / ROOM:.3f} of the room")
     assert peak <= ROOM
+
+
+SIDE_BY_SIDE = [
+    pytest.param(*each, marks=() if number == 0 else pytest.mark.slow)
+    for number, each in enumerate(
+        (group, task, room)
+        for group in ("one slice", "comb")
+        for task in ("mmlu", "hellaswag", "boolq")
+        for room in (ROOM, 6 * ROOM)
+    )
+]
+
+
+@pytest.mark.parametrize(("group", "task", "room"), SIDE_BY_SIDE)
+def test_documents_side_by_side_keep_to_their_room(
+    models: dict[str, list[Gemma3nForCausalLM]],
+    monkeypatch: pytest.MonkeyPatch,
+    group: str,
+    task: str,
+    room: int,
+) -> None:
+    """With a kernel for each operation, which takes more than compiled layers do."""
+
+    def kernel(_: Any, query: torch.Tensor, *_others: Any, **_more: Any) -> tuple[Any, None]:
+        """What FlexAttention's makes: its result, and a sum for each query and head."""
+        sums = query.new_empty(query.shape[:3], dtype=torch.float32)
+        result = query.new_empty(query.shape).transpose(1, 2).contiguous()
+        del sums
+        return result, None
+
+    monkeypatch.setattr(tree_attention, "_attention", kernel)
+    model = models[group][0]
+    budget = replace(accelerator_budget(model, room, compiled=True), mode="one row")
+    assert budget.batch_tokens == (2048 if room == ROOM else 16384)
+    peak = peak_of(models[group], batches_of(model, TASKS[task], budget), budget)
+    print(f"{task}, {group}: {budget.batch_tokens} tokens, {peak / room:.3f} of the room")
+    assert peak <= room
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("room", [ROOM, 5 * ROOM, 10 * ROOM])
+def test_an_accelerators_budgets_keep_to_their_room(
+    models: dict[str, list[Gemma3nForCausalLM]], task: str, room: int
+) -> None:
+    model = models["comb"][0]
+    budget = accelerator_budget(model, room)
+    peak = peak_of(models["comb"], batches_of(model, TASKS[task], budget), budget)
+    print(f"{task}: {budget.batch_tokens} tokens, {peak / room:.3f} of the room")
+    assert peak <= room
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def test_without_a_budget_memory_decides_and_running_out_of_it_halves_both_bound
         if tokens > 100:
             raise torch.OutOfMemoryError("not enough memory for a row of more than 100 tokens")
 
-    monkeypatch.setattr(slice_scoring, "budget_for", lambda _: TokenBudget(4096, 160))
+    monkeypatch.setattr(slice_scoring, "budget_for", lambda *_, **__: TokenBudget(4096, 160))
     monkeypatch.setattr(
         slice_scoring, "attention_cost", lambda _: 0.0
     )  # the longest rows there are

@@ -15,14 +15,17 @@ from matformer_lab.live.devices import free_bytes
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.scoring.batches.token_budget import (
+    ACCELERATOR_TOKENS,
     FEWEST_TOKENS,
     LEAST_CAP_BYTES,
     MOST_TOKENS,
     TokenBudget,
+    accelerator_budget,
     budget_for,
     room_for,
     tokens_within,
 )
+from matformer_lab.scoring.memory import PIECE_BYTES
 from matformer_lab.slicing.notation.catalog import resolve_slices
 
 
@@ -101,6 +104,70 @@ def test_on_a_gpu_with_little_left_half_of_that(gpu: SimpleNamespace) -> None:
 
 def test_both_bounds_are_halved() -> None:
     assert TokenBudget(1024, 4096).halved() == TokenBudget(512, 2048)
+    assert TokenBudget(16384, 16384, "compiled", 1 << 30).halved() == TokenBudget(
+        8192, 8192, "compiled", 1 << 29
+    )
+
+
+def e4b_on(device: torch.device) -> Any:
+    """As much of E4B as a budget depends on; the device need not be there."""
+    text = SimpleNamespace(
+        embed_tokens=SimpleNamespace(weight=SimpleNamespace(device=device, nbytes=2**30)),
+        embed_tokens_per_layer=SimpleNamespace(weight=torch.empty(1, 35 * 256, device="meta")),
+    )
+    return SimpleNamespace(
+        model=text, config=Gemma3nTextConfig(), dtype=torch.bfloat16, device=device
+    )
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("free", "least"), [(70, 16384), (24, 16384), (14, 8192), (7, 8192)])
+def test_an_accelerator_with_room_gets_thousands_of_tokens(
+    gpu: SimpleNamespace, free: int, least: int, compiled: bool
+) -> None:
+    gpu.free = free << 30
+    budget = budget_for(e4b_on(torch.device("cuda", 0)), compiled=compiled)
+    assert budget.batch_tokens in ACCELERATOR_TOKENS
+    assert budget.batch_tokens >= least
+    assert budget.row_tokens == budget.batch_tokens
+    assert budget.piece_bytes == budget.batch_tokens << 16
+    assert budget.mode == ("compiled" if compiled else "rows")
+
+
+def test_a_megabyte_more_or_less_does_not_matter(gpu: SimpleNamespace) -> None:
+    """Bits depend on the budget, and free memory on what else runs."""
+    found = set()
+    for free in range(20_000, 20_200):
+        gpu.free = free << 20
+        found.add(budget_for(e4b_on(torch.device("cuda", 0))))
+    assert len(found) == 1
+
+
+@given(st.integers(0, 2**37), st.booleans())
+def test_an_accelerators_budget_keeps_to_its_room(room: int, compiled: bool) -> None:
+    model = e4b_on(torch.device("cuda", 0))
+    budget = accelerator_budget(model, room, compiled=compiled)
+    assert budget.batch_tokens in ACCELERATOR_TOKENS
+    left = room - (budget.piece_bytes - PIECE_BYTES)
+    fits = tokens_within(left, model, dense_masks=not compiled)
+    assert budget.batch_tokens <= fits
+    larger = accelerator_budget(model, 2 * room, compiled=compiled)
+    assert larger.batch_tokens >= budget.batch_tokens
+
+
+def test_where_the_plan_is_all_there_is_a_tenth_of_it_gives_2048_tokens() -> None:
+    (budget,) = {
+        accelerator_budget(e4b_on(torch.device("cuda", 0)), 9_035_772_896 // 10, compiled=compiled)
+        for compiled in (False,)
+    }
+    assert budget == TokenBudget(2048, 2048)
+
+
+def test_what_a_cpu_compiles_has_few_sizes(
+    model: Gemma3nForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**50))
+    assert budget_for(model, compiled=True) == TokenBudget(8192, 8192, "compiled")
 
 
 def test_a_batch_of_e4bs_size_takes_a_cpu_two_minutes(monkeypatch: pytest.MonkeyPatch) -> None:

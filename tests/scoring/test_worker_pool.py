@@ -50,7 +50,7 @@ def pool(elastic: ElasticParent, slices: dict[str, Slice]) -> Iterator[WorkerPoo
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (slice_scoring, pooled_scoring):
-        monkeypatch.setattr(module, "budget_for", lambda _: BUDGET)
+        monkeypatch.setattr(module, "budget_for", lambda *_, **__: BUDGET)
     monkeypatch.setattr(journal_module, "_SECONDS_BETWEEN_WRITES", -1.0)
 
 

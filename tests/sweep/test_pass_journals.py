@@ -26,7 +26,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
         return compute(*args)
 
     monkeypatch.setattr(slice_scoring, "score_batch", score_batch)
-    monkeypatch.setattr(slice_scoring, "budget_for", lambda _: TokenBudget(96, 96))
+    monkeypatch.setattr(slice_scoring, "budget_for", lambda *_, **__: TokenBudget(96, 96))
     monkeypatch.setattr(journal, "_SECONDS_BETWEEN_WRITES", -1.0)
     return counted
 

@@ -67,6 +67,18 @@ def test_what_is_put_comes_back(tmp_path: Path) -> None:
     assert store.items(KEY).to_pylist() == [dict(item) for item in scored().items]
 
 
+def test_what_a_score_was_computed_with_comes_back_and_takes_no_room_where_there_is_nothing(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path / "store")
+    run = dataclasses.replace(RUN, budgets=[{"mode": "compiled", "batch_tokens": 8192}])
+    store.put(KEY, scored(), run)
+    entry = store.get(KEY)
+    assert entry is not None and entry.run == run
+    store.put(KEY, scored(), RUN)
+    assert b"budgets" not in entry.path.read_bytes()
+
+
 def other_value(field: dataclasses.Field[Any]) -> Any:
     value = getattr(KEY, field.name)
     return "other" if isinstance(value, str) else 7

@@ -9,11 +9,12 @@ square of its length.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matformer_lab.scoring.batches.prefix_tree import FlatTree, Ints, PrefixTree
 
@@ -118,11 +119,7 @@ def pack(
         attention_cost: Work on one pair of tokens in attention, as a fraction of the work on one
             token everywhere else.
     """
-    tree, places = PrefixTree.of([request.inputs for request in requests])
-    numbers: list[list[int]] = [[] for _ in range(len(tree))]
-    for number, place in enumerate(places):
-        numbers[place].append(number)
-
+    tree, numbers = tree_of(requests)
     rows = choose_rows(tree, batch_tokens, row_tokens, attention_cost)
     rows.sort(key=lambda row: -tree.size(*row))
     sizes = [tree.size(*row) for row in rows]
@@ -132,8 +129,17 @@ def pack(
         last = first + 1
         while last < min(first + most, len(rows)) and sizes[last] >= FULLNESS * sizes[first]:
             last += 1
-        yield _batch(tree, rows[first:last], numbers, requests)
+        yield batch_of(tree, rows[first:last], numbers, requests)
         first = last
+
+
+def tree_of(requests: Sequence[Request]) -> tuple[PrefixTree, list[list[int]]]:
+    """The requests' inputs as a tree; and for each of its sequences, who reads it."""
+    tree, places = PrefixTree.of([request.inputs for request in requests])
+    numbers: list[list[int]] = [[] for _ in range(len(tree))]
+    for number, place in enumerate(places):
+        numbers[place].append(number)
+    return tree, numbers
 
 
 def choose_rows(
@@ -150,6 +156,18 @@ def choose_rows(
         row_tokens: The most tokens of a row with several sequences.
         attention_cost: As for `pack`.
     """
+    return cheapest_rows(
+        tree, batch_tokens, row_tokens, lambda size: size + attention_cost * size**2
+    )
+
+
+def cheapest_rows(
+    tree: PrefixTree,
+    batch_tokens: int,
+    row_tokens: int,
+    cost_of: Callable[[Ints], NDArray[np.float64]],
+) -> list[Row]:
+    """As `choose_rows`, for rows that cost `cost_of` their tokens."""
     lengths = np.array([len(sequence) for sequence in tree.sequences], dtype=np.int64)
     added = np.concatenate([[0], np.cumsum(lengths - tree.shared)])
     # earliest[stop]: the first start of a run that ends before `stop` within the budget
@@ -159,7 +177,7 @@ def choose_rows(
     for stop in range(1, len(tree) + 1):
         first = max(0, min(int(earliest[stop]), stop - 1))
         size = lengths[first:stop] + added[stop] - added[first + 1 : stop + 1]
-        cost = best[first:stop] + size + attention_cost * size**2
+        cost = best[first:stop] + cost_of(size)
         cost[:-1][size[:-1] > row_tokens] = np.inf
         choice = int(np.argmin(cost))
         best[stop], start_of[stop] = cost[choice], first + choice
@@ -173,20 +191,30 @@ def choose_rows(
     return rows[::-1]
 
 
-def _batch(
+def batch_of(
     tree: PrefixTree,
     rows: Sequence[Row],
     numbers: Sequence[Sequence[int]],
     requests: Sequence[Request],
+    *,
+    round_up: Callable[[int], int] = int,
 ) -> Batch:
-    """`numbers`: for each of the tree's sequences, the indices of the requests that read it."""
+    """Some rows of a tree as a batch.
+
+    Args:
+        tree: All requests'.
+        rows: Of about the same length.
+        numbers: For each of the tree's sequences, the indices of the requests that read it.
+        requests: All of them.
+        round_up: The length of a row, and of a row's scored tokens, given the longest one's.
+    """
     flats = [tree.flatten(row.start, row.stop) for row in rows]
     reads = [
         _reads(flat, numbers[row.start : row.stop], requests)
         for flat, row in zip(flats, rows, strict=True)
     ]
     scored = [np.unique(each.node) for each in reads]
-    slots = max(len(nodes) for nodes in scored)
+    slots = round_up(max(len(nodes) for nodes in scored))
     slot = np.concatenate(
         [
             row * slots + np.searchsorted(nodes, each.node)
@@ -194,7 +222,7 @@ def _batch(
         ]
     )
     order = np.argsort(slot, kind="stable")
-    length = max(len(flat.tokens) for flat in flats)
+    length = round_up(max(len(flat.tokens) for flat in flats))
     zeros = np.zeros(max(length, slots), dtype=np.int64)
     return Batch(
         input_ids=np.stack([_pad(flat.tokens, zeros[:length]) for flat in flats]),

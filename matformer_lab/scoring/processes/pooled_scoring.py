@@ -51,7 +51,7 @@ class PooledScoring:
             BatchScores(batch.request, scores)
             for scores, batch in zip(self._journal.recorded(), batches, strict=False)
         ]
-        assert not self._journal.ran_out_of_memory(), "only an accelerator halves its budget"
+        assert self._journal.changed() is None, "only an accelerator changes its budget"
         self._workers = len(pool.pids)
         self._results = pool.start(slices, batches)
         self.seconds = 0.0

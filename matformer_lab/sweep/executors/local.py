@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from matformer_lab.live.devices import idle_gpus, resolve_device
 from matformer_lab.parent.hub import with_weights
 from matformer_lab.slicing.plan import make_plan
+from matformer_lab.sweep.bar import say_beforehand
 from matformer_lab.sweep.estimate import Estimate, estimate
 from matformer_lab.sweep.executors.base import Scored, ShowShare
 from matformer_lab.sweep.executors.local_workers import check_workers, usual_workers
@@ -88,6 +89,8 @@ class LocalExecutor:
             )
         if self._workers is not None:
             check_workers(self._workers, prepared)
+        if any(prepared.is_compiled(job.task) for job in pending):
+            _say_compiling(prepared.device)
         elastic = load_elastic(prepared)
         firsts: dict[tuple[int, ...], Gemma3nForCausalLM] = {}
         begun: list[tuple[BegunPass, Journal | None]] = []
@@ -122,3 +125,14 @@ class LocalExecutor:
             elastic.parent, tuple(slices_to_load(prepared)), prepared.dtype.name, threads=1
         )
         return stack.enter_context(WorkerPool(opening, count))
+
+
+def _say_compiling(device: str) -> None:
+    """Why the first batches take longer than the bar foretells."""
+    from matformer_lab.scoring.compiled_layers import compiled_code_folder, why_not_compiled
+
+    if why_not_compiled(device) is None:
+        say_beforehand(
+            "layers are compiled during the first batches, which takes a minute or more; the code "
+            f"is kept in {compiled_code_folder()}"
+        )

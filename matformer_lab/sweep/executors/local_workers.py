@@ -42,7 +42,7 @@ def check_workers(count: int, prepared: Prepared) -> None:
     if not any(_shared_out(job, prepared) for job in prepared.jobs):
         raise InputError(
             f"`workers` {count}: they score log-likelihood requests for `scorer` prefix, and this "
-            "sweep has none; leave it out"
+            "sweep has none (they do not `compile` layers); leave it out"
         )
 
 
@@ -83,4 +83,6 @@ def _within_memory(count: int, prepared: Prepared, model: "Gemma3nForCausalLM") 
 def _shared_out(job: Job, prepared: Prepared) -> bool:
     if isinstance(job.task, AgreementTask):
         return False  # it compares each batch with the whole parent, in one process
+    if prepared.is_compiled(job.task):
+        return False  # code would be compiled in each process
     return prepared.recipe.scorer == "prefix" or isinstance(job.task, AnswersTask)

@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.agreement import AgreementTask
 from matformer_lab.evaluation.evaluate import prefix_requests, score_together
 from matformer_lab.evaluation.finite import NotFiniteScoresError
+from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.gemma3n import TextConfig
+from matformer_lab.live.devices import has_own_memory
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.slice import Slice
 from matformer_lab.sweep.executors.base import Scored, ShowShare
@@ -94,7 +96,7 @@ def begin_pass(
     jobs = {job.key.slice: job for job in group}
     slices = {digest: job.slice for digest, job in jobs.items()}
     models = elastic.live_together(slices, firsts)
-    if pool is None:
+    if pool is None or prepared.is_compiled(group[0].task):
         return BegunPass(jobs, models)
     from matformer_lab.scoring.processes.pooled_scoring import PooledScoring
 
@@ -141,7 +143,10 @@ def finish_pass(
         InputError: When there is too little memory, or the task cannot be scored; after the other
             scores, when a slice gives log-probabilities that are NaN.
     """
+    from matformer_lab.scoring.journal import Journal
+
     recipe = prepared.recipe
+    journal = journal or Journal()
     by_slice, group = begun.jobs, tuple(begun.jobs.values())
     show_share(group, 0.0)
     with _threads_for(prepared.parent.text), _memory_explained(prepared):
@@ -152,6 +157,7 @@ def finish_pass(
             scorer=recipe.scorer,
             batch_size=recipe.batch_size,
             seed=recipe.seed,
+            compiled=prepared.is_compiled(group[0].task),
             parent=(lambda: elastic.live("full")),
             progress=lambda share: show_share(group, share),
             journal=journal,
@@ -167,6 +173,7 @@ def finish_pass(
                     batch_size=recipe.batch_size,
                     device_name=device_name(prepared.device),
                     finished=now(),
+                    budgets=_budgets(prepared, job.task, journal),
                 )
                 yield Scored(job.key, score, run)
         except NotFiniteScoresError as error:
@@ -175,6 +182,17 @@ def finish_pass(
             raise InputError(
                 f"slice {by_slice[digest].name}: {first}" + (f" (and {others})" if others else "")
             ) from None
+
+
+def _budgets(
+    prepared: Prepared, task: LoadedTask, journal: "Journal"
+) -> list[dict[str, Any]] | None:
+    """What the pass was computed with, where that depends on the machine."""
+    if not journal.budgets or not (has_own_memory(prepared.device) or prepared.is_compiled(task)):
+        return None
+    return [
+        {"mode": budget.mode, "batch_tokens": budget.batch_tokens} for budget in journal.budgets
+    ]
 
 
 @contextmanager
