@@ -17,6 +17,7 @@ from matformer_lab.search.method.space import pattern_of
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
+from matformer_lab.sweep.executors.local import LocalExecutor
 from matformer_lab.sweep.recipe import Recipe, parse_recipe
 from tests.support.command import run_here
 from tests.support.sweeps import stored
@@ -191,7 +192,13 @@ def test_a_killed_search_continues(
     assert kept.items() <= stored(tmp_path / "out").items()
 
 
-def test_nested_results_and_a_budget_in_bytes(scorable: Path, tmp_path: Path) -> None:
+def test_nested_results_and_a_budget_in_bytes(
+    scorable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matformer_lab.sweep.executors import local
+
+    load, loads = local.load_elastic, []
+    monkeypatch.setattr(local, "load_elastic", lambda *args: loads.append(1) or load(*args))
     whole = sizes_of(make_plan(open_parent(scorable), resolve_slice("full", open_parent(scorable))))
     made = recipe(
         scorable,
@@ -202,6 +209,26 @@ def test_nested_results_and_a_budget_in_bytes(scorable: Path, tmp_path: Path) ->
     )
     found = [budget.pattern for budget in run_search(made, tmp_path / "out").record.budgets]
     assert all(a <= b for a, b in zip(*found, strict=True))
+    assert len(loads) == 2, "once for all rounds of the search, and once for the proof"
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing_and_start_once(
+    scorable: Path, tmp_path: Path, done: SearchResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matformer_lab.scoring.processes.worker_pool import WorkerPool
+
+    start, starts = WorkerPool.__init__, []
+
+    def counted(self: WorkerPool, *args: Any) -> None:
+        starts.append(1)
+        start(self, *args)
+
+    monkeypatch.setattr(WorkerPool, "__init__", counted)
+    result = run_search(recipe(scorable), tmp_path / "out", executor=LocalExecutor(workers=2))
+    assert result.slices_file.read_bytes() == done.slices_file.read_bytes()
+    assert result.record.measured == done.record.measured
+    assert len(starts) == 2, "for all rounds of the search, and for the proof"
 
 
 def test_the_page_stands_alone_and_escapes_names(done: SearchResult) -> None:

@@ -1,8 +1,9 @@
 """A model of the objective from the slices measured so far: every layer's choice adds its share.
 
-A loss multiplies rather than adds: what a narrow layer costs, it costs of what the others left. So
-the shares add up either in the objective itself or in the logarithm of the loss, whichever foretold
-held-out slices better; the order of slices by a sum does not depend on which.
+A loss multiplies rather than adds: what a narrow layer costs, it costs of what the others left. And
+most of a loss is there in the whole parent too, whatever is narrowed. So the shares add up in the
+objective itself, in the logarithm of the loss, or in that of its excess over most of the smallest
+loss, whichever foretold held-out slices best; the order of slices by a sum does not depend on it.
 
 A share is what its width costs in all layers on average, and the layer's own deviation from that,
 shrunk the more, the less was measured (ridge regression; the penalty with the smallest
@@ -22,7 +23,10 @@ from matformer_lab.search.method.space import Pattern, Space
 from matformer_lab.statistics.outcomes import Floats
 
 _PENALTIES: Final = tuple(10.0**power for power in np.arange(-4.0, 1.5, 0.5))
-_LINKS: Final = ("log loss", "objective")
+_LINKS: Final = ("log excess", "log loss", "objective")
+_FLOOR: Final = 0.8
+"""Of the smallest loss, what counts as there whatever is chosen. All of it would make the logarithm
+of what is near it mere noise."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,9 @@ class Surrogate:
 
     Attributes:
         space: What may be chosen.
-        link: In which scale the shares add up: `log loss` (of -objective) or `objective`.
+        link: In which scale the shares add up: `log loss` (of -objective), `log excess` (of
+            -objective - floor) or `objective`.
+        floor: Of the loss.
         intercept: The prediction for the widest slice, in that scale (larger is better).
         shares: By layer and width, what each choice adds to that.
         error: Root mean square of the leave-one-out errors, in the objective's scale.
@@ -40,6 +46,7 @@ class Surrogate:
 
     space: Space
     link: str
+    floor: float
     intercept: float
     shares: Values
     error: float
@@ -50,7 +57,7 @@ class Surrogate:
         total = self.intercept + sum(
             shares[width] for shares, width in zip(self.shares, pattern, strict=True)
         )
-        return float(_unlinked(np.asarray(total), self.link))
+        return float(_unlinked(np.asarray(total), self.link, self.floor))
 
 
 def fit(
@@ -62,7 +69,7 @@ def fit(
 
     Args:
         space: What may be chosen.
-        measured: The objective of slices; all of it below 0 for the `log loss` link.
+        measured: The objective of slices; all of it below 0 for the logarithms.
         weights: How much each slice counts; None: all the same. What is near the slices that are
             looked for should count most.
     """
@@ -72,15 +79,18 @@ def fit(
     columns = _Columns(space)
     x = np.stack([columns.row(pattern) for pattern in patterns])
     best: Surrogate | None = None
-    for link in _LINKS if (y < 0).all() else _LINKS[1:]:
-        target = _linked(y, link)
+    for link in _LINKS if (y < 0).all() else _LINKS[-1:]:
+        floor = _FLOOR * float(-y.max()) if link == "log excess" else 0.0
+        target = _linked(y, link, floor)
         for penalty in _PENALTIES:
             solution, loo = _ridge(x, target, w, columns.penalties(penalty))
-            errors = y - _unlinked(loo, link)
+            errors = y - _unlinked(loo, link, floor)
             error = float(np.sqrt((w * errors**2).sum() / w.sum()))
             if best is None or error < best.error:
                 shares = columns.shares(solution)
-                best = Surrogate(space, link, float(solution[0]), shares, error, len(patterns))
+                best = Surrogate(
+                    space, link, floor, float(solution[0]), shares, error, len(patterns)
+                )
     assert best is not None
     return best
 
@@ -163,9 +173,9 @@ def _ridge(x: Floats, y: Floats, w: Floats, penalties: Floats) -> tuple[Floats, 
     return solution, loo
 
 
-def _linked(y: Floats, link: str) -> Floats:
-    return -np.log(-y) if link == "log loss" else y
+def _linked(y: Floats, link: str, floor: float) -> Floats:
+    return y if link == "objective" else -np.log(-y - floor)
 
 
-def _unlinked(z: Floats, link: str) -> Floats:
-    return -np.exp(-np.asarray(z)) if link == "log loss" else np.asarray(z)
+def _unlinked(z: Floats, link: str, floor: float) -> Floats:
+    return np.asarray(z) if link == "objective" else -np.exp(-np.asarray(z)) - floor
