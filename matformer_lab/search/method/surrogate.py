@@ -78,19 +78,21 @@ def fit(
     w = np.array([1.0 if weights is None else weights[pattern] for pattern in patterns])
     columns = _Columns(space)
     x = np.stack([columns.row(pattern) for pattern in patterns])
+    links = _LINKS if (y < 0).all() else _LINKS[-1:]
+    floors = [_FLOOR * float(-y.max()) if link == "log excess" else 0.0 for link in links]
+    targets = np.stack(
+        [_linked(y, link, floor) for link, floor in zip(links, floors, strict=True)], axis=1
+    )
     best: Surrogate | None = None
-    for link in _LINKS if (y < 0).all() else _LINKS[-1:]:
-        floor = _FLOOR * float(-y.max()) if link == "log excess" else 0.0
-        target = _linked(y, link, floor)
-        for penalty in _PENALTIES:
-            solution, loo = _ridge(x, target, w, columns.penalties(penalty))
-            errors = y - _unlinked(loo, link, floor)
+    for penalty in _PENALTIES:
+        solutions, loo = _ridge(x, targets, w, columns.penalties(penalty))
+        for n, (link, floor) in enumerate(zip(links, floors, strict=True)):
+            errors = y - _unlinked(loo[:, n], link, floor)
             error = float(np.sqrt((w * errors**2).sum() / w.sum()))
             if best is None or error < best.error:
-                shares = columns.shares(solution)
-                best = Surrogate(
-                    space, link, floor, float(solution[0]), shares, error, len(patterns)
-                )
+                shares = columns.shares(solutions[:, n])
+                constant = float(solutions[0, n])
+                best = Surrogate(space, link, floor, constant, shares, error, len(patterns))
     assert best is not None
     return best
 
@@ -159,18 +161,26 @@ class _Columns:
 
 
 def _ridge(x: Floats, y: Floats, w: Floats, penalties: Floats) -> tuple[Floats, Floats]:
-    """The solution of a weighted ridge regression, and its leave-one-out predictions.
+    """The solutions of a weighted ridge regression, and its leave-one-out predictions.
 
     The latter in closed form: y - residual / (1 - leverage).
+
+    Args:
+        x: [slices, columns].
+        y: [slices, targets], each of which is solved for.
+        w: [slices] weights.
+        penalties: [columns].
+
+    Returns:
+        [columns, targets] and [slices, targets].
     """
     root = np.sqrt(w)[:, None]
     a = (x * root).T @ (x * root) + np.diag(penalties)
     inverse = np.linalg.pinv(a, hermitian=True)
-    solution = inverse @ (x.T @ (w * y))
+    solutions = inverse @ (x.T @ (w[:, None] * y))
     leverage = ((x @ inverse) * x).sum(axis=1) * w
-    residual = y - x @ solution
-    loo = y - residual / np.maximum(1.0 - leverage, 1e-6)
-    return solution, loo
+    loo = y - (y - x @ solutions) / np.maximum(1.0 - leverage, 1e-6)[:, None]
+    return solutions, loo
 
 
 def _linked(y: Floats, link: str, floor: float) -> Floats:
