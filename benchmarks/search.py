@@ -24,6 +24,7 @@ from matformer_lab.search.method.space import Pattern, entry_of, slice_of
 from matformer_lab.search.prepared import PreparedSearch, fitted, prepare_search, random_slices
 from matformer_lab.search.result import SearchResult, read_search
 from matformer_lab.statistics.study import AVERAGE
+from matformer_lab.sweep.executors.base import Executor
 from matformer_lab.sweep.executors.local import LocalExecutor
 from matformer_lab.sweep.recipe import parse_recipe
 from matformer_lab.sweep.run import run_sweep
@@ -40,12 +41,24 @@ def main() -> None:
     search = prepare_search(parse_recipe(settings))
     evaluations = arguments.evaluations or done.record.cost.evaluations
     store = Store(arguments.folder / STORE)
+    with LocalExecutor().session(search.widest) as executor:
+        compete(done, search, executor, store, evaluations, arguments)
+
+
+def compete(
+    done: SearchResult,
+    search: PreparedSearch,
+    executor: Executor,
+    store: Store,
+    evaluations: int,
+    arguments: argparse.Namespace,
+) -> None:
     for budget in search.budgets:
         if arguments.budget and budget.name not in arguments.budget:
             continue
         best: dict[str, Pattern] = {}
         for rival in arguments.against:
-            measured = Measurements(search.sets[:1], store, LocalExecutor(), limit=10**9)
+            measured = Measurements(search.sets[:1], store, executor, limit=10**9)
             best[rival] = RIVALS[rival](search, budget, measured, evaluations)
             value = measured.values[best[rival]]
             print(f"{budget.name}: {rival} {value:.4f} after {evaluations} evaluations", flush=True)
@@ -67,7 +80,16 @@ def tpe(search: PreparedSearch, budget: Budget, measured: Measurements, count: i
 
     sampler = optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    return sampled(study, search, budget, measured, count, lambda value, _: value)
+
+    def tell(trial: Any, pattern: Pattern, value: float) -> None:
+        """That the slice that was measured has this value, not the one that did not fit."""
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        params = {f"layer {layer}": width for layer, width in enumerate(pattern)}
+        study.add_trial(
+            optuna.trial.create_trial(params=params, distributions=trial.distributions, value=value)
+        )
+
+    return sampled(study, search, budget, measured, count, tell)
 
 
 def nsga2(search: PreparedSearch, budget: Budget, measured: Measurements, count: int) -> Pattern:
@@ -75,7 +97,11 @@ def nsga2(search: PreparedSearch, budget: Budget, measured: Measurements, count:
 
     sampler = optuna.samplers.NSGAIISampler(seed=0, population_size=32)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    return sampled(study, search, budget, measured, count, lambda value, size: (value, size))
+
+    def tell(trial: Any, pattern: Pattern, value: float) -> None:
+        study.tell(trial, (value, budget.parameters.of(pattern)))
+
+    return sampled(study, search, budget, measured, count, tell)
 
 
 def sampled(
@@ -84,7 +110,7 @@ def sampled(
     budget: Budget,
     measured: Measurements,
     count: int,
-    told: Callable[[float, int], Any],
+    tell: Callable[[Any, Pattern, float], None],
 ) -> Pattern:
     import optuna
 
@@ -102,7 +128,7 @@ def sampled(
             patterns.append(fitted(search.space, budget, asked, rng) or asked)
         measured.measure(patterns)
         for trial, pattern in zip(trials, patterns, strict=True):
-            study.tell(trial, told(measured.values[pattern], budget.parameters.of(pattern)))
+            tell(trial, pattern, measured.values[pattern])
         seen += patterns
     return best_of(seen, budget, measured)
 

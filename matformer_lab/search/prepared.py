@@ -20,10 +20,10 @@ from matformer_lab.search.method.costs import CostTable
 from matformer_lab.search.method.refine import target_size
 from matformer_lab.search.method.runtimes import for_runtimes
 from matformer_lab.search.method.solve import check_budgets
-from matformer_lab.search.method.space import Pattern, Space, entry_of, make_space
+from matformer_lab.search.method.space import Pattern, Space, entry_of, make_space, slice_of
 from matformer_lab.slicing.notation.catalog import PUBLISHED, resolve_slices
 from matformer_lab.slicing.plan import make_plan
-from matformer_lab.slicing.sizes import sizes_of
+from matformer_lab.slicing.sizes import SizedPlan, sizes_of
 from matformer_lab.slicing.slice import Slice
 from matformer_lab.sweep.jobs import Prepared, prepare, recipe_tasks
 from matformer_lab.sweep.recipe import Recipe
@@ -60,6 +60,12 @@ class PreparedSearch:
     sets: tuple[Prepared, ...]
     proof: tuple[LoadedTask, ...]
     compared: Mapping[str, tuple[Slice, ...]]
+
+    @property
+    def widest(self) -> Prepared:
+        """The first calibration set, to score the slice that contains all others on."""
+        plan = make_plan(self.parent, slice_of(self.space.full, "widest"))
+        return replace(self.sets[0], sized=(SizedPlan(plan, sizes_of(plan)),))
 
     def proof_recipe(self, found: Mapping[str, Slice], drawn: Sequence[Slice]) -> Recipe:
         """The sweep that proves the found slices, on items that the search has not seen."""

@@ -90,11 +90,11 @@ def run_search(
     search = prepare_search(recipe, device=executor.device(recipe))
     began = time.monotonic()
     block = search.block
-    with sweep_folder(out):
+    with sweep_folder(out), executor.session(search.widest) as session:
         measured = Measurements(
             search.sets,
             Store(out / STORE),
-            executor,
+            session,
             limit=block.evaluations,
             deadline=None if block.minutes is None else began + 60 * block.minutes,
             progress=progress,

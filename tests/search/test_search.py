@@ -17,6 +17,8 @@ from matformer_lab.search.method.space import pattern_of
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
+from matformer_lab.sweep.executors.local import LocalExecutor
+from matformer_lab.sweep.jobs import Prepared
 from matformer_lab.sweep.recipe import Recipe, parse_recipe
 from tests.support.command import run_here
 from tests.support.sweeps import stored
@@ -191,7 +193,19 @@ def test_a_killed_search_continues(
     assert kept.items() <= stored(tmp_path / "out").items()
 
 
-def test_nested_results_and_a_budget_in_bytes(scorable: Path, tmp_path: Path) -> None:
+def test_nested_results_and_a_budget_in_bytes(
+    scorable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matformer_lab.live.elastic import ElasticParent
+    from matformer_lab.sweep.executors.score_pass import load_elastic
+
+    loads = list[Prepared]()
+
+    def counted(prepared: Prepared) -> ElasticParent:
+        loads.append(prepared)
+        return load_elastic(prepared)
+
+    monkeypatch.setattr("matformer_lab.sweep.executors.local.load_elastic", counted)
     whole = sizes_of(make_plan(open_parent(scorable), resolve_slice("full", open_parent(scorable))))
     made = recipe(
         scorable,
@@ -202,6 +216,27 @@ def test_nested_results_and_a_budget_in_bytes(scorable: Path, tmp_path: Path) ->
     )
     found = [budget.pattern for budget in run_search(made, tmp_path / "out").record.budgets]
     assert all(a <= b for a, b in zip(*found, strict=True))
+    assert len(loads) == 2, "once for all rounds of the search, and once for the proof"
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing_and_start_once(
+    scorable: Path, tmp_path: Path, done: SearchResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matformer_lab.scoring.processes.worker_pool import WorkerPool
+    from matformer_lab.scoring.processes.worker_process import Opening
+
+    start, starts = WorkerPool.__init__, list[int]()
+
+    def counted(self: WorkerPool, opening: Opening, count: int) -> None:
+        starts.append(count)
+        start(self, opening, count)
+
+    monkeypatch.setattr(WorkerPool, "__init__", counted)
+    result = run_search(recipe(scorable), tmp_path / "out", executor=LocalExecutor(workers=2))
+    assert result.slices_file.read_bytes() == done.slices_file.read_bytes()
+    assert result.record.measured == done.record.measured
+    assert starts == [2, 2], "for all rounds of the search, and for the proof"
 
 
 def test_the_page_stands_alone_and_escapes_names(done: SearchResult) -> None:

@@ -38,6 +38,15 @@ def test_it_foretells_slices_that_were_never_measured(space: Space) -> None:
     assert predicted == pytest.approx(true, rel=0.02)
 
 
+def test_what_the_parent_loses_too_is_not_multiplied(space: Space) -> None:
+    scan = first_scan(space, 1000)
+    model = fit(space, {pattern: losses(space, pattern) - 0.8 for pattern in scan})
+    others = [space.draw(random.Random(seed)) for seed in range(50)]
+    assert model.link == "log excess" and model.floor == pytest.approx(0.8)
+    predicted = [model.predict(pattern) for pattern in others]
+    assert predicted == pytest.approx([losses(space, one) - 0.8 for one in others], rel=0.02)
+
+
 def test_a_choice_that_was_not_measured_counts_as_its_width_does(space: Space) -> None:
     scan = [
         pattern for pattern in first_scan(space, 1000) if pattern[9] == 64 or len({*pattern}) == 1

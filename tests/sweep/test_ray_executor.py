@@ -22,7 +22,12 @@ import pytest
 import yaml
 
 from matformer_lab.common.errors import InputError
+from matformer_lab.parent.opening import open_parent
 from matformer_lab.results.load import load_results
+from matformer_lab.search import run_search
+from matformer_lab.slicing.notation.catalog import resolve_slice
+from matformer_lab.slicing.plan import make_plan
+from matformer_lab.slicing.sizes import sizes_of
 from matformer_lab.sweep.executors.ray_executor import TRIES, RayExecutor, ray_cluster, work_of
 from matformer_lab.sweep.executors.ray_worker import Work, score_on_worker
 from matformer_lab.sweep.jobs import prepare
@@ -219,6 +224,34 @@ def same_tables(out: Path, local: Path) -> None:
     assert (out / "results.csv").read_bytes() == (local / "results.csv").read_bytes()
     for samples in (local / "samples").glob("*/*"):
         assert (out / samples.relative_to(local)).read_bytes() == samples.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_search_on_the_cluster_finds_the_same_slices(
+    executor: RayExecutor, scorable: Path, tmp_path: Path
+) -> None:
+    parent = open_parent(scorable)
+    half = sizes_of(make_plan(parent, resolve_slice("1/2", parent)))
+    changes = {
+        "slices": ["1/2"],
+        "tasks": ["tiny_boolq"],
+        "device": "cpu",
+        "limit": None,
+        "search": {
+            "budgets": [{"max_params": half.effective}],
+            "widths": ["1/4", "1/2", "full"],
+            "skip": "none",
+            "evaluations": 40,
+            "calibration": {"items": 4},
+            "proof": 20,
+            "random": 0,
+        },
+    }
+    recipe = parse_recipe(recipe_of(scorable, **changes))
+    here = run_search(recipe, tmp_path / "here", progress=False)
+    there = run_search(recipe, tmp_path / "there", executor=executor, progress=False)
+    assert there.slices_file.read_bytes() == here.slices_file.read_bytes()
+    assert there.record.measured == here.record.measured
 
 
 # --- workers that die --------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """A model of the objective from the slices measured so far: every layer's choice adds its share.
 
-A loss multiplies rather than adds: what a narrow layer costs, it costs of what the others left. So
-the shares add up either in the objective itself or in the logarithm of the loss, whichever foretold
-held-out slices better; the order of slices by a sum does not depend on which.
+A loss multiplies rather than adds: what a narrow layer costs, it costs of what the others left. And
+most of a loss is there in the whole parent too, whatever is narrowed. So the shares add up in the
+objective itself, in the logarithm of the loss, or in that of its excess over most of the smallest
+loss, whichever foretold held-out slices best; the order of slices by a sum does not depend on it.
 
 A share is what its width costs in all layers on average, and the layer's own deviation from that,
 shrunk the more, the less was measured (ridge regression; the penalty with the smallest
@@ -22,7 +23,10 @@ from matformer_lab.search.method.space import Pattern, Space
 from matformer_lab.statistics.outcomes import Floats
 
 _PENALTIES: Final = tuple(10.0**power for power in np.arange(-4.0, 1.5, 0.5))
-_LINKS: Final = ("log loss", "objective")
+_LINKS: Final = ("log excess", "log loss", "objective")
+_FLOOR: Final = 0.8
+"""Of the smallest loss, what counts as there whatever is chosen. All of it would make the logarithm
+of what is near it mere noise."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,9 @@ class Surrogate:
 
     Attributes:
         space: What may be chosen.
-        link: In which scale the shares add up: `log loss` (of -objective) or `objective`.
+        link: In which scale the shares add up: `log loss` (of -objective), `log excess` (of
+            -objective - floor) or `objective`.
+        floor: Of the loss.
         intercept: The prediction for the widest slice, in that scale (larger is better).
         shares: By layer and width, what each choice adds to that.
         error: Root mean square of the leave-one-out errors, in the objective's scale.
@@ -40,6 +46,7 @@ class Surrogate:
 
     space: Space
     link: str
+    floor: float
     intercept: float
     shares: Values
     error: float
@@ -50,7 +57,7 @@ class Surrogate:
         total = self.intercept + sum(
             shares[width] for shares, width in zip(self.shares, pattern, strict=True)
         )
-        return float(_unlinked(np.asarray(total), self.link))
+        return float(_unlinked(np.asarray(total), self.link, self.floor))
 
 
 def fit(
@@ -62,7 +69,7 @@ def fit(
 
     Args:
         space: What may be chosen.
-        measured: The objective of slices; all of it below 0 for the `log loss` link.
+        measured: The objective of slices; all of it below 0 for the logarithms.
         weights: How much each slice counts; None: all the same. What is near the slices that are
             looked for should count most.
     """
@@ -71,16 +78,21 @@ def fit(
     w = np.array([1.0 if weights is None else weights[pattern] for pattern in patterns])
     columns = _Columns(space)
     x = np.stack([columns.row(pattern) for pattern in patterns])
+    links = _LINKS if (y < 0).all() else _LINKS[-1:]
+    floors = [_FLOOR * float(-y.max()) if link == "log excess" else 0.0 for link in links]
+    targets = np.stack(
+        [_linked(y, link, floor) for link, floor in zip(links, floors, strict=True)], axis=1
+    )
     best: Surrogate | None = None
-    for link in _LINKS if (y < 0).all() else _LINKS[1:]:
-        target = _linked(y, link)
-        for penalty in _PENALTIES:
-            solution, loo = _ridge(x, target, w, columns.penalties(penalty))
-            errors = y - _unlinked(loo, link)
+    for penalty in _PENALTIES:
+        solutions, loo = _ridge(x, targets, w, columns.penalties(penalty))
+        for n, (link, floor) in enumerate(zip(links, floors, strict=True)):
+            errors = y - _unlinked(loo[:, n], link, floor)
             error = float(np.sqrt((w * errors**2).sum() / w.sum()))
             if best is None or error < best.error:
-                shares = columns.shares(solution)
-                best = Surrogate(space, link, float(solution[0]), shares, error, len(patterns))
+                shares = columns.shares(solutions[:, n])
+                constant = float(solutions[0, n])
+                best = Surrogate(space, link, floor, constant, shares, error, len(patterns))
     assert best is not None
     return best
 
@@ -149,23 +161,31 @@ class _Columns:
 
 
 def _ridge(x: Floats, y: Floats, w: Floats, penalties: Floats) -> tuple[Floats, Floats]:
-    """The solution of a weighted ridge regression, and its leave-one-out predictions.
+    """The solutions of a weighted ridge regression, and its leave-one-out predictions.
 
     The latter in closed form: y - residual / (1 - leverage).
+
+    Args:
+        x: [slices, columns].
+        y: [slices, targets], each of which is solved for.
+        w: [slices] weights.
+        penalties: [columns].
+
+    Returns:
+        [columns, targets] and [slices, targets].
     """
     root = np.sqrt(w)[:, None]
     a = (x * root).T @ (x * root) + np.diag(penalties)
     inverse = np.linalg.pinv(a, hermitian=True)
-    solution = inverse @ (x.T @ (w * y))
+    solutions = inverse @ (x.T @ (w[:, None] * y))
     leverage = ((x @ inverse) * x).sum(axis=1) * w
-    residual = y - x @ solution
-    loo = y - residual / np.maximum(1.0 - leverage, 1e-6)
-    return solution, loo
+    loo = y - (y - x @ solutions) / np.maximum(1.0 - leverage, 1e-6)[:, None]
+    return solutions, loo
 
 
-def _linked(y: Floats, link: str) -> Floats:
-    return -np.log(-y) if link == "log loss" else y
+def _linked(y: Floats, link: str, floor: float) -> Floats:
+    return y if link == "objective" else -np.log(-y - floor)
 
 
-def _unlinked(z: Floats, link: str) -> Floats:
-    return -np.exp(-np.asarray(z)) if link == "log loss" else np.asarray(z)
+def _unlinked(z: Floats, link: str, floor: float) -> Floats:
+    return np.asarray(z) if link == "objective" else -np.exp(-np.asarray(z)) - floor

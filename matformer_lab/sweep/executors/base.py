@@ -1,6 +1,7 @@
 """What every executor does, wherever it computes a sweep's scores."""
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +41,13 @@ class Executor(Protocol):
 
         Raises:
             InputError: When they cannot be fetched.
+        """
+
+    def session(self, prepared: Prepared) -> AbstractContextManager["Executor"]:
+        """An executor for many small calls of `scores`, which may keep what it loads between them.
+
+        Args:
+            prepared: Its slices contain all that will be scored. Nothing is loaded before that.
         """
 
     def estimate(self, prepared: Prepared, pending: Sequence[Job]) -> Estimate | None:

@@ -1,9 +1,10 @@
 """Scores computed on this machine: in this process, or in worker processes of it."""
 
 import warnings
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,15 @@ class LocalExecutor:
 
     def __init__(self, workers: int | None = None) -> None:
         self._workers = workers
+        self._kept: _Kept | None = None
+
+    @contextmanager
+    def session(self, prepared: Prepared) -> "Iterator[LocalExecutor]":
+        """See `Executor`; the weights and the worker processes are kept."""
+        with ExitStack() as stack:
+            executor = LocalExecutor(self._workers)
+            executor._kept = _Kept(prepared, stack)
+            yield executor
 
     def device(self, recipe: Recipe) -> str:
         """See `Executor`."""
@@ -91,40 +101,72 @@ class LocalExecutor:
             check_workers(self._workers, prepared)
         if any(prepared.is_compiled(job.task) for job in pending):
             _say_compiling(prepared.device)
-        elastic = load_elastic(prepared)
-        firsts: dict[tuple[int, ...], Gemma3nForCausalLM] = {}
         begun: list[tuple[BegunPass, Journal | None]] = []
         with ExitStack() as stack:
-            pool = self._pool(prepared, elastic, pending, stack)
+            kept = self._kept or _Kept(prepared, stack)
+            elastic, pool = kept.elastic, kept.pool_for(prepared, pending, self._workers)
             ahead = 0 if pool is None else 1
             for group in passes(pending):
                 journal = journal_of(group, journals) if journals else None
-                begun.append((begin_pass(prepared, elastic, group, journal, pool, firsts), journal))
+                started = begin_pass(prepared, elastic, group, journal, pool, kept.firsts)
+                begun.append((started, journal))
                 if len(begun) > ahead:
                     yield from finish_pass(prepared, elastic, *begun.pop(0), show_share)
             for each in begun:
                 yield from finish_pass(prepared, elastic, *each, show_share)
 
-    def _pool(
-        self,
-        prepared: Prepared,
-        elastic: "ElasticParent",
-        pending: Sequence[Job],
-        stack: ExitStack,
+
+@dataclass
+class _Kept:
+    """What is loaded once for one call of `scores`, or for all calls of a session.
+
+    Attributes:
+        prepared: Has every slice that will be scored, or one that contains them all.
+        stack: Ends the worker processes.
+        firsts: Of `live_together`.
+    """
+
+    prepared: Prepared
+    stack: ExitStack
+    firsts: "dict[tuple[int, ...], Gemma3nForCausalLM]" = field(default_factory=dict)
+    _pool: "WorkerPool | None" = None
+
+    @cached_property
+    def elastic(self) -> "ElasticParent":
+        """The parent's weights."""
+        return load_elastic(self.prepared)
+
+    def pool_for(
+        self, prepared: Prepared, pending: Sequence[Job], workers: int | None
     ) -> "WorkerPool | None":
-        """Worker processes, which end with `stack`; None where this process computes alone."""
-        count = self._workers
-        if count is None:
-            count = usual_workers(prepared, pending, lambda: elastic.live(pending[0].slice))
-        if count < 2:
-            return None
+        """Worker processes; None where this process computes alone.
+
+        Args:
+            prepared: What is scored now.
+            pending: Likewise.
+            workers: How many; None: as many as there are cores and memory for, and work enough.
+        """
+        if self._pool is None:
+            count = workers
+            if count is None:
+                count = usual_workers(
+                    prepared, pending, lambda: self.elastic.live(pending[0].slice)
+                )
+            if count > 1:
+                self._pool = self._opened(count)
+        return self._pool
+
+    def _opened(self, count: int) -> "WorkerPool":
         from matformer_lab.scoring.processes.worker_pool import WorkerPool
         from matformer_lab.scoring.processes.worker_process import Opening
 
         opening = Opening(
-            elastic.parent, tuple(slices_to_load(prepared)), prepared.dtype.name, threads=1
+            self.elastic.parent,
+            tuple(slices_to_load(self.prepared)),
+            self.prepared.dtype.name,
+            threads=1,
         )
-        return stack.enter_context(WorkerPool(opening, count))
+        return self.stack.enter_context(WorkerPool(opening, count))
 
 
 def _say_compiling(device: str) -> None:

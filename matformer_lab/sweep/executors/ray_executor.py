@@ -171,6 +171,10 @@ class RayExecutor:
         """See `Executor`; unchanged, as each node fetches the weights itself."""
         return prepared
 
+    def session(self, prepared: Prepared) -> contextlib.AbstractContextManager["RayExecutor"]:
+        """See `Executor`; this one, as each task of the cluster loads what it needs."""
+        return contextlib.nullcontext(self)
+
     def estimate(self, prepared: Prepared, pending: Sequence[Job]) -> Estimate | None:
         """See `Executor`; None: the nodes' speed is not this machine's."""
         return None
