@@ -59,15 +59,15 @@ def _unlike_e4b(text: TextConfig) -> str:
     """In what a parent that is not a published slice either differs from E4B."""
     e4b = e4b_config()
     if text.num_hidden_layers != e4b.num_hidden_layers:
-        return f"has {text.num_hidden_layers} layers"
+        return f"has {text.num_hidden_layers} layers, {text.num_kv_shared_layers} sharing K/V"
     if text.num_kv_shared_layers != e4b.num_kv_shared_layers:
-        return f"has as many, but {text.num_kv_shared_layers} of them share K/V, not 15"
+        return f"has 35 layers too, but {text.num_kv_shared_layers} of them share K/V, not 15"
     if text.layer_types != e4b.layer_types:
-        return "has as many, but full attention at others of them"
+        return "has 35 layers too, but full attention at others of them"
     narrow, wide = min(text.intermediate_size), max(text.intermediate_size)
     if narrow == wide:
-        return f"has as many, but FFNs of {wide}, not {e4b.intermediate_size[0]}"
-    return f"has as many, but FFNs of {narrow} to {wide}, where E4B's are alike"
+        return f"has 35 layers too, but FFNs of {wide}, not {e4b.intermediate_size[0]}"
+    return f"has 35 layers too, but FFNs of {narrow} to {wide}, and E4B's are all alike"
 
 
 def slice_like(text: TextConfig, published: Sequence["SliceSpec"]) -> str | None:

@@ -48,7 +48,7 @@ def test_every_published_slice_is_known_again(name: str, of: str) -> None:
 
 
 def test_a_half_of_e4b_is_not_e4b() -> None:
-    with pytest.raises(InputError, match="tuned has 35 layers"):
+    with pytest.raises(InputError, match="tuned has 35 layers too, but FFNs of 8192, not 16384"):
         resolve_slice("e4b", child(e4b_text_parent(), "1/2"))
 
 
