@@ -60,8 +60,8 @@ def file_problems(
             continue
         if path.name != MANIFEST_FILE or manifest is None:
             in_vain = path.name.endswith(".safetensors")
-            what = "in the folder but not in the index" if in_vain else "no part of the slice"
-            yield f"{path.name}: is {what}"
+            what = "is in the folder but not in the index"
+            yield f"{path.name}: {what if in_vain else 'does not belong to the slice'}"
 
 
 def _known_file(
