@@ -59,7 +59,7 @@ class Recipe(BaseModel):
         tuple[
             str
             | Annotated[int, Field(strict=True, ge=FEWEST_UNITS)]
-            | StrictFloat
+            | Annotated[float, Field(strict=True, gt=0, lt=1)]
             | dict[str, Any],
             ...,
         ],
