@@ -35,6 +35,7 @@ from matformer_lab.evaluation.tasks.split import Split
 from matformer_lab.parent.opening import TINY
 from matformer_lab.parent.references import is_folder
 from matformer_lab.statistics.study import AVERAGE
+from matformer_lab.slicing.notation.width import FEWEST_UNITS
 from matformer_lab.sweep.search_block import SearchBlock
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -58,7 +59,13 @@ class Recipe(BaseModel):
         Field(min_length=1, description="A checkpoint folder, a Hub id (org/name@rev) or `tiny`."),
     ]
     slices: Annotated[
-        tuple[str | StrictInt | StrictFloat | dict[str, Any], ...],
+        tuple[
+            str
+            | Annotated[int, Field(strict=True, ge=FEWEST_UNITS)]
+            | Annotated[float, Field(strict=True, gt=0, lt=1)]
+            | dict[str, Any],
+            ...,
+        ],
         Field(
             json_schema_extra={"minItems": 1},
             description="Built-in names, `published`, slice files, widths (`1/2`), inline slices, "

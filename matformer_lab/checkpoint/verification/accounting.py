@@ -62,8 +62,8 @@ def file_problems(
             continue
         if name != MANIFEST_FILE or manifest is None:
             in_vain = name.endswith(".safetensors")
-            what = "in the folder but not in the index" if in_vain else "no part of the slice"
-            yield f"{name}: is {what}"
+            what = "is in the folder but not in the index"
+            yield f"{name}: {what if in_vain else 'does not belong to the slice'}"
 
 
 def _entries(folder: Path) -> Iterator[Path]:
