@@ -54,10 +54,15 @@ def split_attention(
     group = query_heads // heads
     by_head = query.reshape(rows, heads, group * queries, size)
     if not shared and query.device.type == "cpu" and query.dtype == torch.float32:
-        # The library's own kernel, 1.1 to 3.5 times as fast where there is nothing to share.
-        mask = attention_mask if queries == 1 else attention_mask.repeat(1, 1, group, 1)
+        # The library's own kernel, 1.1 to 3.5 times as fast where there is nothing to share. Of
+        # one query, the heads that share a key are taken as queries; of many, the mask would grow.
         alone = torch.nn.functional.scaled_dot_product_attention(
-            by_head, key.own, value.own, attn_mask=mask, scale=scaling
+            by_head if queries == 1 else query,
+            key.own,
+            value.own,
+            attn_mask=attention_mask,
+            scale=scaling,
+            enable_gqa=queries > 1,
         )
         return alone.reshape(rows, query_heads, queries, size).transpose(1, 2), None
     together = by_head.transpose(0, 1).reshape(heads, rows * group * queries, size)

@@ -32,6 +32,9 @@ PRODUCTS_AT_ONCE: Final = 1 << 26
 """Products of queries and keys that a forward makes at once: 256 MiB in fp32."""
 LOGIT_BYTES: Final = 32
 """For each logit of a step: the model's, in fp32, its warped one, its probability, their sum."""
+FEWEST_SHARED: Final = 16
+"""Tokens: fewer are computed for each row, as attention to two kinds of keys costs more than it
+saves. BOS and `Question:` are such."""
 FEWEST_ROWS_LEFT: Final = 0.75
 """A batch is copied without its finished rows once less than this share of it is left."""
 
@@ -169,6 +172,8 @@ class _Decoder:
 
     def decode(self, batch: DecodeBatch) -> None:
         """Write the texts of a batch, into `texts`."""
+        if batch.shared < FEWEST_SHARED:
+            batch = batch._replace(shared=0)
         finished = self._done
         texts: dict[int, list[int]] = {number: [] for number in batch.members}
         rows = list(batch.members)  # of the held keys and values; some may be done
