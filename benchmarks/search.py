@@ -78,6 +78,7 @@ def parse() -> argparse.Namespace:
 def tpe(search: PreparedSearch, budget: Budget, measured: Measurements, count: int) -> Pattern:
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
 
@@ -95,6 +96,7 @@ def tpe(search: PreparedSearch, budget: Budget, measured: Measurements, count: i
 def nsga2(search: PreparedSearch, budget: Budget, measured: Measurements, count: int) -> Pattern:
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.NSGAIISampler(seed=0, population_size=32)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
 
@@ -112,9 +114,6 @@ def sampled(
     count: int,
     tell: Callable[[Any, Pattern, float], None],
 ) -> Pattern:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     rng = random.Random(0)
     seen: list[Pattern] = []
     while len(seen) < count:
