@@ -34,8 +34,8 @@ from matformer_lab.evaluation.tasks.prompts.prompting import Prompting
 from matformer_lab.evaluation.tasks.split import Split
 from matformer_lab.parent.opening import TINY
 from matformer_lab.parent.references import is_folder
-from matformer_lab.statistics.study import AVERAGE
 from matformer_lab.slicing.notation.width import FEWEST_UNITS
+from matformer_lab.statistics.study import AVERAGE
 from matformer_lab.sweep.search_block import SearchBlock
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

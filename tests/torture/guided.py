@@ -32,13 +32,10 @@ def guided(minutes: float, seed: int, only: str, scratch: Path) -> None:
     dictionary = scratch / "dictionary"
     morsels = {morsel for morsel in BYTES if 0 < len(morsel) < 100}
     dictionary.write_text("".join(f'"{_escaped(morsel)}"\n' for morsel in sorted(morsels)))
-    seen = [0] * len(chosen)
 
     def one(data: bytes) -> None:
         if data:
-            number = data[0] % len(chosen)
-            seen[number] += 1
-            chosen[number].accepts(data[1:])
+            chosen[data[0] % len(chosen)].accepts(data[1:])
 
     options = [
         *(f"-max_total_time={int(60 * minutes)}", f"-seed={seed}", "-max_len=20000"),
@@ -46,11 +43,7 @@ def guided(minutes: float, seed: int, only: str, scratch: Path) -> None:
         *("-rss_limit_mb=6000", "-print_final_stats=1"),
     ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], one)
-    try:
-        atheris.Fuzz()
-    finally:
-        for reader, count in zip(chosen, seen, strict=True):
-            print(f"| guided: {reader.name} | {count:,} |", flush=True)
+    atheris.Fuzz()
 
 
 def _escaped(morsel: bytes) -> str:
