@@ -178,7 +178,7 @@ def random_e4b(device: str) -> ElasticParent:
         if name == TABLE:
             weights[name] = torch.empty(info.shape, dtype=torch.bfloat16)
             block = torch.empty(4096, info.shape[1], dtype=torch.bfloat16).uniform_(-0.03, 0.03)
-            for part in weights[name].split(4096):
+            for part in torch.split(weights[name], 4096):
                 part.copy_(block[: len(part)])
         else:
             weight = torch.empty(info.shape, dtype=torch.bfloat16, device=device)

@@ -138,12 +138,16 @@ def _content(requests: Sequence[Request]) -> bytes:
         "shared": shared,
         "lengths": [len(each) - kept for each, kept in zip(inputs, shared, strict=True)],
         "tokens": np.concatenate(
-            [each[kept:] for each, kept in zip(inputs, shared, strict=True)] or [[]]
+            [np.empty(0, dtype=np.int64)]
+            + [each[kept:] for each, kept in zip(inputs, shared, strict=True)]
         ),
         "target_lengths": [len(request.targets) for request in requests],
         "targets": [token for request in requests for token in request.targets],
     }
-    np.savez(buffer, **{name: np.asarray(each, dtype=np.int32) for name, each in arrays.items()})
+    as_numbers: dict[str, Any] = {
+        name: np.asarray(each, dtype=np.int32) for name, each in arrays.items()
+    }
+    np.savez(buffer, **as_numbers)
     return buffer.getvalue()
 
 

@@ -91,7 +91,7 @@ def compiled_for_any_size(function: Callable[..., Any]) -> Callable[..., Any]:
 @cache
 def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, run as it is where a compiled function calls it."""
-    outside: Callable[..., Any] = torch.compiler.disable(function)
+    outside: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
     return outside
 
 

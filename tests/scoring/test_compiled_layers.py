@@ -109,6 +109,29 @@ def test_a_compiler_that_fails_is_one_line_and_the_usual_layers_serve(
     assert all(model.config._attn_implementation == "sdpa" for model in models.values())
 
 
+def test_a_compiler_that_computes_something_else_is_not_believed(
+    models: dict[str, Gemma3nForCausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = some_requests()
+    expected = score_slices(models, requests, budget=COMPILED.in_rows())
+    monkeypatch.setattr(slice_scoring, "why_not_compiled", lambda _: None)
+    monkeypatch.setattr(packed_forward, "compiled", lambda function: function)
+    monkeypatch.setattr(packed_forward, "compiled_layer", lambda layer: layer)
+    kept = Journal()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="layers are not compiled")
+        score_slices(models, requests, budget=COMPILED, journal=kept)
+    assert [budget.mode for budget in kept.budgets] == ["compiled"]
+
+    def wrong(layer: Any) -> Any:
+        return lambda *inputs, **others: 1.01 * layer(*inputs, **others)
+
+    monkeypatch.setattr(packed_forward, "compiled_layer", wrong)
+    with pytest.warns(UserWarning, match="off by .* a token, and rounding explains 0.0001"):
+        found = score_slices(models, requests, budget=COMPILED)
+    assert found == expected
+
+
 def test_a_continued_pass_goes_on_with_the_usual_layers(
     models: dict[str, Gemma3nForCausalLM],
     failing: Callable[[Exception], list[int]],
@@ -175,7 +198,7 @@ def test_without_triton_a_gpu_is_not_compiled_for(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
     assert "Triton" in str(why_not_compiled("cuda:0"))
     monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
-    monkeypatch.setattr(compiled_layers.shutil, "which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.delenv("CC", raising=False)
     assert "C compiler" in str(why_not_compiled("cuda:0"))
     assert why_not_compiled("mps") == "mps is not compiled for"

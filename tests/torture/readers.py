@@ -32,7 +32,8 @@ from matformer_lab.parent.index import parse_index
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent, build_parent
 from matformer_lab.publish.card import metadata_of
-from matformer_lab.results.own_files import MARKER, own_files
+from matformer_lab.results.files import MARKER
+from matformer_lab.results.own_files import own_files
 from matformer_lab.results.tables.description import read_description
 from matformer_lab.results.tables.recipe_as_run import read_recipe
 from matformer_lab.results.tables.result_row import check_csv, read_rows

@@ -110,8 +110,11 @@ def _rule(place: Tensor, subtree_end: Tensor, depth: Tensor, window: int | None)
         at = place[query]
         return (key <= at) & (at < subtree_end[key])
 
-    def is_near_ancestor(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        at = place[query]
-        return (key <= at) & (at < subtree_end[key]) & (depth[at] - depth[key] < window)
+    if window is None:
+        return is_ancestor
 
-    return is_ancestor if window is None else is_near_ancestor
+    def is_near_ancestor(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        is_near = depth[place[query]] - depth[key] < window
+        return is_ancestor(batch, head, query, key) & is_near
+
+    return is_near_ancestor
