@@ -8,8 +8,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/matformer-lab sweep recipes/demo.yaml --out runs/demo
 
+# More workers than the two cores of a small machine: tests wait a third of their time.
+WORKERS ?= 3
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # Kills, failing disks, power cuts and mutated files, for as long as one likes (docs/robustness.md).
 MINUTES ?= 60

@@ -19,6 +19,7 @@ from matformer_lab.gemma3n import (
     is_multimodal,
     is_notebooks,
     read_text_config,
+    split_layer,
 )
 from matformer_lab.parent.head import has_head
 from matformer_lab.parent.headers import TensorInfo
@@ -202,9 +203,10 @@ def build_parent(
         info = tensors.get(full_name)
         if info is None:
             if expected.required:
+                _, others = beside_the_model(tensors, prefix, text)
                 raise InputError(
                     f"{ref}: tensor {full_name} is missing, but config.json calls for it"
-                    f"{_in_its_place(full_name, beside_the_model(tensors, prefix, text)[1])}"
+                    f"{_in_its_place(expected.name, prefix, others)}"
                 )
         elif info.shape != expected.shape:
             raise InputError(
@@ -231,13 +233,13 @@ def build_parent(
     )
 
 
-def _in_its_place(missing: str, others: Sequence[str]) -> str:
+def _in_its_place(missing: str, prefix: str, others: Sequence[str]) -> str:
     """The tensor that may be the missing one under another name, as the end of a sentence."""
     from difflib import get_close_matches
 
-    _, _, rest = missing.partition("layers.")
-    same = [name for name in others if rest and name.endswith(f".layers.{rest}")]
-    near = same or get_close_matches(missing, others, n=1, cutoff=0.8)
+    layer, rest = split_layer(missing)
+    same = [name for name in others if layer is not None and name.endswith(f".{layer}.{rest}")]
+    near = same or get_close_matches(prefix + missing, others, n=1, cutoff=0.8)
     return f"; the files have {near[0]} instead" if near else ""
 
 

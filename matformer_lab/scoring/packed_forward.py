@@ -106,7 +106,7 @@ class PackedForward:
         batch: From `slice_scoring.batches_of`.
         inputs: The batch's, from `PerLayerInputFetcher`.
         budget: With which the batch was packed; None: rows, run as they are. In another mode, the
-            layers have to be used within `tree_attention`.
+            layers have to be used within `by_tree_attention`.
     """
 
     def __init__(

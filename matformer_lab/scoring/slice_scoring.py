@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from matformer_lab.common.errors import one_line
-from matformer_lab.scoring.attention.tree_attention import tree_attention
+from matformer_lab.scoring.attention.tree_attention import by_tree_attention
 from matformer_lab.scoring.batches.one_row import pack_one_row
 from matformer_lab.scoring.batches.packing import Batch, Request, pack
 from matformer_lab.scoring.batches.token_budget import FEWEST_TOKENS, TokenBudget, budget_for
@@ -259,7 +259,7 @@ def score_batch(
 
     with ReadAhead(models[trie.below[0]].model.layers[0]) as read_ahead, ExitStack() as stack:
         if budget is not None and budget.mode != "rows":
-            stack.enter_context(tree_attention(models.values()))
+            stack.enter_context(by_tree_attention(models.values()))
             stack.enter_context(compiling())
         if budget is not None and budget.mode == "compiled":
             stack.enter_context(_compiler_errors())

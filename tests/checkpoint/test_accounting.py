@@ -92,7 +92,7 @@ def test_what_nothing_accounts_for_is_named(name: str, child: Path, parent: Pare
     STRANGERS[name](child)
     for against in (None, parent):
         said = problems(child, against)
-        assert said.startswith(f"{name}: is ") and said.count("\n") == 0, said
+        assert said.startswith(f"{name}: ") and said.count("\n") == 0, said
 
 
 def test_what_is_free(child: Path, parent: Parent) -> None:

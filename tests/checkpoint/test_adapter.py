@@ -154,6 +154,7 @@ def test_targets_that_name_layers_are_written_out(
     assert config["base_model_name_or_path"] is None
 
 
+@pytest.mark.slow
 def test_the_full_form_and_text_only(pico: Path, pico_full: Path, tmp_path: Path, cli: Cli) -> None:
     adapter = write_lora(
         tmp_path / "a", pico, "model.language_model.layers.", base_model_name_or_path="gone"
@@ -190,7 +191,7 @@ def test_what_cannot_be_cut_is_named(pico: Path, tmp_path: Path) -> None:
     refused("r is None, expected a number", r=None)
     refused("no such folder", base_model_name_or_path="/nowhere/at/all")
     refused(
-        "is of no module",
+        "belongs to no module",
         lambda t: t.update({f"{AROUND}model.layers.1.x.lora_A.weight": torch.ones(1)}),
     )
     refused(

@@ -168,7 +168,7 @@ def test_further_chat_templates_come_along(tmp_path: Path) -> None:
     (alone / named.with_name("other.jinja")).write_text("")
     (alone / named).write_text("edited")
     assert sorted(verify_checkpoint(alone).problems) == [
-        "additional_chat_templates/other.jinja: is no part of the slice",
+        "additional_chat_templates/other.jinja: does not belong to the slice",
         "additional_chat_templates/terse.jinja: does not match the manifest's digest",
     ]
 

@@ -67,7 +67,7 @@ def test_a_csv_with_code_is_refused_and_runs_nothing(
         (["plan", "nowhere/at/all", "--slice", "e2b"], "nowhere/at/all: no such folder"),
         (["plan", "org/name", "--slice", "e2b"], "org/name"),
         (["slice", "{p}", "--out", "c"], "Missing option '--slice'"),
-        (["slice", "{p}", "--slice", "e2b", "--out", "c", "--adapter-of", "{p}"], "no adapter"),
+        (["slice", "{p}", "--slice", "e2b", "--out", "c", "--adapter-of", "{p}"], "not an adapter"),
         (
             ["slice", "{p}", "--slice", "e2b", "--out", "c", "--kv-from", "nowhere/at/all"],
             "nowhere",

@@ -282,7 +282,7 @@ SHARDED: dict[str, tuple[Break, str]] = {
     ),
     "index misses a tensor of a shard": (
         index(lambda v: v["weight_map"].pop("model.language_model.norm.weight")),
-        "the index says None",
+        "the index does not name it",
     ),
     "index names a tensor of no shard": (
         lambda f: point(first_shard(f).name, "model.extra")(f),

@@ -348,6 +348,7 @@ def damage_upper_half(model: Path) -> None:
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 def test_a_damaged_parent_fails_for_the_slices_it_damages_and_another_dtype_is_refused(
     cli: Callable[..., CommandResult], tmp_path: Path
 ) -> None:

@@ -142,6 +142,7 @@ def start(nodes: TwoNodes, recipe: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_node_killed_in_mid_sweep_changes_nothing(
     nodes: TwoNodes, local: Path, scorable: Path, tmp_path: Path
 ) -> None:

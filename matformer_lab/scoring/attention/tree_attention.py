@@ -28,7 +28,7 @@ BLOCK: Final = 128
 
 
 @contextmanager
-def tree_attention(models: Iterable[Gemma3nForCausalLM]) -> Iterator[None]:
+def by_tree_attention(models: Iterable[Gemma3nForCausalLM]) -> Iterator[None]:
     """Within it, the models' layers take a `BlockMask` for their mask."""
     from transformers import AttentionInterface
 
