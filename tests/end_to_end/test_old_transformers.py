@@ -47,8 +47,12 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     # may differ, to over 1e-4.
     calm = write_parent(folder / "calm", config=E4B_IN_MINIATURE, dtype="float32", scale=0.1)
     head = with_head(calm, folder / "head", {"top": False})
+    wanted: dict[Path, list[object]] = {
+        calm: ["e4b", "e2b", "e2.69b-layer", SKIPS],
+        head: ["e2b"],
+    }
     found = {}
-    for place, slices in {calm: ["e4b", "e2b", "e2.69b-layer", SKIPS], head: ["e2b"]}.items():
+    for place, slices in wanted.items():
         parent = open_parent(place)
         elastic = ElasticParent.load(parent, dtype=torch.float32)
         for slice_ in resolve_slices(slices, parent):
