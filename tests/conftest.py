@@ -16,7 +16,7 @@ from tests.support.fork_server import ForkServer
 from tests.support.pico import E4B_IN_MINIATURE, PICO, write_parent
 
 # A slow example says that the machine is busy, not that the code is wrong.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile("untimed", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("untimed")
 
 # Pico models are too small for a second thread to help, and two threads on a busy machine wait for

@@ -80,6 +80,7 @@ def test_a_full_disk_below_stdout(shell: Shell) -> None:
     assert shell("$M plan tiny --slice nope 2>/dev/full").code == 2
 
 
+@pytest.mark.slow
 def test_a_terminal_that_knows_ascii_only(tmp_path: Path, shell: Shell) -> None:
     (tmp_path / "ü").mkdir()
     (tmp_path / "s.yaml").write_text("{name: größer, widths: 1/2}", encoding="utf-8")

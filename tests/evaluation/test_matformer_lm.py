@@ -98,6 +98,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
         evaluated(model_args=ARGUMENTS, device="cuda:63")
 
 
+@pytest.mark.slow
 def test_lm_evals_command_runs_it_once_matformer_lab_is_imported(
     by_name: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ PAGES = [
 ]
 
 
+@pytest.mark.slow
 def test_wikitext_scores_as_lm_eval_scores_it(
     scorable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,9 @@ def models(pico: Path) -> dict[str, Gemma3nForCausalLM]:
     return {str(n): elastic.live(Slice(str(n), widths)) for n, widths in enumerate(LAYERS)}
 
 
-@pytest.fixture(params=["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow) for name in ("eager", "inductor")]
+)
 def compiler(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[str]:

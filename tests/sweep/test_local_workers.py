@@ -23,6 +23,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_bytes_of_one_and_continue_an_interrupted_sweep(
     scorable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
