@@ -148,10 +148,8 @@ def slice_adapter(
         read_small(path_inside(folder, CONFIG_FILE, str(folder))), where, as_written=True
     )
     check_sliceable(config, where)
-    opened = (
-        parent if isinstance(parent, Parent) else open_parent(parent or _base_of(config, where))
-    )
-    slice_ = resolve_slice(slice_, opened) if isinstance(slice_, str) else slice_
+    opened = open_parent(parent or _base_of(config, where))
+    slice_ = resolve_slice(slice_, opened)
     plan = make_plan(opened, slice_, text_only=text_only)
     layout = _layout(folder)
     cuts = _Cuts(plan, text_only and opened.multimodal, str(folder / WEIGHTS_FILE))

@@ -113,6 +113,8 @@ def _read(path: Path, key: bytes, count: int) -> list[Request] | None:
 def _keep(path: Path, key: bytes, requests: Sequence[Request]) -> None:
     """Write an entry; where that is not possible, the next run encodes again."""
     content = _content(requests)
+    if len(content) > _MOST_BYTES:
+        return  # it would be the first to make room
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, _MAGIC + key + _digest(key, content) + content)

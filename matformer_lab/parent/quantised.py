@@ -132,11 +132,10 @@ def first_quantised(
 def _quantised(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
     """The names of quantised text tensors, and who quantises so."""
     for name, info in tensors.items():
-        if not TOWERS.isdisjoint(name.split(".")):
+        if _is_of_tower(name):
             continue  # carried as they are, whatever they are
-        for pattern, kind in _QUANTISED:
-            if pattern.search(name):
-                yield name, kind
+        if (kind := _added_by(name)) is not None:
+            yield name, kind
         stem = name.removesuffix(".weight")
         if stem != name and info.dtype not in _FLOATS and len(info.shape) == 2:
             yield name, "MLX" if f"{stem}.scales" in tensors else info.dtype
@@ -151,13 +150,22 @@ def says_quantised(config: Mapping[str, Any]) -> bool:
 def has_quantised_towers(tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether some tensor of a tower is quantised, so that the config's settings are for it."""
     return any(
-        not TOWERS.isdisjoint(name.split("."))
+        _is_of_tower(name)
         and (
-            any(pattern.search(name) for pattern, _ in _QUANTISED)
+            _added_by(name) is not None
             or (name.endswith(".weight") and info.dtype not in _FLOATS and len(info.shape) >= 2)
         )
         for name, info in tensors.items()
     )
+
+
+def _is_of_tower(name: str) -> bool:
+    return not TOWERS.isdisjoint(name.split("."))
+
+
+def _added_by(name: str) -> str | None:
+    """Who puts a tensor of this name beside, or in place of, a weight."""
+    return next((kind for pattern, kind in _QUANTISED if pattern.search(name)), None)
 
 
 def _weight_of(name: str) -> str:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +36,16 @@ from matformer_lab.scoring.slice_trie import TrieNode, build_trie, walk
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+
+_CHECKED_REQUESTS: Final = 16
+"""Of the first compiled batch, answers that are compared with those of the layers as they are."""
+_CHECKED_TOKENS: Final = 2048
+"""Tokens of a batch of these."""
+_ROUNDING: Final = {torch.float32: 1e-4, torch.float64: 1e-6}
+"""How far a token's log-probability may be off, at the median."""
+_ROUNDING_OF_16_BITS: Final = 0.05
+"""The same: far below what a wrong mask does."""
 
 
 class Answer(NamedTuple):
@@ -311,14 +321,6 @@ def _check_compiled(
             f"their log-probabilities were off by {np.median(apart):.2g} a token, and rounding "
             f"explains {most:g}"
         )
-
-
-_CHECKED_REQUESTS = 16
-_CHECKED_TOKENS = 2048
-_ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-6}
-_ROUNDING_OF_16_BITS = 0.05
-"""How far a token's log-probability may be off, at the median: three times what bf16 did to random
-parents, and far below what a wrong mask does."""
 
 
 def _warn_not_compiled(why: str) -> None:

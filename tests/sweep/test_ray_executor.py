@@ -131,6 +131,12 @@ def executor(session: Any) -> Iterator[RayExecutor]:
     assert session.is_initialized()  # it was the caller's connection
 
 
+def recipe_and_out(parent: Path, folder: Path) -> tuple[Path, Path]:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_of(parent)))
+    return recipe, folder / "out"
+
+
 def start(nodes: TwoNodes, recipe: Path, out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "matformer_lab", "sweep", str(recipe), "--out", str(out)]
     return subprocess.Popen(
@@ -146,8 +152,7 @@ def start(nodes: TwoNodes, recipe: Path, out: Path) -> subprocess.Popen[str]:
 def test_a_node_killed_in_mid_sweep_changes_nothing(
     nodes: TwoNodes, local: Path, scorable: Path, tmp_path: Path
 ) -> None:
-    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
-    recipe.write_text(yaml.safe_dump(recipe_of(scorable)))
+    recipe, out = recipe_and_out(scorable, tmp_path)
     sweep = start(nodes, recipe, out)
     seen: dict[str, int] = {}
     held, at_kill = False, 0
@@ -176,8 +181,7 @@ def test_a_node_killed_in_mid_sweep_changes_nothing(
 def test_ctrl_c_stops_the_work_on_the_cluster_and_the_sweep_continues(
     nodes: TwoNodes, session: Any, local: Path, scorable: Path, tmp_path: Path
 ) -> None:
-    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
-    recipe.write_text(yaml.safe_dump(recipe_of(scorable)))
+    recipe, out = recipe_and_out(scorable, tmp_path)
     command = ["sweep", recipe, "--out", out, "--executor", "ray"]
     err = interrupted(*command, before_rename=3, cwd=tmp_path, env=nodes.env)
     assert err.strip() == "interrupted; run the same command again to continue"
@@ -197,8 +201,7 @@ def test_a_driver_killed_and_run_again_changes_nothing(
     nodes: TwoNodes, local: Path, scorable: Path, tmp_path: Path
 ) -> None:
     """SIGKILL for the driver, three times; Ray ends the workers of a driver that is gone."""
-    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
-    recipe.write_text(yaml.safe_dump(recipe_of(scorable)))
+    recipe, out = recipe_and_out(scorable, tmp_path)
     seen: dict[str, int] = {}
     for _ in range(3):
         sweep = start(nodes, recipe, out)
@@ -265,8 +268,7 @@ def test_a_cluster_without_memory_is_named_and_what_was_scored_is_kept(
     """Ray's memory monitor, told that all of the memory is too much, kills every worker."""
     from ray.cluster_utils import Cluster
 
-    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
-    recipe.write_text(yaml.safe_dump(recipe_of(scorable)))
+    recipe, out = recipe_and_out(scorable, tmp_path)
     sweep = start(nodes, recipe, out)
     while sweep.poll() is None and len(stored(out)) < 4:
         time.sleep(0.01)

@@ -89,9 +89,8 @@ class Staging:
         `order.json` goes late: by it a later run recognises the folder as made by this tool.
         """
         _remove(_own(self.folder, others_stay=True))
-        fsync_folder(
-            self.folder
-        )  # without its order, what comes back after a power cut would be arbitrary
+        # Without its order, what comes back after a power cut would be arbitrary.
+        fsync_folder(self.folder)
         (self.folder / _ORDER_FILE).unlink(missing_ok=True)
         with suppress(OSError):  # a stranger's file is there, or Windows keeps open files
             (self.folder / LOCK_FILE).unlink(missing_ok=True)

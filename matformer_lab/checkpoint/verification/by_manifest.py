@@ -4,11 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from matformer_lab.checkpoint.manifest import (
-    MANIFEST_FILE,
-    Manifest,
-    read_manifest,
-)
+from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, read_manifest
 from matformer_lab.checkpoint.verification.accounting import file_problems
 from matformer_lab.checkpoint.verification.comparison import (
     ComparisonCache,

@@ -17,9 +17,7 @@ from matformer_lab.checkpoint.manifest import (
     read_manifest,
 )
 from matformer_lab.checkpoint.verification.accounting import file_problems
-from matformer_lab.checkpoint.verification.claim import (
-    Claim,
-)
+from matformer_lab.checkpoint.verification.claim import Claim
 from matformer_lab.checkpoint.verification.comparison import (
     Comparable,
     ComparisonCache,
@@ -29,9 +27,7 @@ from matformer_lab.checkpoint.verification.comparison import (
     whole_tensor,
     wrong_digest,
 )
-from matformer_lab.checkpoint.verification.config_differences import (
-    config_problems,
-)
+from matformer_lab.checkpoint.verification.config_differences import config_problems
 from matformer_lab.checkpoint.verification.result import Verification, name_problems, seal_problems
 from matformer_lab.checkpoint.verification.saved_again import saved_again, was_saved_again
 from matformer_lab.common.errors import InputError

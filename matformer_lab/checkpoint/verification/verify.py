@@ -22,9 +22,7 @@ from matformer_lab.checkpoint.verification.comparison import (
     in_threads,
     whole_tensor,
 )
-from matformer_lab.checkpoint.verification.config_differences import (
-    config_differences,
-)
+from matformer_lab.checkpoint.verification.config_differences import config_differences
 from matformer_lab.checkpoint.verification.result import Verification, name_problems
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.paths import StrPath
@@ -79,8 +77,8 @@ def verify_checkpoint(
         True
     """
     folder = _existing(folder)
-    opened = parent if isinstance(parent, Parent | None) else open_parent(parent)
-    other = kv_from if isinstance(kv_from, Parent | None) else open_parent(kv_from)
+    opened = None if parent is None else open_parent(parent)
+    other = None if kv_from is None else open_parent(kv_from)
     if other is not None and opened is None:
         raise InputError("`kv_from` needs `parent`, the checkpoint that lacked the K/V")
     if slice_ is not None:
@@ -90,7 +88,7 @@ def verify_checkpoint(
             raise InputError(
                 f"{folder}: is a family; leave out `slice`, or give the folder of one member"
             )
-        slice_ = resolve_slice(slice_, opened) if isinstance(slice_, str) else slice_
+        slice_ = resolve_slice(slice_, opened)
     members = members_of(folder)
     if opened is not None and (opened.folder is None or (other and other.folder is None)):
         claims = [claimed_plan(member, opened, slice_, other) for member in members]

@@ -58,7 +58,10 @@ class LocalExecutor:
         with ExitStack() as stack:
             executor = LocalExecutor(self._workers)
             executor._kept = _Kept(prepared, stack)
-            yield executor
+            try:
+                yield executor
+            finally:
+                executor._kept = None  # whoever still holds the executor does not hold the weights
 
     def device(self, recipe: Recipe) -> str:
         """See `Executor`."""
