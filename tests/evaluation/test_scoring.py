@@ -9,6 +9,7 @@ import torch
 from matformer_lab import tiny
 from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
+from matformer_lab.evaluation.built_requests import requests_built
 from matformer_lab.evaluation.evaluate import score, score_together
 from matformer_lab.evaluation.lm import check_bos, make_lm
 from matformer_lab.evaluation.score import Score
@@ -268,17 +269,34 @@ def test_requests_are_encoded_once_for_all_passes_over_slices(
 def test_the_evaluator_gets_the_documents_that_lm_eval_would_give_it(
     tasks: tuple[LoadedTask, ...],
 ) -> None:
-    from matformer_lab.evaluation.evaluate import _requests_built
-
     for task in tasks:
         for subtask in task.subtasks.values():
             theirs = list(subtask.doc_iterator(limit=LIMIT))
-            with _requests_built(task):
-                ours = list(subtask.doc_iterator(limit=LIMIT))
-                assert ours == theirs
-                ours[0][1].clear()  # what one slice's evaluation does to them no other one sees
-                assert list(subtask.doc_iterator(limit=LIMIT)) == theirs
+            of_each = [
+                (subtask.doc_to_target(doc), subtask.doc_to_choice(doc)) for _, doc in theirs
+            ]
+            for _ in range(2):  # the second time, as rendered before
+                with requests_built(task):
+                    ours = list(subtask.doc_iterator(limit=LIMIT))
+                    assert ours == theirs
+                    rendered = [
+                        (subtask.doc_to_target(doc), subtask.doc_to_choice(doc)) for _, doc in ours
+                    ]
+                    assert rendered == of_each
+                    rendered[0][1].clear()  # what a metric does to a list no other slice sees
             assert list(subtask.doc_iterator(limit=LIMIT)) == theirs
+
+
+def test_a_tasks_own_code_gets_documents_of_its_own(
+    tasks: tuple[LoadedTask, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tasks[0]
+    (subtask,) = task.subtasks.values()
+    monkeypatch.setattr(subtask.config, "process_results", lambda doc, _results: doc.clear())
+    theirs = list(subtask.doc_iterator(limit=LIMIT))
+    with requests_built(task):
+        subtask.process_results(next(subtask.doc_iterator(limit=LIMIT))[1], [])
+        assert list(subtask.doc_iterator(limit=LIMIT)) == theirs
 
 
 def test_an_answer_longer_than_the_model_reads_is_an_error_that_names_the_task(

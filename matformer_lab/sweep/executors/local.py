@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from matformer_lab.live.devices import idle_gpus, resolve_device
 from matformer_lab.parent.hub import with_weights
@@ -108,8 +108,13 @@ class LocalExecutor:
         with ExitStack() as stack:
             kept = self._kept or _Kept(prepared, stack)
             elastic, pool = kept.elastic, kept.pool_for(prepared, pending, self._workers)
-            ahead = 0 if pool is None else 1
-            for group in passes(pending):
+            ahead = 0 if pool is None else _PASSES_AHEAD
+            groups = list(passes(pending))
+            if pool is not None:
+                # While the last answers are evaluated, the workers have nothing to do. Evaluation
+                # takes a time for each item, scoring for each character.
+                groups.sort(key=lambda group: group[0].task.prompt_chars / group[0].task.items)
+            for group in groups:
                 journal = journal_of(group, journals) if journals else None
                 started = begin_pass(prepared, elastic, group, journal, pool, kept.firsts)
                 begun.append((started, journal))
@@ -117,6 +122,10 @@ class LocalExecutor:
                     yield from finish_pass(prepared, elastic, *begun.pop(0), show_share)
             for each in begun:
                 yield from finish_pass(prepared, elastic, *each, show_share)
+
+
+_PASSES_AHEAD: Final = 2
+"""Passes that worker processes have, beyond the one whose answers are evaluated meanwhile."""
 
 
 @dataclass
