@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# pip compiles every module, one after the other, which takes three times as long as installing. Python compiles those
+# that are imported, and keeps them.
+export PIP_COMPILE := 0
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test torture check docs format tiny clean
 
 demo: $(VENV)/.installed
