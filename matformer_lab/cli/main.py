@@ -3,6 +3,7 @@
 Exit codes: 0 success, 1 a check failed, 2 bad input, 70 a fault of ours, 130 interrupted.
 """
 
+import errno
 import logging
 import re
 import sys
@@ -143,6 +144,8 @@ def _failed(error: BaseException) -> int:
         complain(lacking)
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
+        if error.errno == errno.ENOSPC and not where:
+            where = "standard output cannot be written: "  # by --help, which click prints itself
         complain(f"{where}{error.strerror or error}")
     else:
         complain(unforeseen(error))

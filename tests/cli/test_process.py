@@ -77,6 +77,7 @@ def test_a_full_disk_below_stdout(shell: Shell) -> None:
     done = shell("$M plan tiny --slice 1/2 >/dev/full")
     assert done.code == 2
     assert done.err == "error: standard output cannot be written (No space left on device)\n"
+    assert "standard output cannot be written" in shell("$M --help >/dev/full").err
     assert shell("$M plan tiny --slice nope 2>/dev/full").code == 2
 
 

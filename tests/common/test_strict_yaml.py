@@ -132,3 +132,10 @@ def test_only_regular_files_are_read(place: str, tmp_path: Path) -> None:
 def test_json_that_other_code_could_not_handle(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         strict_json(text.encode(), "x")
+
+
+def test_what_libyaml_says_of_a_place_is_said_without_its_name_for_the_text() -> None:
+    with pytest.raises(InputError) as error:
+        parse_yaml(b"a: [", "x.yaml")
+    assert "line 2" in str(error.value)
+    assert "byte string" not in str(error.value)

@@ -68,7 +68,8 @@ def parse_yaml(data: bytes, where: str) -> Any:
     try:
         return _build(yaml.parse(data, Loader=_Events))
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{where}: not valid YAML ({one_line(error)})") from None
+        reason = one_line(error).replace(' in "<byte string>"', "")
+        raise InputError(f"{where}: not valid YAML ({reason})") from None
 
 
 def check_plain(data: bytes, *, tags: Collection[str]) -> None:
