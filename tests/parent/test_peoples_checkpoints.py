@@ -593,6 +593,26 @@ def test_quantised_parents_are_said_to_be(kind: str, text: Pico, tmp_path: Path)
     assert found.weights.keys() == text.tensors.keys()
 
 
+def test_quantised_towers_are_counted_and_named(full: Pico, tmp_path: Path) -> None:
+    """A tower alone does not make a checkpoint quantised; beside quantised text it counts."""
+    kernel = torch.ones(3, 2, 3, 3, dtype=torch.int8)
+    tower = {
+        "model.vision_tower.a.weight": kernel,
+        "model.audio_tower.b._weight_qdata": torch.ones(4, 4, dtype=torch.int8),
+        "model.audio_tower.b._weight_scale": torch.ones(4, 1),
+    }
+    folder = full.variant(tmp_path / "p", full.tensors | tower)
+    assert not isinstance(open_checkpoint(folder), QuantisedCheckpoint)
+    up = f"model.language_{UP}.weight"
+    text = {up: torch.zeros(full.tensors[up].shape, dtype=torch.int8)}
+    found = open_checkpoint(full.variant(tmp_path / "q", full.tensors | tower | text))
+    assert isinstance(found, QuantisedCheckpoint)
+    assert found.example == up
+    packed = {name for name, is_packed in found.weights.items() if is_packed}
+    assert packed == {up, "model.vision_tower.a.weight", "model.audio_tower.b.weight"}
+    assert found.should_not_be == ("vision_tower", "audio_tower")
+
+
 def test_mlx_4_bit(text: Pico, tmp_path: Path) -> None:
     tensors = dict(text.tensors)
     for name in [n for n in tensors if "proj.weight" in n]:
