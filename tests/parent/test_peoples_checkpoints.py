@@ -16,6 +16,7 @@ from matformer_lab.checkpoint.verification.verify import compare_checkpoints, ve
 from matformer_lab.common.errors import InputError
 from matformer_lab.parent.opening import open_checkpoint, open_parent
 from matformer_lab.parent.quantised import QuantisedCheckpoint
+from matformer_lab.slicing.plan import make_plan
 
 Tensors = dict[str, torch.Tensor]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 17179869184\n"
@@ -136,6 +137,31 @@ def test_towers_that_mlx_turned_are_not_written_as_published(full: Pico, tmp_pat
         with pytest.raises(InputError, match=r"MLX's layout .*blocks.0.conv.*text_only"):
             write_slices(folder, "1/2", tmp_path / "c")
         write_slices(folder, "1/2", tmp_path / "c", text_only=True)
+
+
+@pytest.mark.parametrize(
+    ("form", "inside", "text_only"),
+    [("full", True, False), ("full", True, True), ("full", False, False), ("full", False, True),
+     ("text", True, False), ("text", False, False)],
+)  # fmt: skip
+def test_a_note_says_which_slices_carry_what_gemma_does_not_have(
+    form: str, inside: bool, text_only: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    pico: Pico = request.getfixturevalue(form)
+    prefix = "model.language_model." if form == "full" else "model."
+    name = f"{prefix if inside else ''}value_head.weight"
+    folder = pico.variant(tmp_path / "p", {**pico.tensors, name: torch.ones(3)})
+    with pytest.warns(UserWarning, match="value_head"):
+        parent = open_parent(folder)
+    (note,) = (note for note in parent.notes if "value_head" in note)
+    carried = any(
+        tensor.name.endswith("value_head.weight")
+        for tensor in make_plan(parent, "1/2", text_only=text_only).tensors
+    )
+    said = "carry them unchanged" in note
+    if text_only:
+        said = said and "text-only ones leave them out" not in note
+    assert said == carried
 
 
 # Git-LFS pointers
