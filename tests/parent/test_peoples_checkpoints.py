@@ -164,7 +164,7 @@ def test_a_note_says_which_slices_carry_what_gemma_does_not_have(
     assert said == carried
 
 
-# Git-LFS pointers
+# Pointers of Git-LFS and git-annex, and files that are empty or damaged
 
 
 @pytest.mark.parametrize(
@@ -190,6 +190,53 @@ def test_a_pointer_is_not_read(name: str, full: Pico, tmp_path: Path) -> None:
         open_parent(folder)
 
 
+ANNEX = "/annex/objects/SHA256E-s17179869184--4d7a.safetensors"
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "config.json", "model.safetensors.index.json", "tokenizer.json",
+     "tokenizer.model", "LICENSE"],
+)  # fmt: skip
+@pytest.mark.parametrize("depth", [0, 2])
+def test_what_git_annex_did_not_fetch(
+    depth: int, name: str, linked: bool, full: Pico, tmp_path: Path
+) -> None:
+    folder = full.variant(tmp_path / "a" / "p")
+    if name.endswith("index.json"):
+        (folder / "model.safetensors").unlink()
+    (folder / name).unlink(missing_ok=True)
+    if linked:
+        (folder / name).symlink_to("../" * depth + f".git{ANNEX.replace('SHA', 'x/y/SHA')}")
+    else:
+        (folder / name).write_text(ANNEX + "\n")
+    with pytest.raises(InputError, match=rf"{name}: is a git-annex .*`git annex get`"):
+        write_slices(folder, "1/2", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("tokenizer.model", b"", "is empty"),
+        ("tokenizer.model", b"not found", "is not a SentencePiece model"),
+        ("tokenizer.json", b"", "is empty"),
+        ("tokenizer.json", b'{"version": "1.0", "model"', "is not JSON .*"),
+        ("tokenizer.json", b"\xff\xff", "is not JSON .*"),
+        ("preprocessor_config.json", b"", "is empty"),
+    ],
+)
+def test_a_damaged_tokenizer_is_not_copied(
+    name: str, content: bytes, says: str, full: Pico, tmp_path: Path
+) -> None:
+    folder = full.variant(tmp_path / "p")
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: {says}; copy it again"):
+        write_slices(folder, "1/2", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -197,6 +244,8 @@ def test_a_pointer_is_not_read(name: str, full: Pico, tmp_path: Path) -> None:
         ("\ufeff" + POINTER, "is a Git-LFS pointer"),
         (POINTER.replace("git-lfs", "hawser"), "is a Git-LFS pointer"),
         ('# xet version 0\nfilesize = 17\nhash = "4d7a"\n', "is a Xet pointer.*hf download"),
+        ("/annex/objects/SHA256E-s9--4d7a.json\n", "is a git-annex pointer.*git annex get"),
+        ("../.git/annex/objects/x/SHA256E-s9--4d.json", "is a git-annex pointer.*git annex get"),
         ("<!DOCTYPE html>\n<html>Log in</html>", "is a web page"),
         ("<html><head></head></html>", "is a web page"),
     ],
