@@ -55,12 +55,14 @@ def effects(tree: ast.Module) -> Iterator[str]:
             decorators = map(ast.unparse, node.decorator_list)
             if any(re.match(r"(lru_)?cache\b", one) for one in decorators):
                 yield f"{node.name} is cached"
-    for node in tree.body:
-        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        is_constant = re.fullmatch(r"_*[A-Z]\w*|__\w+__", ast.unparse(target)) if target else True
-        if value and not is_constant and re.match(_STATE, ast.unparse(value)):
-            yield f"{ast.unparse(target)} is state of the module"
+    for statement in tree.body:
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+            continue
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        name = ast.unparse(targets[0])
+        is_constant = re.fullmatch(r"_*[A-Z]\w*|__\w+__", name)
+        if not is_constant and re.match(_STATE, ast.unparse(statement.value)):
+            yield f"{name} is state of the module"
 
 
 def test_every_effect_and_all_state_is_listed() -> None:
