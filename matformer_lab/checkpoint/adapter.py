@@ -274,8 +274,8 @@ class _Cuts:
             return None if kind == "lora_A.weight" else (0, weight.ranges)
         if kind.startswith("lora_magnitude_vector"):
             raise InputError(
-                f"{self._where}: {name} is DoRA's: it goes with the norms of whole rows of the "
-                "tuned weight, of which the slice keeps some columns, so no part of it is right; "
+                f"{self._where}: {name} is DoRA's: it scales whole rows of the tuned weight "
+                "by their norms, and a slice keeps only some columns, so it cannot be cut; "
                 "merge the adapter into its base model (PEFT: merge_and_unload) and slice that"
             )
         return (1, weight.ranges) if kind == "lora_A.weight" else None

@@ -11,12 +11,12 @@ from matformer_lab.checkpoint.disk.shards import Shard, index_json
 from matformer_lab.checkpoint.lineage import ancestors_of, link_of
 from matformer_lab.checkpoint.manifest import MANIFEST_FILE, Manifest, digest_of
 from matformer_lab.common.files.atomic import make_folder, write_atomic
-from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.files.written_json import written_json
 from matformer_lab.common.version import __version__
 from matformer_lab.parent.folder import TEMPLATES_FOLDER
 from matformer_lab.parent.index import INDEX_FILE
 from matformer_lab.parent.links import path_inside
+from matformer_lab.parent.side_files import read_side_file
 from matformer_lab.slicing.plan import Plan
 
 _TOKENIZER_FILES: Final = (
@@ -42,7 +42,8 @@ def read_side_files(plan: Plan) -> dict[str, bytes]:
 
     Raises:
         InputError: When a file cannot be copied: it is a link that leads nowhere or out of the
-            parent's folder, a pipe, a folder or a Git-LFS pointer, or is too large.
+            parent's folder, a pipe, a folder or a pointer of Git-LFS or git-annex, is too large, or
+            is a tokenizer that is empty or damaged.
     """
     patterns = _TOKENIZER_FILES + (() if plan.text_only else _PROCESSOR_FILES)
     return _matching(plan.parent.local, patterns)
@@ -65,7 +66,7 @@ def _matching(folder: Path, patterns: Sequence[str]) -> dict[str, bytes]:
     templates = folder / TEMPLATES_FOLDER
     if templates.is_dir():
         names |= {f"{TEMPLATES_FOLDER}/{path.name}" for path in templates.glob("*.jinja")}
-    return {name: read_small(path_inside(folder, name, str(folder))) for name in sorted(names)}
+    return {name: read_side_file(path_inside(folder, name, str(folder))) for name in sorted(names)}
 
 
 def file_names(side_files: Iterable[str], shards: Sequence[Shard]) -> set[str]:

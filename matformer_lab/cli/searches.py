@@ -88,7 +88,7 @@ def search(
 
     RECIPE is a YAML file with a `search` block, or the name of a recipe that ships with the
     package: search-demo or search-e4b. PARENT is what `plan` takes; its budgets are options, each
-    of which may be given several times. Options take the place of a recipe's keys.
+    each of which may be given several times. Options take the place of a recipe's keys.
 
     A search that was interrupted continues where it stopped. `slices.yaml` in its folder is taken
     wherever a slice is.

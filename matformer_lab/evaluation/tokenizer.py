@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from matformer_lab.common.errors import InputError, one_line
-from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.paths import StrPath
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
+from matformer_lab.parent.side_files import read_side_file
 from matformer_lab.slicing.child_config import child_config
 from matformer_lab.slicing.slice import Slice
 
@@ -63,9 +63,10 @@ def _check_files(folder: Path, ref: str) -> None:
 
     transformers then makes up a tokenizer that knows no word, or another one than the model's.
     """
-    there = [name for name in (*_VOCABULARIES, _SETTINGS) if (folder / name).exists()]
+    paths = [folder / name for name in (*_VOCABULARIES, _SETTINGS)]
+    there = [path.name for path in paths if path.exists() or path.is_symlink()]
     for name in there:
-        read_small(folder / name)  # names a Git-LFS pointer
+        read_side_file(folder / name)  # names a pointer, or a file that is empty or damaged
     missing = [] if set(_VOCABULARIES) & set(there) else [_VOCABULARIES[0]]
     missing += [] if _SETTINGS in there else [_SETTINGS]
     if missing:

@@ -31,10 +31,11 @@ MOST_ROWS: Final = 256
 PRODUCTS_AT_ONCE: Final = 1 << 26
 """Products of queries and keys that a forward makes at once: 256 MiB in fp32."""
 LOGIT_BYTES: Final = 32
-"""For each logit of a step: the model's, in fp32, its warped one, its probability, their sum."""
+"""Bytes for each logit of a step: it, its fp32 copy, its warped value, its probability and their
+cumulative sum."""
 FEWEST_SHARED: Final = 16
 """Tokens: fewer are computed for each row, as attention to two kinds of keys costs more than it
-saves. BOS and `Question:` are such."""
+saves. BOS and `Question:` are an example."""
 FEWEST_ROWS_LEFT: Final = 0.75
 """A batch is copied without its finished rows once less than this share of it is left."""
 
@@ -206,7 +207,7 @@ class _Decoder:
                 rows = [rows[place] for place in places]
                 newest = [newest[place] for place in places]
             tokens = torch.tensor(newest, device=self._device)[:, None]
-            after = extend(self._model, held, tokens, width + step, read=True)
+            after = extend(self._model, held, tokens, width + step, read=True, check=False)
             assert after is not None, "it was asked to read"
             newest = self._chosen(after, rows, step + 1, going)
         self.texts |= texts

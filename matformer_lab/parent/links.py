@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 
 from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.files.untrusted import refuse_unfetched_link
 
 _MOST_HOPS = 40
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -31,7 +32,8 @@ def path_inside(folder: Path, file: str, where: str) -> Path:
         where: Names the folder or the index in an error.
 
     Raises:
-        InputError: The file is a link out of the checkpoint, or a loop of links.
+        InputError: The file is a link out of the checkpoint, a loop of links, or a link of
+            git-annex to a file that was not fetched.
     """
     path = folder / file
     try:
@@ -40,6 +42,7 @@ def path_inside(folder: Path, file: str, where: str) -> Path:
         inside = inside or _is_in(target, _viewed(home))
     except (OSError, RuntimeError) as error:  # a loop of links
         raise InputError(f"{where}: {file} cannot be resolved ({one_line(error)})") from None
+    refuse_unfetched_link(path)
     if not inside:
         raise InputError(
             f"{where}: {file} is a link that leads out of the checkpoint folder, to "

@@ -258,11 +258,18 @@ def _notes(
             f"{ref}: holds layers past the {text.num_hidden_layers} of its config.json "
             f"({past[0]}); they are left out"
         )
-    if others:
-        yield (
-            f"{ref}: holds tensors that Gemma 3n does not have ({len(others)}, such as "
-            f"{others[0]}); slices carry them as they are, and transformers ignores them"
-        )
+    inside = [name for name in others if name.startswith(spelling.prefix)]
+    outside = [name for name in others if not name.startswith(spelling.prefix)]
+    of_full = "slices carry them unchanged, but text-only ones leave them out"
+    for names, fate in (
+        (inside, "slices carry them unchanged"),
+        (outside, of_full if is_multimodal(config) else "slices leave them out"),
+    ):
+        if names:
+            yield (
+                f"{ref}: holds tensors that Gemma 3n does not have ({len(names)}, such as "
+                f"{names[0]}); {fate}, and transformers ignores them"
+            )
     if says_quantised(config) and not has_quantised_towers(tensors):
         yield (
             f"{ref}: config.json has settings of quantisation, but no tensor is quantised; slices "

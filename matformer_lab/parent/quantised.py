@@ -122,7 +122,8 @@ def first_quantised(
     config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
 ) -> tuple[str, str] | None:
     """As `how_quantised`, in two parts: by whom, and the name of a quantised tensor."""
-    found = next(_quantised(tensors), None)
+    # A slice carries towers unchanged, so that theirs may be quantised.
+    found = next((one for one in _quantised(tensors) if not _is_of_tower(one[0])), None)
     if found is None:
         return None
     name, kind = found
@@ -130,14 +131,12 @@ def first_quantised(
 
 
 def _quantised(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
-    """The names of quantised text tensors, and who quantises so."""
+    """The names of quantised tensors, of the text model and of towers, and who quantises so."""
     for name, info in tensors.items():
-        if _is_of_tower(name):
-            continue  # carried as they are, whatever they are
         if (kind := _added_by(name)) is not None:
             yield name, kind
         stem = name.removesuffix(".weight")
-        if stem != name and info.dtype not in _FLOATS and len(info.shape) == 2:
+        if stem != name and info.dtype not in _FLOATS and len(info.shape) >= 2:
             yield name, "MLX" if f"{stem}.scales" in tensors else info.dtype
 
 
@@ -149,14 +148,7 @@ def says_quantised(config: Mapping[str, Any]) -> bool:
 
 def has_quantised_towers(tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether some tensor of a tower is quantised, so that the config's settings are for it."""
-    return any(
-        _is_of_tower(name)
-        and (
-            _added_by(name) is not None
-            or (name.endswith(".weight") and info.dtype not in _FLOATS and len(info.shape) >= 2)
-        )
-        for name, info in tensors.items()
-    )
+    return any(_is_of_tower(name) for name, _ in _quantised(tensors))
 
 
 def _is_of_tower(name: str) -> bool:

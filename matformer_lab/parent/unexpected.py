@@ -76,8 +76,8 @@ def beside_the_model(
         text: The config.
 
     Returns:
-        Those of layers past the config's last one, which slices leave out; and all others, which
-        slices carry along.
+        Those of layers past the config's last one, which slices leave out; and all others. Of these
+        slices carry those under `prefix`; full slices carry the rest too.
     """
     past, others = [], []
     for name in tensors:

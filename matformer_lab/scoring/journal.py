@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 from blake3 import blake3
@@ -37,6 +37,9 @@ _SECONDS_BETWEEN_WRITES: Final = 20.0
 
 class Journal:
     """Keeps nothing: every pass begins at its beginning."""
+
+    keeps: ClassVar[bool] = False
+    """Whether the next run continues where this one stopped."""
 
     def __init__(self) -> None:
         self.budgets: list[TokenBudget] = []
@@ -75,6 +78,8 @@ class Journal:
 
 class _RecordJournal(Journal):
     """A journal as records: a header, then one for each batch, kept somewhere every 20 seconds."""
+
+    keeps = True
 
     def __init__(self, names: Sequence[str], binding: Mapping[str, Any]) -> None:
         super().__init__()

@@ -174,8 +174,7 @@ class PackedForward:
         """
         if here.tokens is self.all_tokens:
             here = self._only_scored(here)
-        for module in (model.model.altup_unembed_projections, model.model.norm, model.lm_head):
-            check_readable(module)
+        check_readable(model.model.altup_unembed_projections, model.model.norm, model.lm_head)
         return head_input(model, here.hidden).flatten(0, 1)
 
     @cached_property
@@ -298,8 +297,7 @@ def per_layer_input(
     Returns:
         [rows, tokens, hidden_size_per_layer_input].
     """
-    check_readable(text.per_layer_model_projection)
-    check_readable(text.per_layer_projection_norm)
+    check_readable(text.per_layer_model_projection, text.per_layer_projection_norm)
     size, dtype = text.config.hidden_size_per_layer_input, tokens.embeddings.dtype
     weight = text.per_layer_model_projection.weight[source * size : (source + 1) * size]
     embedded = tokens.per_layer[:, :, source]

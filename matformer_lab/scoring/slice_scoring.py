@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import torch
 
-from matformer_lab.common.errors import one_line
+from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.live.mapped_weights import UnreadableWeightsError
 from matformer_lab.scoring.attention.tree_attention import by_tree_attention
 from matformer_lab.scoring.batches.one_row import pack_one_row
 from matformer_lab.scoring.batches.packing import Batch, Request, pack
@@ -99,7 +100,7 @@ def score_slices(
 
     Raises:
         ValueError: For models that do not share their embeddings, or whose attention is not `sdpa`.
-        InputError: For transformers older than 5.6.
+        InputError: For transformers older than 5.6, and weights that cannot be read any more.
         torch.OutOfMemoryError: When even the smallest batch does not fit.
     """
     _check(models)
@@ -153,8 +154,10 @@ def score_slices(
                 budget = budget.in_rows()
                 journal.add_change(budget)
             todo = todo[~done]
-    except BaseException:
+    except BaseException as error:
         journal.flush()
+        if isinstance(error, UnreadableWeightsError) and journal.keeps:
+            raise InputError(f"{error}; what was scored is kept: run again to continue") from None
         raise
     return {name: answers_of(name, len(requests), read) for name in models}
 
@@ -219,10 +222,8 @@ def layer_keys(model: Gemma3nForCausalLM) -> list[Hashable]:
 def attention_cost(config: Gemma3nTextConfig) -> float:
     """Work on one pair of tokens in attention, relative to the work on one token elsewhere.
 
-    E4B's layer has 27 hidden_size^2 weights. By FLOPs the ratio is
-    heads * head_dim / (13 * hidden_size^2), but masked attention does about a third as many FLOPs
-    per second as a matrix product. FFN widths do not enter, so that all slices of a parent are
-    packed alike.
+    By FLOPs the ratio is 2 * heads * head_dim / (`LAYER_WEIGHTS` * hidden_size^2), but masked
+    attention does about a third as many FLOPs per second as a matrix product.
     """
     return config.num_attention_heads * config.head_dim / (4 * config.hidden_size**2)
 

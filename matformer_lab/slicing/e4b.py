@@ -44,7 +44,7 @@ def check_is_e4b(parent: Parent, published: Sequence["SliceSpec"]) -> None:
     if known == "e4b" and made in (None, *_WHOLE):
         return
     if made is not None or known is not None:
-        what = f"is a slice already, by the looks of it {known}"
+        what = f"is a slice already, apparently {known}"
         if made is not None:
             what = f"is a slice already: {made}"
     else:
@@ -56,18 +56,18 @@ def check_is_e4b(parent: Parent, published: Sequence["SliceSpec"]) -> None:
 
 
 def _unlike_e4b(text: TextConfig) -> str:
-    """In what a parent that is not a published slice either differs from E4B."""
+    """How a parent differs from E4B that is not a published slice either."""
     e4b = e4b_config()
     if text.num_hidden_layers != e4b.num_hidden_layers:
         return f"has {text.num_hidden_layers} layers, {text.num_kv_shared_layers} sharing K/V"
     if text.num_kv_shared_layers != e4b.num_kv_shared_layers:
         return f"has 35 layers too, but {text.num_kv_shared_layers} of them share K/V, not 15"
     if text.layer_types != e4b.layer_types:
-        return "has 35 layers too, but full attention at others of them"
+        return "has 35 layers too, but other ones have full attention"
     narrow, wide = min(text.intermediate_size), max(text.intermediate_size)
     if narrow == wide:
         return f"has 35 layers too, but FFNs of {wide}, not {e4b.intermediate_size[0]}"
-    return f"has 35 layers too, but FFNs of {narrow} to {wide}, and E4B's are all alike"
+    return f"has 35 layers too, but FFNs of {narrow} to {wide}, and E4B's all have one width"
 
 
 def slice_like(text: TextConfig, published: Sequence["SliceSpec"]) -> str | None:

@@ -44,6 +44,7 @@ class Finding:
         why: The reason, or what "ok" depends on. `{missing_kv}`, `{missing_rope}` and
             `{quantised}` are those of a checkpoint.
         remedy: What to do, where something can be done.
+        by_slicing: Whether that is to slice the checkpoint. A quantised one cannot be sliced.
         how: How it was established.
         when: The day on which it was, `YYYY-MM-DD`.
     """
@@ -54,6 +55,7 @@ class Finding:
     verdict: Verdict
     why: str
     remedy: str
+    by_slicing: bool
     how: str
     when: str
 
@@ -108,6 +110,7 @@ def findings() -> tuple[Finding, ...]:
             verdict=row["verdict"],
             why=row["why"],
             remedy=row["do"],
+            by_slicing=row.get("by_slicing", False),
             how=row["how"],
             when=row["when"],
         )
@@ -161,8 +164,7 @@ def _verdict(finding: Finding, facts: Facts) -> RuntimeVerdict:
         version=finding.versions,
         verdict=finding.verdict,
         why=why,
-        # A quantised checkpoint cannot be sliced, whatever that would mend.
-        remedy="" if facts.quantised and "`slice`" in finding.remedy else finding.remedy,
+        remedy="" if facts.quantised and finding.by_slicing else finding.remedy,
         condition=finding.condition.value,
         how=finding.how,
         when=finding.when,

@@ -132,7 +132,7 @@ def test_a_known_file_that_is_not_right(
 
 def test_the_parents_side_files_are_compared(pico: Path, child: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(pico, tmp_path / "other"))
-    (other / "tokenizer.json").write_text("another tokenizer")
+    (other / "tokenizer.json").write_text('"another tokenizer"')
     assert problems(child, open_parent(other)) == "tokenizer.json: differs from the parent's"
     (other / "tokenizer.json").unlink()
     assert problems(child, open_parent(other)) == "tokenizer.json: is not a file of the parent's"

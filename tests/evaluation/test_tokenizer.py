@@ -27,6 +27,18 @@ def pointer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(POINTER)
 
 
+def content(name: str, text: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).write_text(text)
+
+    return change
+
+
+def annexed(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to(".git/annex/objects/x/y/SHA256E-s9--4d/SHA256E-s9--4d")
+
+
 def no_softcap(folder: Path) -> None:
     """transformers 5.23 takes a number only."""
     config = json.loads((folder / "config.json").read_text())
@@ -43,6 +55,11 @@ def no_softcap(folder: Path) -> None:
             r"there is no tokenizer\.json and no tokenizer_config\.json;",
         ),
         (pointer, r"tokenizer\.json: is a Git-LFS pointer"),
+        (annexed, r"tokenizer\.json: is a git-annex link .*`git annex get`"),
+        (content("tokenizer.json", ""), r"tokenizer\.json: is empty"),
+        (content("tokenizer.json", "{"), r"tokenizer\.json: is not JSON"),
+        (content("tokenizer.model", ""), r"tokenizer\.model: is empty"),
+        (content("tokenizer_config.json", ""), r"tokenizer_config\.json: is empty"),
         (no_softcap, r"config\.json: transformers [\d.]+ refuses it .*final_logit_softcapping"),
     ],
 )

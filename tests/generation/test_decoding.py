@@ -193,10 +193,10 @@ def test_an_accelerator_that_runs_out_of_memory_gets_smaller_batches(
 
     model = elastic.live("full")
 
-    def short(model: Any, held: Any, tokens: Any, first: int, *, read: bool) -> Any:
+    def short(model: Any, held: Any, tokens: Any, *rest: Any, **options: Any) -> Any:
         if len(tokens) > 2:
             raise torch.OutOfMemoryError
-        return extend(model, held, tokens, first, read=read)
+        return extend(model, held, tokens, *rest, **options)
 
     monkeypatch.setattr(decoding, "extend", short)
     assert generate(model, prompts_of(1), max_new_tokens=NEW, is_done=never) == expected(1)

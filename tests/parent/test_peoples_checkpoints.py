@@ -16,6 +16,7 @@ from matformer_lab.checkpoint.verification.verify import compare_checkpoints, ve
 from matformer_lab.common.errors import InputError
 from matformer_lab.parent.opening import open_checkpoint, open_parent
 from matformer_lab.parent.quantised import QuantisedCheckpoint
+from matformer_lab.slicing.plan import make_plan
 
 Tensors = dict[str, torch.Tensor]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 17179869184\n"
@@ -138,7 +139,32 @@ def test_towers_that_mlx_turned_are_not_written_as_published(full: Pico, tmp_pat
         write_slices(folder, "1/2", tmp_path / "c", text_only=True)
 
 
-# Git-LFS pointers
+@pytest.mark.parametrize(
+    ("form", "inside", "text_only"),
+    [("full", True, False), ("full", True, True), ("full", False, False), ("full", False, True),
+     ("text", True, False), ("text", False, False)],
+)  # fmt: skip
+def test_a_note_says_which_slices_carry_what_gemma_does_not_have(
+    form: str, inside: bool, text_only: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    pico: Pico = request.getfixturevalue(form)
+    prefix = "model.language_model." if form == "full" else "model."
+    name = f"{prefix if inside else ''}value_head.weight"
+    folder = pico.variant(tmp_path / "p", {**pico.tensors, name: torch.ones(3)})
+    with pytest.warns(UserWarning, match="value_head"):
+        parent = open_parent(folder)
+    (note,) = (note for note in parent.notes if "value_head" in note)
+    carried = any(
+        tensor.name.endswith("value_head.weight")
+        for tensor in make_plan(parent, "1/2", text_only=text_only).tensors
+    )
+    said = "carry them unchanged" in note
+    if text_only:
+        said = said and "text-only ones leave them out" not in note
+    assert said == carried
+
+
+# Pointers of Git-LFS and git-annex, and files that are empty or damaged
 
 
 @pytest.mark.parametrize(
@@ -164,6 +190,53 @@ def test_a_pointer_is_not_read(name: str, full: Pico, tmp_path: Path) -> None:
         open_parent(folder)
 
 
+ANNEX = "/annex/objects/SHA256E-s17179869184--4d7a.safetensors"
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "config.json", "model.safetensors.index.json", "tokenizer.json",
+     "tokenizer.model", "LICENSE"],
+)  # fmt: skip
+@pytest.mark.parametrize("depth", [0, 2])
+def test_what_git_annex_did_not_fetch(
+    depth: int, name: str, linked: bool, full: Pico, tmp_path: Path
+) -> None:
+    folder = full.variant(tmp_path / "a" / "p")
+    if name.endswith("index.json"):
+        (folder / "model.safetensors").unlink()
+    (folder / name).unlink(missing_ok=True)
+    if linked:
+        (folder / name).symlink_to("../" * depth + f".git{ANNEX.replace('SHA', 'x/y/SHA')}")
+    else:
+        (folder / name).write_text(ANNEX + "\n")
+    with pytest.raises(InputError, match=rf"{name}: is a git-annex .*`git annex get`"):
+        write_slices(folder, "1/2", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("tokenizer.model", b"", "is empty"),
+        ("tokenizer.model", b"not found", "is not a SentencePiece model"),
+        ("tokenizer.json", b"", "is empty"),
+        ("tokenizer.json", b'{"version": "1.0", "model"', "is not JSON .*"),
+        ("tokenizer.json", b"\xff\xff", "is not JSON .*"),
+        ("preprocessor_config.json", b"", "is empty"),
+    ],
+)
+def test_a_damaged_tokenizer_is_not_copied(
+    name: str, content: bytes, says: str, full: Pico, tmp_path: Path
+) -> None:
+    folder = full.variant(tmp_path / "p")
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: {says}; copy it again"):
+        write_slices(folder, "1/2", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -171,6 +244,8 @@ def test_a_pointer_is_not_read(name: str, full: Pico, tmp_path: Path) -> None:
         ("\ufeff" + POINTER, "is a Git-LFS pointer"),
         (POINTER.replace("git-lfs", "hawser"), "is a Git-LFS pointer"),
         ('# xet version 0\nfilesize = 17\nhash = "4d7a"\n', "is a Xet pointer.*hf download"),
+        ("/annex/objects/SHA256E-s9--4d7a.json\n", "is a git-annex pointer.*git annex get"),
+        ("../.git/annex/objects/x/SHA256E-s9--4d.json", "is a git-annex pointer.*git annex get"),
         ("<!DOCTYPE html>\n<html>Log in</html>", "is a web page"),
         ("<html><head></head></html>", "is a web page"),
     ],
@@ -591,6 +666,26 @@ def test_quantised_parents_are_said_to_be(kind: str, text: Pico, tmp_path: Path)
     assert isinstance(found, QuantisedCheckpoint)
     assert [name for name, packed in found.weights.items() if packed] == [f"{UP}.weight"]
     assert found.weights.keys() == text.tensors.keys()
+
+
+def test_quantised_towers_are_counted_and_named(full: Pico, tmp_path: Path) -> None:
+    """A tower alone does not make a checkpoint quantised; beside quantised text it counts."""
+    kernel = torch.ones(3, 2, 3, 3, dtype=torch.int8)
+    tower = {
+        "model.vision_tower.a.weight": kernel,
+        "model.audio_tower.b._weight_qdata": torch.ones(4, 4, dtype=torch.int8),
+        "model.audio_tower.b._weight_scale": torch.ones(4, 1),
+    }
+    folder = full.variant(tmp_path / "p", full.tensors | tower)
+    assert not isinstance(open_checkpoint(folder), QuantisedCheckpoint)
+    up = f"model.language_{UP}.weight"
+    text = {up: torch.zeros(full.tensors[up].shape, dtype=torch.int8)}
+    found = open_checkpoint(full.variant(tmp_path / "q", full.tensors | tower | text))
+    assert isinstance(found, QuantisedCheckpoint)
+    assert found.example == up
+    packed = {name for name, is_packed in found.weights.items() if is_packed}
+    assert packed == {up, "model.vision_tower.a.weight", "model.audio_tower.b.weight"}
+    assert found.should_not_be == ("vision_tower", "audio_tower")
 
 
 def test_mlx_4_bit(text: Pico, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """How many tokens a forward may have, by what memory there is."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
+from matformer_lab.gemma3n import expected_tensors
 from matformer_lab.live.devices import free_bytes
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.scoring.batches.token_budget import (
     ACCELERATOR_TOKENS,
     FEWEST_TOKENS,
+    LAYER_WEIGHTS,
     LEAST_CAP_BYTES,
     MOST_TOKENS,
     TokenBudget,
@@ -26,6 +29,7 @@ from matformer_lab.scoring.batches.token_budget import (
     tokens_within,
 )
 from matformer_lab.scoring.memory import PIECE_BYTES
+from matformer_lab.slicing.e4b import e4b_config
 from matformer_lab.slicing.notation.catalog import resolve_slices
 
 
@@ -184,5 +188,14 @@ def test_a_batch_of_e4bs_size_takes_a_cpu_two_minutes(monkeypatch: pytest.Monkey
         )
         tokens = budget_for(model).batch_tokens
         assert tokens == 1536
-        flops = 2 * 35 * 27 * config.hidden_size**2  # of a token through the whole of E4B
+        flops = (
+            2 * 35 * LAYER_WEIGHTS * config.hidden_size**2
+        )  # of a token through the whole of E4B
         assert 90 < tokens * flops / 118e9 < 120
+
+
+def test_the_weights_of_a_layer_of_e4b() -> None:
+    text = e4b_config()
+    layer = [one for one in expected_tensors(text) if one.name.startswith("layers.0.")]
+    weights = sum(math.prod(one.shape) for one in layer)
+    assert round(weights / text.hidden_size**2) == LAYER_WEIGHTS

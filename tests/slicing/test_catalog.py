@@ -1,5 +1,6 @@
 """Where slices come from: built-in names, Google's names, files, a recipe's list."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -93,11 +94,22 @@ def test_untrusted_yaml_is_refused_and_runs_nothing(content: str, tmp_path: Path
     assert not (tmp_path / "ran").exists() and not Path("ran").exists()
 
 
-@pytest.mark.parametrize("ref", ["0", "1", "2", "15"])
+@pytest.mark.parametrize("ref", ["1", "2", "15", "1.0", "2.0"])
 def test_a_bare_number_that_is_hardly_meant_as_hidden_units(ref: str) -> None:
-    """People write 1 for the whole FFN, and 4 for 4x."""
-    with pytest.raises(InputError, match=rf"{ref} hidden units .* write full .* {ref}x .* widths"):
+    """People write 1 for the whole FFN, and 4 for 4x. What the message says to write is taken."""
+    with pytest.raises(InputError) as refused:
         resolve_slice(ref, E4B)
+    said = str(refused.value)
+    assert ("full for the whole FFN" in said) == (float(ref) == 1)
+    (multiple,) = re.findall(r"(\d+x) for", said)
+    (units,) = re.findall(r"widths: (\d+) in a file", said)
+    if float(multiple[:-1]) <= 8:
+        assert resolve_slice(multiple, E4B).widths[0] == 2048 * float(ref)
+    (slice_,) = resolve_slices([{"name": "mine", "widths": int(units)}], E4B)
+    assert slice_.widths[0] == float(ref)
+
+
+def test_numbers_at_the_edge_of_what_is_hidden_units() -> None:
     assert resolve_slice("16", E4B).widths[0] == 16
 
 
@@ -116,8 +128,12 @@ def test_two_spellings_of_one_slice_are_one() -> None:
 @pytest.mark.parametrize(
     ("ref", "says"),
     [
-        ("1.0", "width 1.0 may be hidden units or the whole FFN; write 1 or full"),
-        (2.0, "write 2 or full"),
+        ("1.0", "width 1.0 may be .*; write full for the whole FFN, 1x for"),
+        (2.0, "write 2x for 2 hidden_size, or widths: 2 in a file"),
+        *((ref, r"keep nothing of .* 1/2, 0\.5") for ref in ("0", "0.0", "0%", "0x", "0/3", 0)),
+        *((ref, r"negative width; .* 1/2, 0\.5") for ref in ("-1", "-0.5", "-50%", "-1/2", -1)),
+        ("0.3", r"width 3/10 .* is 4915.2, not an integer; the nearest are 4915 and 4916"),
+        ("200%", "width 32768 is over the parent's 16384"),
         ("2.98", "width 2.98 is not an integer"),
         *((ref, r"a width .* is written 1/2, 0.5") for ref in ("half", "½", "0x2000", "16e3")),
         ("E2B-it", r"the nearest are .*e2b \(1.91B\)"),

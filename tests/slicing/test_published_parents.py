@@ -39,9 +39,7 @@ def test_every_published_slice_is_known_again(name: str, of: str) -> None:
         assert resolve_slice("e2b", cut).skipped == (20, 21, 22, 23, 24)
         return
     for ref in ("e2b", "e4b", "published", "Config for official E2B Model"):
-        with pytest.raises(
-            InputError, match=f"tuned is a slice already, by the looks of it {name}"
-        ):
+        with pytest.raises(InputError, match=f"tuned is a slice already, apparently {name}"):
             resolve_slices([ref], cut)
     assert resolve_slice("full", cut).widths == cut.text.intermediate_size
     assert resolve_slice("1/2", cut).skipped == ()

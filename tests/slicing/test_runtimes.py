@@ -169,6 +169,12 @@ def test_plan_of_a_quantised_folder(miniature: Path, tmp_path: Path, cli: Cli) -
     assert refused.code == 2 and "quantise the slice" in refused.err
 
 
+def test_findings_say_whether_slicing_is_the_remedy() -> None:
+    """A quantised checkpoint cannot be sliced; that must not hang on a sentence's wording."""
+    for finding in findings():
+        assert finding.by_slicing == finding.remedy.startswith("`slice`"), finding.remedy
+
+
 def test_modules_that_should_not_be_quantised_are_named(
     miniature: Path, tmp_path: Path, cli: Cli
 ) -> None:

@@ -100,7 +100,8 @@ def write_parent(
     (folder / "model.safetensors").unlink()
     _save(folder, tensors, shard_size)
     for name in ("tokenizer.json", "preprocessor_config.json", "chat_template.jinja", "LICENSE"):
-        (folder / name).write_text(f"stand-in for {name}\n")
+        content = f"stand-in for {name}"
+        (folder / name).write_text(json.dumps(content) if name.endswith(".json") else content)
     return folder
 
 

@@ -12,10 +12,14 @@ MAX_SMALL_BYTES: Final = 100_000_000
 
 
 _PULL: Final = "`git lfs pull` in the clone, or with `hf download`"
+_ANNEX_GET: Final = "`git annex get` in the clone"
 _POINTERS: Final = (
     (b"version https://git-lfs.github.com/spec/", "Git-LFS", _PULL),
     (b"version https://hawser.github.com/spec/", "Git-LFS", _PULL),  # its name before 2014
     (b"# xet version ", "Xet", "`hf download`"),
+    (b"/annex/objects/", "git-annex", _ANNEX_GET),
+    (b".git/annex/objects/", "git-annex", _ANNEX_GET),  # links, where the disk has none
+    (b"../.git/annex/objects/", "git-annex", _ANNEX_GET),
 )
 """How the small texts begin that stand for a file until it is fetched."""
 
@@ -49,6 +53,15 @@ def refuse_stand_in(start: bytes, where: str) -> None:
         )
 
 
+def refuse_unfetched_link(path: Path) -> None:
+    """Raise `InputError` if a path is a link of git-annex to a file that was not fetched."""
+    if path.is_symlink() and not path.exists() and "/annex/objects/" in path.resolve().as_posix():
+        raise InputError(
+            f"{path}: is a git-annex link to a file that is not here; fetch the file with "
+            f"{_ANNEX_GET}"
+        )
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for unbuffered reading.
 
@@ -66,6 +79,7 @@ def open_regular(path: Path) -> BinaryIO:
     except InputError:
         raise  # it is a ValueError, and says what is wrong
     except FileNotFoundError:
+        refuse_unfetched_link(path)
         missing = "is a link to a file that is not there" if path.is_symlink() else "no such file"
         raise InputError(f"{path}: {missing}") from None
     except OSError as error:

@@ -31,6 +31,10 @@ MOST_TOKENS = 8192
 MOST_FLOPS = 120 * 118e9
 """Of a batch on a CPU: two minutes of two cores with AVX2, measured at 118 GFLOP/s. A batch is what
 a killed pass loses."""
+LAYER_WEIGHTS: Final = 27
+"""Weights of a layer of E4B, in hidden_size^2: 24 of its FFN (3 matrices, 8 hidden_size wide), 2.5
+of attention, 0.3 of LAuReL and the per-layer input. Taken for every slice, so that all slices of a
+parent are packed alike."""
 WAITING_STATES = 3
 """Activations that wait at branches of the trie, at most, while one of a pass's 8 slices is
 computed."""
@@ -91,10 +95,8 @@ def budget_for(model: Gemma3nForCausalLM, *, compiled: bool = False) -> TokenBud
     tokens = tokens_within(room_for(model), model)
     most = min(MOST_TOKENS, tokens)
     if model.device.type == "cpu":
-        # FFN widths do not enter, so that all slices of a parent are packed alike: E4B's layer has
-        # 27 hidden_size^2 weights.
         layers = per_layer_table(model).shape[1] // model.config.hidden_size_per_layer_input
-        per_token = 2 * layers * 27 * model.config.hidden_size**2
+        per_token = 2 * layers * LAYER_WEIGHTS * model.config.hidden_size**2
         in_steps = int(MOST_FLOPS / per_token) // FEWEST_TOKENS * FEWEST_TOKENS
         most = min(most, max(FEWEST_TOKENS, in_steps))
     if compiled:

@@ -19,7 +19,7 @@ from matformer_lab.slicing.e4b import check_is_e4b
 from matformer_lab.slicing.notation.google_csv import load_csv
 from matformer_lab.slicing.notation.sampler import SamplerSpec
 from matformer_lab.slicing.notation.spec import SliceSpec
-from matformer_lab.slicing.notation.width import FEWEST_UNITS, Width
+from matformer_lab.slicing.notation.width import FEWEST_UNITS, Width, ways_to_write
 from matformer_lab.slicing.slice import Slice
 
 PUBLISHED: Final = "published"
@@ -133,17 +133,25 @@ def _specs_of_ref(ref: str, base: Path) -> Sequence[SliceSpec | SamplerSpec]:
     if _is_file(ref):
         return _specs_of_file(ref, base)
     units = int(ref) if ref.isascii() and ref.isdecimal() and len(ref) < 20 else None
-    if units is not None and units < FEWEST_UNITS:
+    if units is not None and 0 < units < FEWEST_UNITS:
+        kept = f"{units} hidden unit{'' if units == 1 else 's'}"
         raise InputError(
-            f"a slice {ref!r} would keep {units} hidden units of each layer's FFN; write full for "
-            f"the whole FFN, {units}x for multiples of hidden_size, or widths: {units} in a file"
+            f"a slice {ref!r} would keep {kept} of each layer's FFN; {ways_to_write(units)}"
         )
     try:
         width = Width.parse(ref if units is None else units)
     except ValueError as error:
+        if _NEGATIVE.fullmatch(ref):
+            raise InputError(f"a slice {ref!r} has a negative width; {_WIDTHS}") from None
         what = str(error) if ref.replace(".", "").isdecimal() else _unknown(ref)
         raise InputError(what) from None
+    if width.value == 0:
+        raise InputError(f"a slice {ref!r} would keep nothing of each layer's FFN; {_WIDTHS}")
     return [uniform(width)]
+
+
+_NEGATIVE: Final = re.compile(r"-[0-9.]+(%|x|/[0-9]+)?", re.ASCII)
+_WIDTHS: Final = "a width for every layer is written 1/2, 0.5, 4x or 8192"
 
 
 def uniform(width: Width) -> SliceSpec:
@@ -200,8 +208,8 @@ _MISTYPED: Final = 0.85
 
 def _unknown(ref: str) -> str:
     return (
-        f"no slice named {ref!r}; {_nearest(ref)}`matformer-lab slices` lists the built-in ones, a "
-        "width for every layer is written 1/2, 0.5, 4x or 8192, and a file ends in .yaml or .csv"
+        f"no slice named {ref!r}; {_nearest(ref)}`matformer-lab slices` lists the built-in ones, "
+        f"{_WIDTHS}, and a file ends in .yaml or .csv"
     )
 
 

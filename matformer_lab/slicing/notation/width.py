@@ -47,6 +47,20 @@ FEWEST_UNITS: Final = 16
 """A bare number below this is hardly meant as hidden units: people write 1 for the whole FFN."""
 
 
+def ways_to_write(count: int) -> str:
+    """What to write in place of a bare number below `FEWEST_UNITS`, by what it may mean.
+
+    Examples:
+        >>> ways_to_write(4)
+        'write 4x for 4 hidden_size, or widths: 4 in a file for 4 hidden units'
+    """
+    whole = "full for the whole FFN, " if count == 1 else ""
+    units = f"{count} hidden unit{'' if count == 1 else 's'}"
+    return (
+        f"write {whole}{count}x for {count} hidden_size, or widths: {count} in a file for {units}"
+    )
+
+
 @dataclass(frozen=True)
 class Width:
     """An FFN width as written, which `units` turns into hidden units for a layer of a parent.
@@ -108,7 +122,8 @@ class Width:
             return cls(value, "units")
         if value.denominator == 1:
             raise ValueError(
-                f"width {written} may be hidden units or the whole FFN; write {value} or full"
+                f"width {written} may be hidden units, a multiple of hidden_size or of the FFN; "
+                f"{ways_to_write(int(value))}"
             )
         raise ValueError(
             f"width {written} is not an integer; write hidden units (8192), a fraction of the "
@@ -139,7 +154,7 @@ class Width:
         if width.denominator != 1:
             raise InputError(
                 f"layer {layer}: width {self} of the parent's {full} is {float(width):g}, "
-                "not an integer"
+                f"not an integer; the nearest are {math.floor(width)} and {math.ceil(width)}"
             )
         if width < 1:
             raise InputError(f"layer {layer}: width is {width}; use 1 to {full}, or skip the layer")

@@ -44,10 +44,11 @@ class Executor(Protocol):
         """
 
     def session(self, prepared: Prepared) -> AbstractContextManager["Executor"]:
-        """An executor for many small calls of `scores`, which may keep what it loads between them.
+        """An executor that keeps what it has loaded from one call of `scores` to the next.
 
         Args:
-            prepared: Its slices contain all that will be scored. Nothing is loaded before that.
+            prepared: A sweep whose slices include all that will be scored. Its weights are loaded
+                by the first call of `scores`, not here.
         """
 
     def estimate(self, prepared: Prepared, pending: Sequence[Job]) -> Estimate | None:

@@ -17,7 +17,7 @@ _COST_PER_WORKER: Final = 5e11
 """Of `pass_cost`: about 20 s for the embedded parent. A process needs some 5 s before its first
 batch, most of it imports."""
 _PROCESS_BYTES: Final = 400 << 20
-"""What a process takes besides weights and activations: most of it PyTorch."""
+"""Memory of a process besides weights and activations: mostly PyTorch's own."""
 
 
 def check_workers(count: int, prepared: Prepared) -> None:
@@ -41,8 +41,8 @@ def check_workers(count: int, prepared: Prepared) -> None:
         )
     if not any(_shared_out(job, prepared) for job in prepared.jobs):
         raise InputError(
-            f"`workers` {count}: they score log-likelihood requests for `scorer` prefix, and this "
-            "sweep has none (they do not `compile` layers); leave it out"
+            f"`workers` {count}: workers score uncompiled log-likelihood requests for `scorer` "
+            "prefix, and this sweep has none; leave it out"
         )
 
 
