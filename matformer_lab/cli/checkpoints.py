@@ -120,7 +120,7 @@ def plan(
         return
     planned = make_plan(
         opened,
-        resolve_slice(slice_ref or "full", opened),
+        resolve_slice("full" if slice_ref is None else slice_ref, opened),
         text_only=text_only,
         as_is=as_is or of_folder,
         kv_from=open_parent(kv_from) if kv_from else None,

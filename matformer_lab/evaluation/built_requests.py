@@ -20,7 +20,7 @@ def requests_built(task: LoadedTask) -> Iterator[None]:
     """Within it, lm-eval's evaluator uses what `task` has instead of building it anew."""
     replaced: list[tuple[Any, str]] = []
     for name, subtask in task.subtasks.items():
-        methods = {"build_all_requests": _keep(subtask.instances)}
+        methods: dict[str, Callable[..., Any]] = {"build_all_requests": _keep(subtask.instances)}
         if _runs_code(subtask):
             methods["doc_iterator"] = _copies(subtask.instances)
         else:

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 _VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model")
 _SETTINGS: Final = "tokenizer_config.json"
+_MAY_BE_THERE: Final = (
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+"""Further files that a live model and its tokenizer are made of."""
 _FEWEST_TOKENS: Final = 16
 """Of a tokenizer without a vocabulary, transformers makes one of a few special tokens."""
 
@@ -59,14 +67,14 @@ def load_tokenizer(parent: Parent | StrPath) -> "PreTrainedTokenizerBase":
 
 
 def _check_files(folder: Path, ref: str) -> None:
-    """Raise `InputError` if a tokenizer's files are missing, or are not files.
+    """Raise `InputError` if files that scoring needs are missing, or something else in their place.
 
     transformers then makes up a tokenizer that knows no word, or another one than the model's.
     """
-    paths = [folder / name for name in (*_VOCABULARIES, _SETTINGS)]
+    paths = [folder / name for name in (*_VOCABULARIES, _SETTINGS, *_MAY_BE_THERE)]
     there = [path.name for path in paths if path.exists() or path.is_symlink()]
     for name in there:
-        read_side_file(folder / name)  # names a pointer, or a file that is empty or damaged
+        read_side_file(folder / name)
     missing = [] if set(_VOCABULARIES) & set(there) else [_VOCABULARIES[0]]
     missing += [] if _SETTINGS in there else [_SETTINGS]
     if missing:

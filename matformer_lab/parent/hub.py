@@ -23,8 +23,17 @@ _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
 
 def looks_like_repo_id(ref: str) -> bool:
-    """Whether `ref` has the form `org/name` or `org/name@revision`."""
-    return bool(_REPO_ID.fullmatch(ref)) and ".." not in ref
+    """Whether `ref` has the form `org/name` or `org/name@revision`, as the Hub allows them."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if not _REPO_ID.fullmatch(ref) or ".." in ref:
+        return False
+    try:
+        validate_repo_id(_parse_ref(ref).repo_id)
+    except HFValidationError:  # such as ./name, or one that ends in a dot
+        return False
+    return True
 
 
 class _RepoRef(NamedTuple):

@@ -133,7 +133,9 @@ def did_you_mean(ref: str) -> str:
     from difflib import get_close_matches
 
     by_spelling = {_plain(name): name for name in _GOOGLES}
-    by_spelling |= {_plain(name.partition("/")[2]): name for name in _GOOGLES}
+    for name in _GOOGLES:
+        short = name.partition("/")[2]
+        by_spelling |= {_plain(short): name, _plain(short.removeprefix("gemma-3n-")): name}
     repo = ref.partition("@")[0]
     if repo.strip("/").lower() == "tiny":
         return "; did you mean `tiny`?"

@@ -23,10 +23,6 @@ def without(*names: str) -> Callable[[Path], None]:
     return change
 
 
-def pointer(folder: Path) -> None:
-    (folder / "tokenizer.json").write_text(POINTER)
-
-
 def content(name: str, text: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         (folder / name).write_text(text)
@@ -54,7 +50,12 @@ def no_softcap(folder: Path) -> None:
             without("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
             r"there is no tokenizer\.json and no tokenizer_config\.json;",
         ),
-        (pointer, r"tokenizer\.json: is a Git-LFS pointer"),
+        (content("tokenizer.json", POINTER), r"tokenizer\.json: is a Git-LFS pointer"),
+        (content("special_tokens_map.json", POINTER), r"tokens_map\.json: is a Git-LFS pointer"),
+        (
+            content("generation_config.json", POINTER),
+            r"generation_config\.json: is a Git-LFS pointer",
+        ),
         (annexed, r"tokenizer\.json: is a git-annex link .*`git annex get`"),
         (content("tokenizer.json", ""), r"tokenizer\.json: is empty"),
         (content("tokenizer.json", "{"), r"tokenizer\.json: is not JSON"),
