@@ -203,7 +203,7 @@ def test_a_smaller_budget_is_checked_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     traced()
-    compute, checks = slice_scoring.check_rounding, 0
+    checks = 0
     score = slice_scoring.score_batch
 
     def counted(*args: Any) -> None:
@@ -211,7 +211,7 @@ def test_a_smaller_budget_is_checked_anew(
         checks += 1
         if checks == 1:  # from here on, the larger batches do not fit
             monkeypatch.setattr(slice_scoring, "score_batch", short)
-        compute(*args)
+        check_rounding(*args)
 
     def short(*args: Any) -> Any:
         if args[5] == COMPILED:

@@ -15,6 +15,7 @@ from matformer_lab.scoring.batches.one_row import BLOCK, SCORED_COUNTS, pack_one
 from matformer_lab.scoring.batches.packed_work import work_of
 from matformer_lab.scoring.batches.packing import Batch, Request, pack
 from matformer_lab.scoring.batches.token_budget import TokenBudget
+from matformer_lab.scoring.lm_head import target_scores
 from matformer_lab.scoring.slice_scoring import Answer, score_slices
 from tests.scoring.test_packed_forward import REQUESTS, model, unpacked
 
@@ -191,7 +192,7 @@ def test_the_head_reads_scored_tokens_and_not_their_padding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = 0
-    compute = packed_forward.target_scores
+    compute = target_scores
 
     def counted(model: Any, final: Any, *others: Any) -> Any:
         nonlocal seen
