@@ -137,7 +137,7 @@ class _Pass:
                 self._keep(batch, scores, budget)
             if (changed := self._journal.changed()) is not None:
                 if changed.mode != budget.mode:
-                    _warn_not_compiled("an earlier run of this pass could not")
+                    _warn_not_compiled("an earlier run of this pass could not compile them")
             else:
                 changed = self._compute(batches, budget)
             budget = changed or budget
