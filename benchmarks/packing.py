@@ -22,9 +22,8 @@ from matformer_lab.evaluation.tasks.entry import USUAL_NUM_FEWSHOT, TaskEntry
 from matformer_lab.evaluation.tasks.loading import load_tasks
 from matformer_lab.evaluation.tokenizer import load_tokenizer
 from matformer_lab.parent.opening import open_parent
-from matformer_lab.scoring.attention.tree_attention import BLOCK
 from matformer_lab.scoring.attention.visible_blocks import visible_blocks
-from matformer_lab.scoring.batches.one_row import pack_one_row
+from matformer_lab.scoring.batches.one_row import BLOCK, pack_one_row
 from matformer_lab.scoring.batches.packed_work import work_of
 from matformer_lab.scoring.batches.packing import Batch, pack
 from matformer_lab.sweep.estimate import sampled_requests

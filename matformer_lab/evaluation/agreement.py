@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM, PreTrainedTokenizerBase
 
     from matformer_lab.scoring.batches.packing import Request
+    from matformer_lab.scoring.journal import Journal
 
 AGREEMENT: Final = "agreement"
 """The name of the task."""
@@ -141,6 +142,7 @@ def score_agreement(
     bos: int,
     task: AgreementTask,
     progress: Callable[[float], None],
+    journal: Journal | None = None,
 ) -> Iterator[tuple[str, Score, float]]:
     """Yield the scores of live slices.
 
@@ -150,6 +152,7 @@ def score_agreement(
         bos: The token before each window.
         task: The windows.
         progress: Called with the fraction of the work done, 0 to 1.
+        journal: As for `agreement`.
 
     Yields:
         Name, score and seconds.
@@ -164,7 +167,13 @@ def score_agreement(
     requests: list[Request] = [
         Request.of([bos], window, len(window) + 1) for window in task.windows
     ]
-    found = agreement(models, parent, requests, progress=lambda done, count: progress(done / count))
+    found = agreement(
+        models,
+        parent,
+        requests,
+        progress=lambda done, count: progress(done / count),
+        journal=journal,
+    )
     seconds = (time.perf_counter() - began) / len(models)
     not_finite: dict[str, NotFiniteError] = {}
     for name, values in found.items():

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 SCORER_VERSIONS: Final[Mapping[str, int]] = {"prefix": 2, "lm-eval": 1}
 """Incremented when a scorer's log-likelihoods change, so that stored scores count as stale."""
-TEXTS_VERSION: Final = 1
-"""Incremented when the texts change that the `prefix` scorer generates."""
+TEXTS_VERSION: Final = 2
+"""Incremented when the texts change that the `prefix` scorer generates. 2: on a CPU, attention of
+prompts that share nothing is another kernel, which rounds otherwise."""
 BUDGETS_VERSION: Final = 1
 """Incremented when an accelerator's batches change: those of before there were versions are other
 ones, and round otherwise."""
@@ -60,7 +61,7 @@ def scorer_version(
     version = f"{scorer} v{SCORER_VERSIONS[scorer]}"
     if scorer == "prefix" and _writes(task):
         version += f", texts v{TEXTS_VERSION}"
-    if has_packed_requests(scorer, task):
+    if is_packed(scorer, task):
         if compiled:
             version += f", compiled v{COMPILED_VERSION}"
         elif has_own_memory(device):
@@ -68,8 +69,8 @@ def scorer_version(
     return version
 
 
-def has_packed_requests(scorer: "Scorer", task: LoadedTask) -> bool:
-    """Whether the `prefix` scorer computes log-likelihoods for `task`."""
+def is_packed(scorer: "Scorer", task: LoadedTask) -> bool:
+    """Whether packed batches are computed for `task`, and not lm-eval's or texts alone."""
     if isinstance(task, AgreementTask | AnswersTask):
         return True
     return scorer == "prefix" and any(
@@ -121,7 +122,7 @@ def score_together(
         compiled: As for `score_slices`.
         parent: Makes the whole parent, for the task that compares slices with it.
         progress: Called with the fraction of the work done, 0 to 1.
-        journal: Of `prefix`, as `score_slices` takes it.
+        journal: As for `score_slices`; agreement keeps no batches in it.
         elsewhere: Gives the answers to `prefix_requests`, where they are not computed here.
 
     Raises:
@@ -151,7 +152,7 @@ def score_together(
     if isinstance(task, AgreementTask):
         assert parent is not None, "agreement is with the parent"
         bos = check_bos(make_lm(next(iter(models.values())), tokenizer, scorer="prefix"))
-        scored = score_agreement(models, parent(), bos, task, progress)
+        scored = score_agreement(models, parent(), bos, task, progress, journal)
         yield from (SliceScore(*each) for each in scored)
         return
     if isinstance(task, AnswersTask):

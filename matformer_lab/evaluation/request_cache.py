@@ -52,7 +52,9 @@ def encoded_requests(instances: Sequence[Instance], lm: PrefixScorer) -> list[Re
     Raises:
         ValueError: As `PrefixScorer.encode`.
     """
-    if sum(len(part) for instance in instances for part in instance.args) < _LEAST_CHARS:
+    chars = sum(len(part) for instance in instances for part in instance.args)
+    # A tokenizer in Python has no text of all that its encoding depends on.
+    if chars < _LEAST_CHARS or not hasattr(lm.tokenizer, "backend_tokenizer"):
         return lm.encode(instances)
     key = _key(instances, lm)
     path = requests_folder() / key.hex()[:32]
@@ -84,6 +86,7 @@ def _key(instances: Sequence[Instance], lm: PrefixScorer) -> bytes:
         type(tokenizer).__name__,
         tokenizer.backend_tokenizer.to_str(),
         tokenizer.special_tokens_map,
+        tokenizer.split_special_tokens,  # the backend knows it and does not write it
         lm.prefix_token_id,
         lm.add_bos_token,
         lm.max_length,

@@ -199,3 +199,4 @@ def _notes(sweep: SweepResults, baseline: Baseline) -> Iterator[str]:
     ungated = [task.name for task in sweep.tasks if task.outcomes is None]
     if ungated:
         yield f"Not gated, for lack of per-item outcomes: {', '.join(ungated)}."
+    yield from sweep.mixed_modes

@@ -19,8 +19,8 @@ from matformer_lab.generation.batches import DecodeBatch, decode_batches
 from matformer_lab.generation.forward import extend
 from matformer_lab.generation.key_values import KeyValues, Shared
 from matformer_lab.generation.sampling import Sampling, likeliest, uniforms
-from matformer_lab.live.devices import free_bytes
-from matformer_lab.scoring.batches.token_budget import MOST_TOKENS, room_for, tokens_within
+from matformer_lab.live.devices import free_bytes, has_own_memory
+from matformer_lab.scoring.batches.token_budget import MOST_TOKENS, tokens_within
 from matformer_lab.scoring.packed_forward import check_transformers
 from matformer_lab.scoring.slice_scoring import attention_cost
 
@@ -38,6 +38,8 @@ FEWEST_SHARED: Final = 16
 saves. BOS and `Question:` are an example."""
 FEWEST_ROWS_LEFT: Final = 0.75
 """A batch is copied without its finished rows once less than this share of it is left."""
+LEAST_CAP_BYTES: Final = 1 << 28
+"""An accelerator's cap on activations is never below this, however small the weights."""
 
 
 class NotFiniteLogitsError(ValueError):
@@ -75,6 +77,20 @@ def decode_budget(room: int, model: Gemma3nForCausalLM) -> DecodeBudget:
     size = 2 * config.num_key_value_heads * config.head_dim * model.dtype.itemsize
     rows = room // 4 // (LOGIT_BYTES * config.vocab_size)
     return DecodeBudget(max(1, room // 2 // (with_own * size)), max(1, min(MOST_ROWS, rows)))
+
+
+def forward_room(model: Gemma3nForCausalLM) -> int:
+    """Bytes that the activations of a forward may take: half of what is free.
+
+    On an accelerator at most four fifths of `embed_tokens`, which every slice has whole: for E4B
+    9.5 % of the plan's `accelerator_bytes`, which is thousands of tokens. The rest of the room is
+    better spent on keys and values.
+    """
+    weight = model.model.embed_tokens.weight
+    room = free_bytes(weight.device) // 2
+    if has_own_memory(weight.device):
+        room = min(room, max(weight.nbytes * 4 // 5, LEAST_CAP_BYTES))
+    return room
 
 
 def generate(
@@ -166,7 +182,7 @@ class _Decoder:
         self._draws = draws
         self._progress = progress
         self._device = model.model.embed_tokens.weight.device
-        self._tokens_at_once = min(MOST_TOKENS, tokens_within(room_for(model), model))
+        self._tokens_at_once = min(MOST_TOKENS, tokens_within(forward_room(model), model))
         self._work = sum(len(prompt) + max_new_tokens for prompt in prompts)
         self._done = self._shown = 0
         self.texts: dict[int, list[int]] = {}

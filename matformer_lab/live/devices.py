@@ -63,6 +63,15 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch failed for lack of memory, on any device."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPU" in str(error)
+
+
 def idle_gpus(device: str) -> int:
     """How many GPUs a computation on `device` leaves idle; 0 where one was chosen by number."""
     import torch

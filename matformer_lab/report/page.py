@@ -121,7 +121,7 @@ def _notes(sweep: SweepResults) -> list[str]:
                 f"{task.name}: {task.metric} has no per-item outcomes; its comparisons are not "
                 "paired, and it is not part of the average."
             )
-    return notes
+    return notes + sweep.mixed_modes
 
 
 def _stored_dtype(sweep: SweepResults) -> str:

@@ -16,7 +16,7 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.results.pairing import Asked
 from matformer_lab.results.published import card_score, nested_model, sizes_fit, slice_score
 from matformer_lab.results.tables.description import ParentInfo, ScoredSlice
-from matformer_lab.results.tables.recipe_as_run import AGREEMENT
+from matformer_lab.results.tables.recipe_as_run import AGREEMENT, mixed_modes
 from matformer_lab.statistics.outcomes import Outcomes
 from matformer_lab.statistics.panel import Panel, unpaired
 from matformer_lab.statistics.ranking import rank
@@ -125,6 +125,11 @@ class SweepResults:
         """Versions, revisions and hashes of the run; empty if the recipe has none."""
         as_run = self.recipe.get("as_run")
         return as_run if isinstance(as_run, Mapping) else {}
+
+    @property
+    def mixed_modes(self) -> list[str]:
+        """A sentence for each task whose scores were computed in several modes."""
+        return mixed_modes(self.provenance)
 
     @cached_property
     def study(self) -> Study:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from matformer_lab.scoring.batches.packing import Request
-from matformer_lab.scoring.batches.token_budget import TokenBudget, budget_for
+from matformer_lab.scoring.batches.token_budget import FEWEST_TOKENS, TokenBudget, budget_for
 from matformer_lab.scoring.memory import LOGITS_AT_ONCE
 from matformer_lab.scoring.packed_forward import Activations, PackedForward, check_transformers
 from matformer_lab.scoring.per_layer_inputs import PerLayerInputFetcher
@@ -25,6 +25,8 @@ from matformer_lab.statistics.outcomes import Floats
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
+
+    from matformer_lab.scoring.journal import Journal
 
 _PARENT: Final = "\0parent"
 """A name that no slice has."""
@@ -51,6 +53,7 @@ def agreement(
     *,
     budget: TokenBudget | None = None,
     progress: Callable[[int, int], None] | None = None,
+    journal: Journal | None = None,
 ) -> dict[str, Agreement]:
     """Compare slices with their parent.
 
@@ -58,51 +61,65 @@ def agreement(
         models: Live slices by name.
         parent: The whole parent, live, sharing their memory.
         requests: The texts; every target is a token to agree on.
-        budget: As for `score_slices`.
+        budget: As for `score_slices`; in rows.
         progress: Called with (texts done, texts in all) after every batch.
+        journal: Told what the texts are computed with; it keeps no batches.
 
     Returns:
         For each name, a number for each text in the order of `requests`.
 
     Raises:
         InputError: For transformers older than 5.6.
+        torch.OutOfMemoryError: When even the smallest batch does not fit.
     """
     check_transformers()
     everyone = {_PARENT: parent, **models}
     trie = build_trie({name: layer_keys(model) for name, model in everyone.items()})
     fetcher = PerLayerInputFetcher(parent)
+    budget = budget or budget_for(parent)
     sums = {name: np.zeros((2, len(requests))) for name in models}
     counts = np.zeros(len(requests))
-    done = np.zeros(len(requests), dtype=bool)
-    batches = batches_of(parent, requests, budget or budget_for(parent))
-    for batch, inputs in fetcher.ahead(batches):
-        forward = PackedForward(parent, batch, inputs)
-        finals: dict[str, Tensor] = {}
-
-        def advance(
-            here: Activations, name: str, layer: int, forward: PackedForward = forward
-        ) -> Activations:
-            return forward.advance(everyone[name], here, layer)
-
-        def arrive(
-            here: Activations,
-            node: TrieNode,
-            forward: PackedForward = forward,
-            finals: dict[str, Tensor] = finals,
-        ) -> None:
-            final = forward.scored(everyone[node.ending[0]], here)
-            finals.update(dict.fromkeys(node.ending, final))
-
-        walk(trie, forward.begin(), advance, arrive)
-        for name in models:
-            values = _compared(parent, finals[_PARENT], finals[name])[:, batch.slot]
-            for number in range(2):
-                np.add.at(sums[name][number], batch.request, values[number])
-        np.add.at(counts, batch.request, 1)
-        done[batch.request] = True
-        if progress is not None:
-            progress(int(done.sum()), len(requests))
+    todo = np.arange(len(requests))
+    while len(todo):
+        done = np.zeros(len(todo), dtype=bool)
+        batches = batches_of(parent, [requests[number] for number in todo.tolist()], budget)
+        try:
+            for batch, inputs in fetcher.ahead(batches):
+                found = _of_batch(everyone, trie, PackedForward(parent, batch, inputs, budget))
+                texts = todo[batch.request]
+                for name, values in found.items():
+                    for total, of_tokens in zip(sums[name], values[:, batch.slot], strict=True):
+                        np.add.at(total, texts, of_tokens)
+                np.add.at(counts, texts, 1)
+                done[batch.request] = True
+                if journal is not None:
+                    journal.computed_with(budget)
+                if progress is not None:
+                    progress(len(requests) - len(todo) + int(done.sum()), len(requests))
+        except torch.OutOfMemoryError:
+            if budget.batch_tokens <= FEWEST_TOKENS:
+                raise
+            budget = budget.halved()
+        todo = todo[~done]
     return {name: Agreement(*(both / counts)) for name, both in sums.items()}
+
+
+def _of_batch(
+    everyone: Mapping[str, Gemma3nForCausalLM], trie: TrieNode, forward: PackedForward
+) -> dict[str, Floats]:
+    """For each slice, `_compared` of a batch."""
+    finals: dict[str, Tensor] = {}
+
+    def advance(here: Activations, name: str, layer: int) -> Activations:
+        return forward.advance(everyone[name], here, layer)
+
+    def arrive(here: Activations, node: TrieNode) -> None:
+        final = forward.scored(everyone[node.ending[0]], here)
+        finals.update(dict.fromkeys(node.ending, final))
+
+    walk(trie, forward.begin(), advance, arrive)
+    of_parent = finals.pop(_PARENT)
+    return {name: _compared(everyone[name], of_parent, final) for name, final in finals.items()}
 
 
 def _compared(model: Gemma3nForCausalLM, parent: Tensor, slice_: Tensor) -> Floats:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _CACHE: Final = "TORCHINDUCTOR_CACHE_DIR"
 _BACKEND: Final = "inductor"
-_MOST_VARIANTS: Final = 256
-"""Of one function: 6 kinds of layers times the token counts, of which a budget has 8 for rows, and
-pairs of these for the layers that reuse K/V: 2 kinds times 36. Beyond it compilation is given up,
-which must not pass unnoticed."""
+_MOST_VARIANTS: Final = 512
+"""Of one function. A budget has 6 token counts for rows, and at most 9 for scored tokens: 4 kinds
+of layers times 6, and 2 that reuse K/V times about 40 pairs, make about 100; longer texts and
+smaller budgets add to it. Beyond it compilation is given up, which must not pass unnoticed."""
 
 
 def compiled_code_folder() -> Path:

@@ -43,7 +43,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.budgets: list[TokenBudget] = []
-        """What the pass has been computed with, in this order."""
+        """What batches of the pass have been computed with, in this order."""
 
     def begin(self, budget: TokenBudget) -> TokenBudget:
         """Start, or continue.
@@ -54,7 +54,6 @@ class Journal:
         Returns:
             The budget to pack with: that of the earlier run, where there was one.
         """
-        self.budgets = [budget]
         return budget
 
     def recorded(self) -> Iterator[Mapping[str, TargetScores]]:
@@ -70,7 +69,11 @@ class Journal:
 
     def add_change(self, budget: TokenBudget) -> None:
         """Keep that the pass goes on with another budget here."""
-        self.budgets.append(budget)
+
+    def computed_with(self, budget: TokenBudget) -> None:
+        """Note what a batch was computed with, in this run or an earlier one."""
+        if budget not in self.budgets:
+            self.budgets.append(budget)
 
     def flush(self) -> None:
         """Write what was added, durably."""
@@ -100,7 +103,6 @@ class _RecordJournal(Journal):
             return None
         budget = self._earlier.pop(0)
         assert isinstance(budget, TokenBudget)
-        self.budgets.append(budget)
         return budget
 
     def add(self, scores: Mapping[str, TargetScores]) -> None:
@@ -109,7 +111,6 @@ class _RecordJournal(Journal):
 
     def add_change(self, budget: TokenBudget) -> None:
         """See `Journal`."""
-        super().add_change(budget)
         self._added.append(budget)
         self.flush()
 
@@ -195,7 +196,7 @@ class SentJournal(_RecordJournal):
         found = self._continue(self._before)
         if found is None:
             self._send(self._header(budget))
-        return super().begin(found or budget)
+        return found or budget
 
     def _keep(self, records: Sequence[bytes]) -> None:
         for record in records:
@@ -222,7 +223,7 @@ class FileJournal(_RecordJournal):
         found = self._continue(self.records())
         if found is None:
             self._restart(self._header(budget))
-        return super().begin(found or budget)
+        return found or budget
 
     def records(self) -> list[bytes]:
         """All whole records in the file, header first; what was cut short or damaged is removed."""

@@ -57,7 +57,7 @@ class Tokens:
             all of them.
         rotary: (cos, sin), each [rows, tokens, head_dim], by layer type.
         masks: [rows, 1, tokens, all tokens] which token attends to which, by layer type; None for
-            causal attention. Of documents side by side, in blocks.
+            causal attention. For documents side by side, a `BlockMask` of the same shape.
     """
 
     embeddings: Tensor
@@ -105,8 +105,8 @@ class PackedForward:
         model: Any of the slices.
         batch: From `slice_scoring.batches_of`.
         inputs: The batch's, from `PerLayerInputFetcher`.
-        budget: With which the batch was packed; None: rows, run as they are. In another mode, the
-            layers have to be used within `by_tree_attention`.
+        budget: What the batch was packed with; None: in rows, and layers run as they are. In any
+            other mode, `advance` needs to be called within `by_tree_attention`.
     """
 
     def __init__(
@@ -170,12 +170,16 @@ class PackedForward:
     def scored(self, model: Gemma3nForCausalLM, here: Activations) -> Tensor:
         """[scored tokens, hidden_size] the LM head's input, given the activations after the layers.
 
-        A read's token is at its `Batch.slot`.
+        The token of a read is at its `Batch.slot`.
         """
         if here.tokens is self.all_tokens:
             here = self._only_scored(here)
         check_readable(model.model.altup_unembed_projections, model.model.norm, model.lm_head)
-        return head_input(model, here.hidden).flatten(0, 1)
+        hidden = here.hidden
+        if self._one_row:
+            # Layers were compiled for a fixed count, padding included. The head was not.
+            hidden = hidden[:, :, : self._batch.slot[-1] + 1]
+        return head_input(model, hidden).flatten(0, 1)
 
     @cached_property
     def all_tokens(self) -> Tokens:
@@ -292,7 +296,7 @@ def per_layer_input(
         text: The slice that has the layer.
         source: The layer's index in the per-layer tables (`source_layers`).
         tokens: The tokens to compute.
-        project: Does it.
+        project: Computes it from the layer's weights: `_projected`, or the same compiled.
 
     Returns:
         [rows, tokens, hidden_size_per_layer_input].

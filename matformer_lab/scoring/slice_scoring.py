@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
 
-from matformer_lab.common.errors import InputError, one_line
+from matformer_lab.common.errors import InputError
 from matformer_lab.live.mapped_weights import UnreadableWeightsError
 from matformer_lab.scoring.attention.tree_attention import by_tree_attention
 from matformer_lab.scoring.batches.one_row import pack_one_row
 from matformer_lab.scoring.batches.packing import Batch, Request, pack
 from matformer_lab.scoring.batches.token_budget import FEWEST_TOKENS, TokenBudget, budget_for
 from matformer_lab.scoring.compiled_layers import compiling, why_not_compiled
+from matformer_lab.scoring.compiler_faults import NotCompiledError, check_rounding, compiler_errors
 from matformer_lab.scoring.journal import Journal
 from matformer_lab.scoring.lm_head import TargetScores
 from matformer_lab.scoring.packed_forward import Activations, PackedForward, check_transformers
@@ -41,12 +41,8 @@ if TYPE_CHECKING:
 
 _CHECKED_REQUESTS: Final = 16
 """Of the first compiled batch, answers that are compared with those of the layers as they are."""
-_CHECKED_TOKENS: Final = 2048
-"""Tokens of a batch of these."""
-_ROUNDING: Final = {torch.float32: 1e-4, torch.float64: 1e-6}
-"""How far a token's log-probability may be off, at the median."""
-_ROUNDING_OF_16_BITS: Final = 0.05
-"""The same: far below what a wrong mask does."""
+_CHECKED: Final = TokenBudget(2048, 2048)
+"""How these are computed: what of it does not fit is halved, as anywhere."""
 
 
 class Answer(NamedTuple):
@@ -56,10 +52,6 @@ class Answer(NamedTuple):
     """Log-probability of the continuation (natural logarithm)."""
     is_greedy: bool
     """Whether greedy decoding would produce the continuation."""
-
-
-class NotCompiledError(Exception):
-    """A compiled batch failed, and not for lack of memory."""
 
 
 class BatchScores(NamedTuple):
@@ -88,8 +80,8 @@ def score_slices(
         requests: For all slices, in any order.
         budget: Bounds of a batch and of a row in tokens; None chooses by free memory. An
             accelerator that runs out of memory halves them until they fit.
-        compiled: Without a budget: whether to compile the layers. Where that does not work, a
-            warning says so, and they run as they are.
+        compiled: Without a budget: whether to compile the layers. Where that does not work, or the
+            first batch's answers are wrong, a warning says so, and they run as they are.
         progress: Called with (requests done, requests in all) after every layer; a batch that is
             half done counts as half of its requests.
         journal: Keeps what is computed, and gives back what an earlier run computed of the same
@@ -104,62 +96,126 @@ def score_slices(
         torch.OutOfMemoryError: When even the smallest batch does not fit.
     """
     _check(models)
-    some_model = next(iter(models.values()))
-    fetcher = PerLayerInputFetcher(some_model)
-    trie = build_trie({name: layer_keys(model) for name, model in models.items()})
     journal = journal or Journal()
-    budget = journal.begin(_first_budget(some_model, budget, compiled=compiled))
-
-    furthest = 0.0
-
-    def score(batch: Batch, inputs: PerLayerInputs, before: int) -> Mapping[str, TargetScores]:
-        here = len(np.unique(batch.request))
-
-        def advance(share: float) -> None:
-            nonlocal furthest
-            furthest = max(furthest, before + share * here)  # a batch may run out of memory
-            progress(furthest, len(requests))
-
-        return score_batch(models, trie, batch, inputs, advance, budget)
-
-    read: list[BatchScores] = []
-    todo = np.arange(len(requests))
+    some_model = next(iter(models.values()))
+    scoring = _Pass(models, requests, progress, journal)
     try:
-        while len(todo):
-            done = np.zeros(len(todo), dtype=bool)
-            waiting = [requests[number] for number in todo.tolist()]
-            batches = batches_of(some_model, waiting, budget)
-            # In this order: zip takes no batch once there is no record.
-            for scores, batch in zip(journal.recorded(), batches, strict=False):
-                read.append(BatchScores(todo[batch.request], scores))
-                done[batch.request] = True
-            if (changed := journal.changed()) is not None:
-                budget, todo = changed, todo[~done]
-                continue
-            try:
-                for batch, inputs in fetcher.ahead(batches):
-                    scores = score(batch, inputs, len(requests) - int((~done).sum()))
-                    if budget.mode == "compiled" and not done.any():
-                        _check_compiled(models, waiting, BatchScores(batch.request, scores), budget)
-                    journal.add(scores)
-                    read.append(BatchScores(todo[batch.request], scores))
-                    done[batch.request] = True
-            except torch.OutOfMemoryError:
-                if budget.batch_tokens <= FEWEST_TOKENS:
-                    raise
-                budget = budget.halved()
-                journal.add_change(budget)
-            except NotCompiledError as error:
-                _warn_not_compiled(str(error))
-                budget = budget.in_rows()
-                journal.add_change(budget)
-            todo = todo[~done]
+        scoring.run(journal.begin(budget or budget_for(some_model, compiled=compiled)))
     except BaseException as error:
         journal.flush()
         if isinstance(error, UnreadableWeightsError) and journal.keeps:
             raise InputError(f"{error}; what was scored is kept: run again to continue") from None
         raise
-    return {name: answers_of(name, len(requests), read) for name in models}
+    return {name: answers_of(name, len(requests), scoring.read) for name in models}
+
+
+class _Pass:
+    """Requests on their way through the slices, batch after batch."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Gemma3nForCausalLM],
+        requests: Sequence[Request],
+        progress: Callable[[float, int], None],
+        journal: Journal,
+    ) -> None:
+        self.read: list[BatchScores] = []
+        self._models = models
+        self._some_model = next(iter(models.values()))
+        self._requests = requests
+        self._progress = progress
+        self._journal = journal
+        self._trie = build_trie({name: layer_keys(model) for name, model in models.items()})
+        self._fetcher = PerLayerInputFetcher(self._some_model)
+        self._packed = np.arange(len(requests))  # the requests that the batches at hand hold
+        self._done = np.zeros(len(requests), dtype=bool)  # which of these are read
+        self._furthest = 0.0
+
+    def run(self, budget: TokenBudget) -> None:
+        """Read all requests: what the journal has of them, then the rest."""
+        while len(self._packed):
+            waiting = [self._requests[number] for number in self._packed.tolist()]
+            batches = batches_of(self._some_model, waiting, budget)
+            # In this order: zip takes no batch once there is no record.
+            for scores, batch in zip(self._journal.recorded(), batches, strict=False):
+                self._keep(batch, scores, budget)
+            if (changed := self._journal.changed()) is not None:
+                if changed.mode != budget.mode:
+                    _warn_not_compiled("an earlier run of this pass could not compile them")
+            else:
+                changed = self._compute(batches, budget)
+            budget = changed or budget
+            self._packed = self._packed[~self._done]
+            self._done = np.zeros(len(self._packed), dtype=bool)
+
+    def _compute(self, batches: Iterator[Batch], budget: TokenBudget) -> TokenBudget | None:
+        """Score batches; the budget to go on with, where they cannot all be scored with this."""
+        is_checked = budget.mode != "compiled"
+        try:
+            if not is_checked and (missing := why_not_compiled(self._some_model.device)):
+                raise NotCompiledError(missing)
+            for batch, inputs in self._fetcher.ahead(batches):
+                show = self._shown(batch)
+                scores = score_batch(self._models, self._trie, batch, inputs, show, budget)
+                if not is_checked:
+                    self._check_compiled(batch, scores)
+                    is_checked = True
+                self._journal.add(scores)
+                self._keep(batch, scores, budget)
+            return None
+        except torch.OutOfMemoryError:
+            if budget.batch_tokens <= FEWEST_TOKENS:
+                raise
+            changed = budget.halved()
+        except NotCompiledError as error:
+            _warn_not_compiled(str(error))
+            changed = budget.in_rows()
+        self._journal.add_change(changed)
+        return changed
+
+    def _keep(self, batch: Batch, scores: Mapping[str, TargetScores], budget: TokenBudget) -> None:
+        self._journal.computed_with(budget)
+        self.read.append(BatchScores(self._packed[batch.request], scores))
+        self._done[batch.request] = True
+
+    def _shown(self, batch: Batch) -> Callable[[float], None]:
+        """What shows how far a batch is."""
+        before = len(self._requests) - int((~self._done).sum())
+        here = len(np.unique(batch.request))
+
+        def advance(share: float) -> None:
+            # A batch may run out of memory.
+            self._furthest = max(self._furthest, before + share * here)
+            self._progress(self._furthest, len(self._requests))
+
+        return advance
+
+    def _check_compiled(self, batch: Batch, scores: Mapping[str, TargetScores]) -> None:
+        """Compare some answers of the first batch with those of the layers as they are.
+
+        A compiler that works wrongly says nothing, and its scores look right.
+
+        Raises:
+            NotCompiledError: They differ by more than rounding.
+        """
+        name, model = next(iter(self._models.items()))
+        sample = np.unique(batch.request)[:_CHECKED_REQUESTS]
+        requests = [self._requests[number] for number in self._packed[sample].tolist()]
+        try:
+            usual = score_slices({name: model}, requests, budget=_CHECKED)[name]
+        except torch.OutOfMemoryError:
+            warnings.warn(
+                "too little memory to compare compiled layers with the layers as they are",
+                stacklevel=2,
+            )
+            return
+        found = answers_of(name, len(self._packed), [BatchScores(batch.request, scores)])
+        check_rounding(
+            [found[number].logprob for number in sample.tolist()],
+            [answer.logprob for answer in usual],
+            [len(request.targets) for request in requests],
+            model.dtype,
+        )
 
 
 def _check(models: Mapping[str, Gemma3nForCausalLM]) -> None:
@@ -173,19 +229,6 @@ def _check(models: Mapping[str, Gemma3nForCausalLM]) -> None:
             )
     if len({model.model.embed_tokens.weight.data_ptr() for model in models.values()}) != 1:
         raise ValueError("the models must be live slices of one parent, sharing its embeddings")
-
-
-def _first_budget(
-    model: Gemma3nForCausalLM, budget: TokenBudget | None, *, compiled: bool
-) -> TokenBudget:
-    """The budget to begin with: one that this machine can compile for, if it asks for that."""
-    if budget is None:
-        budget = budget_for(model, compiled=compiled)
-    missing = why_not_compiled(model.device) if budget.mode == "compiled" else None
-    if missing is None:
-        return budget
-    _warn_not_compiled(missing)
-    return budget_for(model)
 
 
 def batches_of(
@@ -251,6 +294,8 @@ def score_batch(
         NotCompiledError: When compiled layers fail.
     """
     forward = PackedForward(models[trie.below[0]], batch, inputs, budget)
+    mode = "rows" if budget is None else budget.mode
+    faults = compiler_errors if mode == "compiled" else nullcontext
     scores: dict[str, TargetScores] = {}
     work, done = _tokens_through_layers(models, trie, batch), 0
 
@@ -259,73 +304,27 @@ def score_batch(
         layers = models[name].model.layers
         if layer + 1 < len(layers):
             read_ahead.ask_for(layers[layer + 1])
-        there = forward.advance(models[name], here, layer)
+        with faults():
+            there = forward.advance(models[name], here, layer)
         done += there.hidden[0, ..., 0].numel()
         progress(min(1.0, done / work))
         return there
 
     def arrive(here: Activations, node: TrieNode) -> None:
-        score = forward.read(models[node.ending[0]], here)
+        with faults():
+            score = forward.read(models[node.ending[0]], here)
         scores.update(dict.fromkeys(node.ending, score))
 
     with ReadAhead(models[trie.below[0]].model.layers[0]) as read_ahead, ExitStack() as stack:
-        if budget is not None and budget.mode != "rows":
+        if mode != "rows":
             stack.enter_context(by_tree_attention(models.values()))
             stack.enter_context(compiling())
-        if budget is not None and budget.mode == "compiled":
-            stack.enter_context(_compiler_errors())
         walk(trie, forward.begin(), advance, arrive)
     return scores
 
 
-@contextmanager
-def _compiler_errors() -> Iterator[None]:
-    """Tell what a compiler fails at from a lack of memory, which it may hide in its own error."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        inner: BaseException | None = error
-        while inner is not None:
-            if isinstance(inner, torch.OutOfMemoryError):
-                raise inner from None
-            inner = inner.__cause__ or inner.__context__
-        raise NotCompiledError(f"{type(error).__name__}: {one_line(error)[:300]}") from error
-
-
-def _check_compiled(
-    models: Mapping[str, Gemma3nForCausalLM],
-    requests: Sequence[Request],
-    first: BatchScores,
-    budget: TokenBudget,
-) -> None:
-    """Compare some of the first batch's answers with those of the layers as they are.
-
-    A compiler that works wrongly says nothing, and its scores look right.
-
-    Raises:
-        NotCompiledError: They differ by more than rounding.
-    """
-    name, model = next(iter(models.items()))
-    sample = np.unique(first.request)[:_CHECKED_REQUESTS].tolist()
-    found = answers_of(name, len(requests), [first])
-    few = replace(budget.in_rows(), batch_tokens=min(budget.batch_tokens, _CHECKED_TOKENS))
-    usual = score_slices({name: model}, [requests[each] for each in sample], budget=few)[name]
-    apart = [
-        abs(found[each].logprob - answer.logprob) / max(1, len(requests[each].targets))
-        for each, answer in zip(sample, usual, strict=True)
-    ]
-    most = _ROUNDING.get(model.dtype, _ROUNDING_OF_16_BITS)
-    if not float(np.median(apart)) <= most:  # NaN too
-        raise NotCompiledError(
-            f"their log-probabilities were off by {np.median(apart):.2g} a token, and rounding "
-            f"explains {most:g}"
-        )
-
-
 def _warn_not_compiled(why: str) -> None:
-    warnings.warn(f"layers are not compiled, and scoring is slower: {why}", stacklevel=3)
+    warnings.warn(f"layers are not compiled, and scoring is slower: {why}", stacklevel=2)
 
 
 def _tokens_through_layers(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.agreement import AgreementTask, load_agreement
 from matformer_lab.evaluation.answers import answers_task
-from matformer_lab.evaluation.evaluate import has_packed_requests, scorer_version
+from matformer_lab.evaluation.evaluate import is_packed, scorer_version
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.evaluation.tasks.task_files import read_task_folders
 from matformer_lab.evaluation.tokenizer import load_tokenizer
@@ -107,7 +107,7 @@ class Prepared:
         if (
             isinstance(task, AgreementTask)
             or "loglikelihood" not in asked
-            or not has_packed_requests(self.recipe.scorer, task)
+            or not is_packed(self.recipe.scorer, task)
         ):
             return False
         if self.recipe.compile != "auto":

@@ -7,6 +7,7 @@ write   -> tables and report, from the store alone                  (results, re
 """
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -23,6 +24,7 @@ from matformer_lab.results.files import STORE, samples_file
 from matformer_lab.results.own_files import OwnFiles, disk_errors, own_files, remove_leftovers
 from matformer_lab.results.published import with_published
 from matformer_lab.results.tables.description import describe
+from matformer_lab.results.tables.recipe_as_run import mixed_modes
 from matformer_lab.results.tables.rows import result_rows
 from matformer_lab.results.write import SamplesTable, write_tables
 from matformer_lab.sweep.bar import SweepBar, say_beforehand
@@ -192,6 +194,8 @@ def _write(prepared: Prepared, store: Store, own: OwnFiles) -> None:
             if budget not in budgets.setdefault(job.task.name, []):
                 budgets[job.task.name].append(budget)
         rows += result_rows(job.sized, entry.metrics, job.task.metric, settings)
+    for line in mixed_modes({"budgets": budgets}):
+        warnings.warn(line, stacklevel=2)
     rows.sort(key=lambda row: order[row["slice"]])  # stable: tasks keep the recipe's order
     description = describe(prepared.parent, prepared.sized)
     task_names = {task.label: task.name for task in prepared.recipe.tasks}

@@ -59,6 +59,55 @@ def test_it_is_what_transformers_logits_say(scorable: Path, text: Path) -> None:
     assert found["1/4"].kl.mean() > found["1/2"].kl.mean() > 0
 
 
+def test_a_device_that_runs_out_of_memory_gets_smaller_batches(
+    scorable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    import matformer_lab as ml
+    from matformer_lab.scoring import agreement as module
+    from matformer_lab.scoring.batches.packing import Request
+    from matformer_lab.scoring.batches.token_budget import TokenBudget
+    from matformer_lab.scoring.journal import Journal
+
+    elastic = ml.ElasticParent.load(scorable)
+    models = {name: elastic.live(name) for name in ("1/2", "1/4")}
+    requests = [Request.of([2], [5 + n] * (90 + n), 200) for n in range(12)]
+    small = TokenBudget(256, 256)
+    expected = module.agreement(models, elastic.live("full"), requests, budget=small)
+    compare, calls = module._compared, 0
+
+    def short(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # the second slice of the second batch: the first one's are known already
+            raise torch.OutOfMemoryError
+        return compare(*args)
+
+    monkeypatch.setattr(module, "_compared", short)
+    journal, done = Journal(), []
+    found = module.agreement(
+        models,
+        elastic.live("full"),
+        requests,
+        budget=TokenBudget(512, 512),
+        progress=lambda *call: done.append(call),
+        journal=journal,
+    )
+    assert journal.budgets == [TokenBudget(512, 512), small]
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name].kl, values.kl, atol=1e-6)
+        np.testing.assert_allclose(found[name].top1, values.top1)
+    assert done == sorted(done) and done[-1] == (12, 12)
+
+    def never(*_: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(module, "_compared", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        module.agreement(models, elastic.live("full"), requests, budget=TokenBudget(512, 512))
+
+
 def test_a_sweep_shows_it_beside_its_tasks_and_not_in_their_average(
     scorable: Path, text: Path, tmp_path: Path
 ) -> None:

@@ -93,6 +93,20 @@ def test_another_tokenizer_is_another_entry() -> None:
     assert again(tokenizer=other) == 1
 
 
+def test_special_tokens_that_are_split_are_another_entry() -> None:
+    """Of which the tokenizer's own file says nothing."""
+    again()
+    other = load_tokenizer(open_parent("tiny"))
+    other.split_special_tokens = True
+    assert again(tokenizer=other) == 1
+
+
+def test_what_a_tokenizer_in_python_encodes_is_not_kept(cache: Path) -> None:
+    in_python = SimpleNamespace(special_tokens_map={})
+    assert (again(tokenizer=in_python), again(tokenizer=in_python)) == (1, 1)
+    assert not cache.exists()
+
+
 def test_other_libraries_are_another_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     again()
     monkeypatch.setattr("tokenizers.__version__", "0.0")

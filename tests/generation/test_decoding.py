@@ -4,15 +4,19 @@ import random
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from matformer_lab.generation import decoding
 from matformer_lab.generation.decoding import (
+    LEAST_CAP_BYTES,
     DecodeBudget,
     NotFiniteLogitsError,
     decode_budget,
+    forward_room,
     generate,
 )
 from matformer_lab.generation.sampling import Sampling
@@ -208,3 +212,21 @@ def test_the_budget_grows_with_the_room_and_is_never_nothing(elastic: ElasticPar
     assert decode_budget(2 * 5 * 2 * 16 * 4 * 1000, model).tokens == 1000
     assert decode_budget(0, model) == DecodeBudget(1, 1)
     assert decode_budget(1 << 40, model).rows == 256
+
+
+@pytest.mark.parametrize(
+    ("free", "embed_bytes", "room"),
+    [
+        (70 << 30, 10**9, 8 * 10**8),  # however much is free
+        (60 << 30, 10**9, 8 * 10**8),
+        (70 << 30, 1000, LEAST_CAP_BYTES),
+        (10**8, 10**9, 5 * 10**7),
+    ],
+)
+def test_a_forward_on_a_gpu_leaves_its_room_to_keys_and_values(
+    monkeypatch: pytest.MonkeyPatch, free: int, embed_bytes: int, room: int
+) -> None:
+    monkeypatch.setattr(decoding, "free_bytes", lambda _: free)
+    weight = SimpleNamespace(device=torch.device("cuda", 0), nbytes=embed_bytes)
+    model: Any = SimpleNamespace(model=SimpleNamespace(embed_tokens=SimpleNamespace(weight=weight)))
+    assert forward_room(model) == room

@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Gemma3nForCausalLM
 
+from matformer_lab.generation.decoding import LEAST_CAP_BYTES
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.scoring.attention import tree_attention
 from matformer_lab.scoring.batches.packing import Batch, Request, pack
 from matformer_lab.scoring.batches.token_budget import (
-    LEAST_CAP_BYTES,
     TokenBudget,
     accelerator_budget,
     tokens_within,

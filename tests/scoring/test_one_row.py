@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from matformer_lab.scoring import packed_forward
 from matformer_lab.scoring.attention.visible_blocks import visible_blocks
-from matformer_lab.scoring.batches.one_row import TOKEN_COUNTS, pack_one_row, token_count
+from matformer_lab.scoring.batches.one_row import BLOCK, SCORED_COUNTS, pack_one_row, token_counts
 from matformer_lab.scoring.batches.packed_work import work_of
 from matformer_lab.scoring.batches.packing import Batch, Request, pack
 from matformer_lab.scoring.batches.token_budget import TokenBudget
+from matformer_lab.scoring.lm_head import target_scores
 from matformer_lab.scoring.slice_scoring import Answer, score_slices
 from tests.scoring.test_packed_forward import REQUESTS, model, unpacked
 
@@ -40,8 +42,9 @@ def test_every_target_is_read_once_below_exactly_its_prefix(pairs: Any, batch_to
     for batch in pack_one_row(requests, batch_tokens=batch_tokens):
         rows, length = batch.input_ids.shape
         assert rows == 1
-        assert length in TOKEN_COUNTS
-        assert batch.scored.shape[1] in TOKEN_COUNTS
+        assert length in token_counts(batch_tokens)
+        assert batch.scored.shape[1] in (*SCORED_COUNTS, length)
+        assert batch.scored.shape[1] <= length
         assert (np.diff(batch.slot) >= 0).all()
         read += targets_read(batch)
     assert sorted(read) == sorted(
@@ -51,18 +54,26 @@ def test_every_target_is_read_once_below_exactly_its_prefix(pairs: Any, batch_to
     )
 
 
+def padded(tokens: int, budget: int) -> int:
+    return int(min(count for count in token_counts(budget) if count >= tokens))
+
+
 def unlike(lengths: list[int]) -> list[Request]:
     return [Request.of([n + 5] * length, (7,), 100_000) for n, length in enumerate(lengths)]
 
 
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=30), st.sampled_from([512, 2048]))
-def test_a_row_keeps_to_the_budget_and_is_at_least_half_full(
+def test_a_row_keeps_to_the_budget_and_is_not_half_empty(
     lengths: list[int], batch_tokens: int
 ) -> None:
     batches = list(pack_one_row(unlike(lengths), batch_tokens=batch_tokens))
     for batch in batches:
-        assert batch.input_ids.size <= max(batch_tokens, token_count(max(lengths)))
-        assert batch.tokens > batch.input_ids.size // 2 or batch.input_ids.size == TOKEN_COUNTS[0]
+        counts = token_counts(batch_tokens)
+        assert batch.input_ids.size <= max(batch_tokens, padded(max(lengths), batch_tokens))
+        if batch.tokens > batch_tokens // 2:
+            assert batch.tokens > 0.79 * batch.input_ids.size - BLOCK
+        else:
+            assert batch.input_ids.size in counts[:2]
     assert sum(batch.tokens for batch in batches) == sum(lengths)
 
 
@@ -77,7 +88,18 @@ def test_texts_of_unlike_length_share_a_row() -> None:
 
 def test_a_text_longer_than_the_budget_gets_a_row() -> None:
     (batch,) = pack_one_row(unlike([3000]), batch_tokens=512)
-    assert batch.input_ids.shape == (1, 4096)
+    assert batch.input_ids.shape == (1, 3072)
+
+
+def test_endings_of_a_text_longer_than_the_budget_stay_together() -> None:
+    """They did not, and each of a question's choices was a row with all of its context."""
+    choices = [Request.of([5] * 2500, (7 + n, 8), 100_000) for n in range(4)]
+    (batch,) = pack_one_row(choices, batch_tokens=2048)
+    assert batch.input_ids.shape == (1, 2560)
+    assert batch.tokens == 2504
+    long = [Request.of([5] * 2500, (*range(7 + n, 60 + n), 8), 100_000) for n in range(4)]
+    for batch in pack_one_row(long, batch_tokens=2048):
+        assert batch.input_ids.shape == (1, 2560)  # no more than the longest takes anyway
 
 
 @given(
@@ -154,7 +176,30 @@ def test_afterwards_the_model_has_its_own_attention_again() -> None:
         pico(torch.tensor([[2, 3, 4]]))
 
 
-@pytest.mark.parametrize("count", [1, 128, 129, 16384])
-def test_token_counts_are_few(count: int) -> None:
-    assert token_count(count) in TOKEN_COUNTS
-    assert count <= token_count(count) < max(129, 2 * count)
+@pytest.mark.parametrize("budget", [256, 512, 1024, 2048, 4096, 8192, 16384])
+def test_token_counts_are_few_and_near(budget: int) -> None:
+    counts = token_counts(budget)
+    assert (np.diff(counts) > 0).all()
+    assert (counts % BLOCK == 0).all()
+    assert budget in counts
+    assert (counts <= budget).sum() <= 6
+    assert counts[-1] > 2**23
+    for count in range(budget // 2 + 1, 70_000, 333):
+        assert padded(count, budget) < 1.25 * count + BLOCK
+
+
+def test_the_head_reads_scored_tokens_and_not_their_padding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = 0
+    compute = target_scores
+
+    def counted(model: Any, final: Any, *others: Any) -> Any:
+        nonlocal seen
+        seen += len(final)
+        return compute(model, final, *others)
+
+    monkeypatch.setattr(packed_forward, "target_scores", counted)
+    request = Request.of([2, 3, 4], [5, 6, 7], 20)
+    score_slices({"": model()}, [request], budget=TokenBudget(256, 256, "one row"))
+    assert seen == 3

@@ -20,12 +20,10 @@ from matformer_lab.scoring.batches.token_budget import (
     ACCELERATOR_TOKENS,
     FEWEST_TOKENS,
     LAYER_WEIGHTS,
-    LEAST_CAP_BYTES,
     MOST_TOKENS,
     TokenBudget,
     accelerator_budget,
     budget_for,
-    room_for,
     tokens_within,
 )
 from matformer_lab.scoring.memory import PIECE_BYTES
@@ -84,26 +82,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return told
 
 
-def on_gpu(embed_bytes: int) -> Any:
-    weight = SimpleNamespace(device=torch.device("cuda", 0), nbytes=embed_bytes)
-    return SimpleNamespace(model=SimpleNamespace(embed_tokens=SimpleNamespace(weight=weight)))
-
-
 def test_what_pytorch_keeps_counts_as_free(gpu: SimpleNamespace) -> None:
     gpu.free, gpu.reserved, gpu.allocated = 100, 50, 20
     assert free_bytes(torch.device("cuda", 0)) == 130
-
-
-@pytest.mark.parametrize("allocated", [5 << 30, 9 << 30])
-def test_on_a_gpu_it_does_not_matter_what_is_loaded(gpu: SimpleNamespace, allocated: int) -> None:
-    gpu.free, gpu.reserved, gpu.allocated = (70 << 30) - allocated, allocated, allocated
-    assert room_for(on_gpu(10**9)) == 8 * 10**8
-    assert room_for(on_gpu(1000)) == LEAST_CAP_BYTES
-
-
-def test_on_a_gpu_with_little_left_half_of_that(gpu: SimpleNamespace) -> None:
-    gpu.free = 10**8
-    assert room_for(on_gpu(10**9)) == 5 * 10**7
 
 
 def test_both_bounds_are_halved() -> None:
@@ -111,6 +92,25 @@ def test_both_bounds_are_halved() -> None:
     assert TokenBudget(16384, 16384, "compiled", 1 << 30).halved() == TokenBudget(
         8192, 8192, "compiled", 1 << 29
     )
+
+
+def test_a_budget_that_was_halved_is_the_one_of_its_size(gpu: SimpleNamespace) -> None:
+    """One budget and mode, the same bits: FFN pieces follow from the tokens, too."""
+    found = {}
+    for free in range(0, 80, 2):
+        gpu.free = free << 30
+        budget = budget_for(e4b_on(torch.device("cuda", 0)))
+        found[budget.batch_tokens] = budget
+    assert {16384, 8192} <= found.keys()
+    gpu.free = 1 << 30
+    for room in (2**28, 2**29, 2**30, 2**31, 2**32):
+        budget = accelerator_budget(e4b_on(torch.device("cuda", 0)), room)
+        found[budget.batch_tokens] = budget
+    for tokens, budget in found.items():
+        if tokens // 2 in found:
+            assert budget.halved() == found[tokens // 2]
+    assert {8192, 4096, 2048} <= found.keys()
+    assert found[4096].piece_bytes == PIECE_BYTES
 
 
 def e4b_on(device: torch.device) -> Any:

@@ -1,5 +1,6 @@
 """`compile` in a recipe: when it is on, which scores it makes stale, and what is recorded."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import yaml
 import matformer_lab as ml
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.evaluate import scorer_version
+from matformer_lab.report.page import _notes
 from matformer_lab.scoring.compiled_layers import why_not_compiled
 from matformer_lab.sweep import jobs
+from matformer_lab.sweep.executors import score_pass
 from matformer_lab.sweep.executors.local_workers import check_workers
 from matformer_lab.sweep.jobs import Prepared, prepare
 from matformer_lab.sweep.store import Store
@@ -57,7 +60,9 @@ def test_texts_are_not_scored_by_packed_batches(prepared: Prepared) -> None:
     request = type("Request", (), {"request_type": "generate_until"})
     leaf = type("Leaf", (), {"instances": [request]})
     writes = replace(task, task_dict={"tasks": {"leaf": leaf}})
-    assert scorer_version("prefix", writes, "cuda") == scorer_version("prefix", writes, "cpu")
+    # Incremented since the first release: a CPU's attention changed, and stored texts are stale.
+    assert scorer_version("prefix", writes, "cpu") == "prefix v2, texts v2"
+    assert scorer_version("prefix", writes, "cuda") == "prefix v2, texts v2"
     assert not on(prepared, "cuda", compile="on").is_compiled(writes)
 
 
@@ -99,6 +104,26 @@ def test_without_a_compiler_a_sweep_says_so_and_records_it(
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler was found"):
         ml.run_sweep(ml.parse_recipe(RECIPE | {"compile": "on"}), tmp_path / "out", report=False)
     assert recorded(tmp_path / "out") == ["rows"]
+
+
+def test_scores_of_several_modes_in_one_table_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler that was there for one slice and not for the next one."""
+    recipe, out = RECIPE | {"compile": "on", "device": "cpu"}, tmp_path / "out"
+    monkeypatch.setattr("matformer_lab.scoring.slice_scoring.why_not_compiled", lambda _: "none")
+    with monkeypatch.context() as changed, warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*several modes")
+        compiled = [{"mode": "compiled", "batch_tokens": 8192}]
+        changed.setattr(score_pass, "_budgets", lambda *_: compiled)
+        ml.run_sweep(ml.parse_recipe(recipe), out, report=False)
+    more = ml.parse_recipe(recipe | {"slices": ["e2b", "full"]})
+    with pytest.warns(UserWarning, match=r"^tiny_boolq: .* several modes \(compiled, rows\)"):
+        ml.run_sweep(more, out, report=False)
+    sweep = ml.read_sweep(out)
+    (sentence,) = sweep.mixed_modes
+    assert "compile: off" in sentence
+    assert sentence in _notes(sweep)
 
 
 @pytest.mark.slow

@@ -96,3 +96,22 @@ def read_recipe(path: Path) -> tuple[RecipeAsRun, Mapping[str, Any]]:
         return RecipeAsRun.model_validate(written), written
     except ValidationError as error:
         raise InputError(f"{path}: {explain(error, RecipeAsRun)}") from None
+
+
+def mixed_modes(as_run: Mapping[str, Any]) -> list[str]:
+    """A sentence for each task whose scores were computed in several modes (`TokenBudget`).
+
+    Args:
+        as_run: A recipe's, as it is written.
+    """
+    budgets = as_run.get("budgets")
+    found = []
+    for task, of in budgets.items() if isinstance(budgets, Mapping) else ():
+        listed = [each for each in of if isinstance(each, Mapping)] if isinstance(of, list) else []
+        modes = dict.fromkeys(str(each.get("mode")) for each in listed)
+        if len(modes) > 1:
+            found.append(
+                f"{task}: its scores were computed in several modes ({', '.join(modes)}), which "
+                "round differently; with `compile: off` all are computed alike."
+            )
+    return found

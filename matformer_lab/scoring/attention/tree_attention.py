@@ -16,6 +16,7 @@ from torch import Tensor
 
 from matformer_lab.live.devices import send
 from matformer_lab.scoring.attention.visible_blocks import Bools, visible_blocks
+from matformer_lab.scoring.batches.one_row import BLOCK
 from matformer_lab.scoring.batches.prefix_tree import Ints
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
 
 _NAME: Final = "matformer_lab_tree"
-BLOCK: Final = 128
-"""Tokens of a block: what FlexAttention's kernels take at once, or a multiple of it."""
 
 
 @contextmanager

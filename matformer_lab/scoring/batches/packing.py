@@ -157,17 +157,28 @@ def choose_rows(
         attention_cost: As for `pack`.
     """
     return cheapest_rows(
-        tree, batch_tokens, row_tokens, lambda size: size + attention_cost * size**2
+        tree,
+        batch_tokens,
+        most_of=lambda longest: np.full_like(longest, row_tokens),
+        cost_of=lambda size: size + attention_cost * size**2,
     )
 
 
 def cheapest_rows(
     tree: PrefixTree,
     batch_tokens: int,
-    row_tokens: int,
+    *,
+    most_of: Callable[[Ints], Ints],
     cost_of: Callable[[Ints], NDArray[np.float64]],
 ) -> list[Row]:
-    """As `choose_rows`, for rows that cost `cost_of` their tokens."""
+    """As `choose_rows`, for other bounds and costs.
+
+    Args:
+        tree: The sequences of all requests.
+        batch_tokens: The most tokens a row may have beyond its first sequence.
+        most_of: The most tokens of rows with several sequences, given those of the longest one.
+        cost_of: What rows cost, given their tokens.
+    """
     lengths = np.array([len(sequence) for sequence in tree.sequences], dtype=np.int64)
     added = np.concatenate([[0], np.cumsum(lengths - tree.shared)])
     # earliest[stop]: the first start of a run that ends before `stop` within the budget
@@ -178,7 +189,8 @@ def cheapest_rows(
         first = max(0, min(int(earliest[stop]), stop - 1))
         size = lengths[first:stop] + added[stop] - added[first + 1 : stop + 1]
         cost = best[first:stop] + cost_of(size)
-        cost[:-1][size[:-1] > row_tokens] = np.inf
+        longest = np.maximum.accumulate(lengths[first:stop][::-1])[::-1]
+        cost[:-1][(size > most_of(longest))[:-1]] = np.inf
         choice = int(np.argmin(cost))
         best[stop], start_of[stop] = cost[choice], first + choice
 
@@ -197,7 +209,7 @@ def batch_of(
     numbers: Sequence[Sequence[int]],
     requests: Sequence[Request],
     *,
-    round_up: Callable[[int], int] = int,
+    padded: Callable[[int, int], tuple[int, int]] = lambda tokens, scored: (tokens, scored),
 ) -> Batch:
     """Some rows of a tree as a batch.
 
@@ -206,7 +218,7 @@ def batch_of(
         rows: Of about the same length.
         numbers: For each of the tree's sequences, the indices of the requests that read it.
         requests: All of them.
-        round_up: The length of a row, and of a row's scored tokens, given the longest one's.
+        padded: How many tokens a row has, and how many scored ones, given the most that any has.
     """
     flats = [tree.flatten(row.start, row.stop) for row in rows]
     reads = [
@@ -214,7 +226,9 @@ def batch_of(
         for flat, row in zip(flats, rows, strict=True)
     ]
     scored = [np.unique(each.node) for each in reads]
-    slots = round_up(max(len(nodes) for nodes in scored))
+    length, slots = padded(
+        max(len(flat.tokens) for flat in flats), max(len(nodes) for nodes in scored)
+    )
     slot = np.concatenate(
         [
             row * slots + np.searchsorted(nodes, each.node)
@@ -222,8 +236,7 @@ def batch_of(
         ]
     )
     order = np.argsort(slot, kind="stable")
-    length = round_up(max(len(flat.tokens) for flat in flats))
-    zeros = np.zeros(max(length, slots), dtype=np.int64)
+    zeros = np.zeros(length, dtype=np.int64)
     return Batch(
         input_ids=np.stack([_pad(flat.tokens, zeros[:length]) for flat in flats]),
         depth=np.stack([_pad(flat.depth, zeros[:length]) for flat in flats]),

@@ -41,8 +41,6 @@ computed."""
 BATCHES_OF_INPUTS = 3
 """Batches whose per-layer inputs an accelerator holds: one being computed, one ready, one on its
 way."""
-LEAST_CAP_BYTES = 1 << 28
-"""An accelerator's cap on activations is never below this, however small the weights."""
 ACCELERATOR_TOKENS: Final = (16384, 8192, 4096, 2048, 1024, 512, FEWEST_TOKENS)
 """The budgets of an accelerator: few, so that code is compiled for few sizes, and so that scores do
 not depend on the last megabyte of free memory. Below 2,048 only where memory is very short."""
@@ -75,11 +73,12 @@ class TokenBudget:
             self,
             batch_tokens=self.batch_tokens // 2,
             row_tokens=self.row_tokens // 2,
-            piece_bytes=max(PIECE_BYTES, self.piece_bytes // 2),
+            # What the smaller budget would have been given at first: one budget, the same bits.
+            piece_bytes=min(self.piece_bytes, _piece_bytes(self.batch_tokens // 2)),
         )
 
     def in_rows(self) -> TokenBudget:
-        """For a device that does not run what is compiled."""
+        """For a device that does not run what is compiled; it may have to halve it."""
         return replace(self, mode="rows")
 
 
@@ -92,7 +91,7 @@ def budget_for(model: Gemma3nForCausalLM, *, compiled: bool = False) -> TokenBud
     """
     if has_own_memory(model.device):
         return accelerator_budget(model, free_bytes(model.device) // 2, compiled=compiled)
-    tokens = tokens_within(room_for(model), model)
+    tokens = tokens_within(free_bytes(model.device) // 2, model)
     most = min(MOST_TOKENS, tokens)
     if model.device.type == "cpu":
         layers = per_layer_table(model).shape[1] // model.config.hidden_size_per_layer_input
@@ -117,26 +116,19 @@ def accelerator_budget(
     """
     mode: Mode = "compiled" if compiled else "rows"
     for count in ACCELERATOR_TOKENS:
-        # Where thousands of tokens fit, so does the FFN of thousands at once: larger products.
-        piece = max(PIECE_BYTES, count * _PIECE_BYTES_OF_A_TOKEN if count >= _MANY_TOKENS else 0)
+        piece = _piece_bytes(count)
         left = room - piece + PIECE_BYTES
         if tokens_within(left, model, dense_masks=not compiled) >= count:
             return TokenBudget(count, count, mode, piece)
     raise AssertionError("the smallest budget is never refused")
 
 
-def room_for(model: Gemma3nForCausalLM) -> int:
-    """Bytes that activations may take: half of what is free.
+def _piece_bytes(tokens: int) -> int:
+    """What an accelerator's FFN may hold at once, given the budget's tokens.
 
-    On an accelerator at most four fifths of `embed_tokens`, which every slice has whole. For E4B
-    that is 9.5 % of the plan's `accelerator_bytes`: scoring needs the plan and about a tenth more,
-    and the room still holds thousands of tokens, so that scoring is no slower for it.
+    Where thousands of tokens fit, so does the FFN of thousands at once: larger products.
     """
-    weight = model.model.embed_tokens.weight
-    room = free_bytes(weight.device) // 2
-    if has_own_memory(weight.device):
-        room = min(room, max(weight.nbytes * 4 // 5, LEAST_CAP_BYTES))
-    return room
+    return tokens * _PIECE_BYTES_OF_A_TOKEN if tokens >= _MANY_TOKENS else PIECE_BYTES
 
 
 def tokens_within(room: int, model: Gemma3nForCausalLM, *, dense_masks: bool = True) -> int:

@@ -71,9 +71,10 @@ def usual_workers(
 
 def _within_memory(count: int, prepared: Prepared, model: "Gemma3nForCausalLM") -> int:
     """At most so many that each has room for the batches that one process alone would compute."""
-    from matformer_lab.scoring.batches.token_budget import budget_for, room_for, tokens_within
+    from matformer_lab.live.devices import free_bytes
+    from matformer_lab.scoring.batches.token_budget import budget_for, tokens_within
 
-    wanted, room = budget_for(model).batch_tokens, room_for(model)
+    wanted, room = budget_for(model).batch_tokens, free_bytes(model.device) // 2
     copies = max(sized.sizes.effective for sized in prepared.sized) * model.dtype.itemsize
     while count > 1 and tokens_within(room // count - _PROCESS_BYTES - copies, model) < wanted:
         count -= 1

@@ -11,7 +11,7 @@ from matformer_lab.evaluation.evaluate import prefix_requests, score_together
 from matformer_lab.evaluation.finite import NotFiniteScoresError
 from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.gemma3n import TextConfig
-from matformer_lab.live.devices import has_own_memory
+from matformer_lab.live.devices import has_own_memory, is_out_of_memory
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.slice import Slice
 from matformer_lab.sweep.executors.base import Scored, ShowShare
@@ -198,12 +198,10 @@ def _budgets(
 @contextmanager
 def _memory_explained(prepared: Prepared) -> Iterator[None]:
     """Turn PyTorch's long errors about memory into one line with a remedy."""
-    import torch
-
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPU" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise InputError(
             f"device: {prepared.device} has too little memory for these slices in "
