@@ -198,7 +198,7 @@ def test_what_cannot_be_cut_is_named(pico: Path, tmp_path: Path) -> None:
         "how a slice cuts .* is not known", lambda t: t.update({f"{down}.ia3_l": torch.ones(1)})
     )
     refused(
-        "DoRA's: it goes with the norms of whole rows",
+        "DoRA's: it scales whole rows of the tuned weight",
         lambda t: t.update({f"{down}.lora_magnitude_vector": torch.ones(32)}),
     )
     norm = f"{AROUND}model.layers.0.input_layernorm.lora_A.weight"
