@@ -28,7 +28,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.random_parent import write_random_parent
 from benchmarks.score import clocked
-from matformer_lab.evaluation.lm import make_lm
+from matformer_lab.evaluation.models.lm import make_lm
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.slicing.slice import Slice

@@ -23,8 +23,8 @@ from lm_eval.api.instance import Instance
 from transformers import AutoTokenizer, Gemma3nForCausalLM
 
 from benchmarks.random_parent import write_random_parent
-from matformer_lab.evaluation.lm import make_lm
-from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+from matformer_lab.evaluation.models.lm import make_lm
+from matformer_lab.evaluation.models.prefix_scorer import PrefixScorer
 from matformer_lab.evaluation.quiet import quiet_lm_eval
 from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks

@@ -28,7 +28,7 @@ from matformer_lab.sweep.executors.base import Executor
 from matformer_lab.sweep.executors.local import LocalExecutor
 from matformer_lab.sweep.recipe import parse_recipe
 from matformer_lab.sweep.run import run_sweep
-from matformer_lab.sweep.store import Store
+from matformer_lab.sweep.scores.store import Store
 
 BATCH = 8
 """Proposals at a time, so that they share a pass: samplers learn from the batch as a whole."""

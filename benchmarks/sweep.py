@@ -25,8 +25,8 @@ from transformers import AutoTokenizer
 from benchmarks.measure import Run, timed
 from benchmarks.random_parent import write_random_parent
 from benchmarks.score import BATCH_SIZE, NUM_FEWSHOT, clocked, hflm_batches, median
-from matformer_lab.evaluation.lm import make_lm
-from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+from matformer_lab.evaluation.models.lm import make_lm
+from matformer_lab.evaluation.models.prefix_scorer import PrefixScorer
 from matformer_lab.evaluation.quiet import quiet_lm_eval
 from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import load_tasks

@@ -28,7 +28,7 @@ from matformer_lab.common.version import __version__ as __version__
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 
 if not _is_command():  # which has no use for it and starts sooner
-    from matformer_lab.evaluation.registration import register_model as _register_model
+    from matformer_lab.evaluation.models.registration import register_model as _register_model
 
     _register_model()
 if "IPython" in _sys.modules and (_shell := _sys.modules["IPython"].get_ipython()):

@@ -11,7 +11,7 @@ from .checkpoint.verification.verify import compare_checkpoints as compare_check
 from .checkpoint.verification.verify import verify_checkpoint as verify_checkpoint
 from .checkpoint.write import write_checkpoint as write_checkpoint
 from .common.errors import InputError as InputError
-from .evaluation.prefix_scorer import PrefixScorer as PrefixScorer
+from .evaluation.models.prefix_scorer import PrefixScorer as PrefixScorer
 from .evaluation.tokenizer import load_tokenizer as load_tokenizer
 from .gate.result import GateResult as GateResult
 from .gate.run import run_gate as run_gate

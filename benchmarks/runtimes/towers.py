@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3nAudioConfig, Gemma3nConfig, Gemma3nVisionConfig
 
-from matformer_lab.parent.headers import data_bytes
+from matformer_lab.parent.weights.headers import data_bytes
 
 _FILE = "model-towers.safetensors"
 

@@ -40,12 +40,12 @@ from matformer_lab.gemma3n import (
     layer_tensor,
     split_layer,
 )
-from matformer_lab.parent.headers import TensorInfo, read_header
-from matformer_lab.parent.links import path_inside
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
 from matformer_lab.parent.references import is_file
-from matformer_lab.parent.spelling import FULL_PREFIX
+from matformer_lab.parent.weights.headers import TensorInfo, read_header
+from matformer_lab.parent.weights.links import path_inside
+from matformer_lab.parent.weights.spelling import FULL_PREFIX
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import Plan, TensorPlan, make_plan
 from matformer_lab.slicing.slice import Slice

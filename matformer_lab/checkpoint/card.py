@@ -12,7 +12,7 @@ from matformer_lab.common.files.strict_yaml import parse_yaml
 from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.common.markdown import escape_markdown, markdown_table
 from matformer_lab.common.version import __version__
-from matformer_lab.parent.links import path_inside
+from matformer_lab.parent.weights.links import path_inside
 from matformer_lab.slicing.plan import Plan
 from matformer_lab.slicing.tables import (
     LAYER_HEAD,

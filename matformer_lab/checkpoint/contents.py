@@ -14,9 +14,9 @@ from matformer_lab.common.files.atomic import make_folder, write_atomic
 from matformer_lab.common.files.written_json import written_json
 from matformer_lab.common.version import __version__
 from matformer_lab.parent.folder import TEMPLATES_FOLDER
-from matformer_lab.parent.index import INDEX_FILE
-from matformer_lab.parent.links import path_inside
 from matformer_lab.parent.side_files import read_side_file
+from matformer_lab.parent.weights.index import INDEX_FILE
+from matformer_lab.parent.weights.links import path_inside
 from matformer_lab.slicing.plan import Plan
 
 _TOKENIZER_FILES: Final = (

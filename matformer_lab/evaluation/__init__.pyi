@@ -2,8 +2,8 @@
 
 from .evaluate import SliceScore as SliceScore
 from .evaluate import score_together as score_together
-from .lm import make_lm as make_lm
-from .prefix_scorer import PrefixScorer as PrefixScorer
+from .models.lm import make_lm as make_lm
+from .models.prefix_scorer import PrefixScorer as PrefixScorer
 from .score import Metric as Metric
 from .score import Score as Score
 from .tokenizer import load_tokenizer as load_tokenizer

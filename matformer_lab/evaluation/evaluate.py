@@ -19,8 +19,8 @@ from matformer_lab.evaluation.finite import (
     check_score,
     finite_logits,
 )
-from matformer_lab.evaluation.lm import check_bos, make_lm
 from matformer_lab.evaluation.lm_eval_results import item_records, metric_rows
+from matformer_lab.evaluation.models.lm import check_bos, make_lm
 from matformer_lab.evaluation.quiet import quiet_lm_eval, templates_compiled_once
 from matformer_lab.evaluation.score import Score
 from matformer_lab.evaluation.tasks.loading import LoadedTask

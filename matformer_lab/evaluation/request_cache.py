@@ -26,7 +26,7 @@ from matformer_lab.scoring.batches.prefix_tree import common_prefix
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-    from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+    from matformer_lab.evaluation.models.prefix_scorer import PrefixScorer
 
 _MAGIC: Final = b"matformer_lab requests 1\n"
 _LEAST_CHARS: Final = 1_000_000

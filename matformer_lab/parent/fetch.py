@@ -23,7 +23,6 @@ from matformer_lab.common.progress import Advance, bytes_bar
 from matformer_lab.common.spans import Span, merged, missing
 from matformer_lab.common.units import in_units
 from matformer_lab.parent.folder import TEMPLATES_FOLDER, open_folder
-from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.hub import (
     SIDE_PATTERNS,
     explained,
@@ -33,6 +32,7 @@ from matformer_lab.parent.hub import (
     with_weights,
 )
 from matformer_lab.parent.parent import Parent
+from matformer_lab.parent.weights.headers import TensorInfo
 
 REQUEST_BYTES: Final = 16 << 20
 """Bytes of one request, and the most that a broken connection loses."""

@@ -9,12 +9,12 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.strict_json import strict_json
 from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.gemma3n import says_untied
-from matformer_lab.parent.head import repeats_embeddings
-from matformer_lab.parent.headers import TensorInfo, read_header
-from matformer_lab.parent.links import path_inside
 from matformer_lab.parent.parent import Parent, build_parent, parent_of_candidates
 from matformer_lab.parent.references import why_no_config
-from matformer_lab.parent.weight_files import WeightFiles, candidates, read_weight_files
+from matformer_lab.parent.weights.head import repeats_embeddings
+from matformer_lab.parent.weights.headers import TensorInfo, read_header
+from matformer_lab.parent.weights.links import path_inside
+from matformer_lab.parent.weights.weight_files import WeightFiles, candidates, read_weight_files
 
 TEMPLATES_FOLDER: Final = "additional_chat_templates"
 """Where transformers keeps the chat templates of a tokenizer that has several, as NAME.jinja."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from matformer_lab.common.errors import InputError, one_line
 from matformer_lab.parent.folder import open_folder, parse_config
-from matformer_lab.parent.headers import TensorInfo, header_length, parse_header
 from matformer_lab.parent.parent import Parent, build_parent, parent_of_candidates
 from matformer_lab.parent.references import did_you_mean
-from matformer_lab.parent.weight_files import WeightFiles, candidates, read_weight_files
+from matformer_lab.parent.weights.headers import TensorInfo, header_length, parse_header
+from matformer_lab.parent.weights.weight_files import WeightFiles, candidates, read_weight_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileSystem

@@ -21,8 +21,6 @@ from matformer_lab.gemma3n import (
     read_text_config,
     split_layer,
 )
-from matformer_lab.parent.head import has_head
-from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.quantised import (
     QuantisedCheckpoint,
     QuantisedError,
@@ -30,12 +28,14 @@ from matformer_lab.parent.quantised import (
     has_quantised_towers,
     says_quantised,
 )
-from matformer_lab.parent.spelling import Spelling, spelling_of
-from matformer_lab.parent.unexpected import beside_the_model, check_merged, check_unexpected
-from matformer_lab.parent.weight_files import WeightFiles
+from matformer_lab.parent.weights.head import has_head
+from matformer_lab.parent.weights.headers import TensorInfo
+from matformer_lab.parent.weights.spelling import Spelling, spelling_of
+from matformer_lab.parent.weights.unexpected import beside_the_model, check_merged, check_unexpected
+from matformer_lab.parent.weights.weight_files import WeightFiles
 
 if TYPE_CHECKING:
-    from matformer_lab.parent.weight_scan import WeightScan
+    from matformer_lab.parent.weights.weight_scan import WeightScan
 
 _GOOGLES: Final = ("gemma-3n-E4B", "gemma-3n-E4B-it")
 _TEXT_DTYPES: Final = ("BF16", "F16", "F32")
@@ -151,7 +151,9 @@ class Parent:
     @cached_property
     def _scans(self) -> "dict[str, WeightScan]":
         """By file, what one reading of all its bytes found."""
-        from matformer_lab.parent.weight_scan import scan  # imports numpy, which a plan needs not
+        from matformer_lab.parent.weights.weight_scan import (
+            scan,  # imports numpy, which a plan needs not
+        )
 
         of_file: dict[str, list[TensorInfo]] = {}
         for info in self.tensors.values():

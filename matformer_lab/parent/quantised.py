@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.gemma3n import LEAVE_ALONE, TextConfig, is_multimodal, text_part
-from matformer_lab.parent.headers import TensorInfo
-from matformer_lab.parent.spelling import Spelling, spelling_of
-from matformer_lab.parent.unexpected import TOWERS
+from matformer_lab.parent.weights.headers import TensorInfo
+from matformer_lab.parent.weights.spelling import Spelling, spelling_of
+from matformer_lab.parent.weights.unexpected import TOWERS
 
 _QUANTISED: Final = (
     (re.compile(r"\.(absmax|quant_map|nested_absmax|quant_state\.\w+|SCB)$"), "bitsandbytes"),

@@ -13,7 +13,7 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.untrusted import open_regular
 from matformer_lab.common.progress import Advance
 from matformer_lab.parent.folder import read_layout
-from matformer_lab.parent.links import path_inside
+from matformer_lab.parent.weights.links import path_inside
 
 _CHUNK_BYTES: Final = 1 << 22
 

@@ -21,7 +21,7 @@ from matformer_lab.statistics.outcomes import Floats
 from matformer_lab.sweep.bar import SweepBar
 from matformer_lab.sweep.executors.base import Executor
 from matformer_lab.sweep.jobs import Job, Prepared
-from matformer_lab.sweep.store import Store
+from matformer_lab.sweep.scores.store import Store
 
 
 @dataclass

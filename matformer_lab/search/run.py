@@ -46,7 +46,7 @@ from matformer_lab.sweep.executors.base import Executor
 from matformer_lab.sweep.executors.local import LocalExecutor
 from matformer_lab.sweep.recipe import Recipe, load_recipe
 from matformer_lab.sweep.run import run_sweep, sweep_folder
-from matformer_lab.sweep.store import Store
+from matformer_lab.sweep.scores.store import Store
 
 _FEWEST_A_BUDGET = 8
 """Evaluations kept for the refinement of each budget, where there are so many."""

@@ -6,10 +6,10 @@ from typing import Any
 from matformer_lab.common.files.strict_json import strict_json
 from matformer_lab.common.shipped import shipped_folder
 from matformer_lab.gemma3n import TEXT_ONLY_PREFIX, expected_tensors, read_text_config
-from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent, build_parent
-from matformer_lab.parent.weight_files import SINGLE_FILE
+from matformer_lab.parent.weights.headers import TensorInfo
+from matformer_lab.parent.weights.weight_files import SINGLE_FILE
 from matformer_lab.slicing.e4b import E4B
 from matformer_lab.slicing.notation.catalog import PUBLISHED, resolve_slices
 from matformer_lab.slicing.plan import make_plan

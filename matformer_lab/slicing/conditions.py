@@ -23,10 +23,10 @@ from matformer_lab.gemma3n import (
     rope_numbers,
     text_part,
 )
-from matformer_lab.parent.head import has_head
-from matformer_lab.parent.links import path_inside
 from matformer_lab.parent.parent import Parent
 from matformer_lab.parent.quantised import QuantisedCheckpoint
+from matformer_lab.parent.weights.head import has_head
+from matformer_lab.parent.weights.links import path_inside
 from matformer_lab.slicing.plan import Plan
 
 _DEFAULT_ROPE: Final = {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0}

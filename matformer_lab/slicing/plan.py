@@ -23,10 +23,10 @@ from matformer_lab.gemma3n import (
     read_text_config,
     split_layer,
 )
-from matformer_lab.parent.headers import TensorInfo, data_bytes
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent
-from matformer_lab.parent.unexpected import channels_last
+from matformer_lab.parent.weights.headers import TensorInfo, data_bytes
+from matformer_lab.parent.weights.unexpected import channels_last
 from matformer_lab.slicing.child_config import child_config
 from matformer_lab.slicing.filling import (
     EVERY_GAP,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from matformer_lab.gemma3n import EMBED_TOKENS, EMBED_TOKENS_PER_LAYER, LM_HEAD
-from matformer_lab.parent.headers import ITEM_SIZE
+from matformer_lab.parent.weights.headers import ITEM_SIZE
 from matformer_lab.slicing.plan import Plan
 from matformer_lab.slicing.slice import Slice
 

@@ -10,7 +10,7 @@ from matformer_lab.common.progress import bar_console, duration
 
 if TYPE_CHECKING:
     from matformer_lab.sweep.jobs import Job
-    from matformer_lab.sweep.key import Key
+    from matformer_lab.sweep.scores.key import Key
 
 
 SECONDS_BETWEEN_LINES: Final = 60

@@ -20,9 +20,9 @@ from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import Plan, make_plan
 from matformer_lab.slicing.sizes import SizedPlan, Sizes, sizes_of
 from matformer_lab.slicing.slice import Slice
-from matformer_lab.sweep.key import Key
-from matformer_lab.sweep.provenance import library_versions, tokenizer_hash
 from matformer_lab.sweep.recipe import Recipe
+from matformer_lab.sweep.scores.key import Key
+from matformer_lab.sweep.scores.provenance import library_versions, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -31,12 +31,12 @@ from matformer_lab.sweep.bar import SweepBar, say_beforehand
 from matformer_lab.sweep.executors.base import Executor
 from matformer_lab.sweep.executors.local import LocalExecutor
 from matformer_lab.sweep.jobs import Job, Prepared, prepare
-from matformer_lab.sweep.pass_journals import journals_folder, remove_journals
 from matformer_lab.sweep.passes import pass_cost, passes
-from matformer_lab.sweep.provenance import as_run_yaml
 from matformer_lab.sweep.recipe import Recipe, load_recipe
+from matformer_lab.sweep.scores.pass_journals import journals_folder, remove_journals
+from matformer_lab.sweep.scores.provenance import as_run_yaml
+from matformer_lab.sweep.scores.store import Store
 from matformer_lab.sweep.status import DryRun, statuses_of
-from matformer_lab.sweep.store import Store
 from matformer_lab.sweep.weights_check import check_weights
 
 _WORTH_A_LINE: Final = 1e12

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.evaluation.lm import make_lm
+from matformer_lab.evaluation.models.lm import make_lm
 from matformer_lab.parent.hub import with_weights
 from matformer_lab.results.files import STORE
 from matformer_lab.sweep.executors.score_pass import load_elastic
 from matformer_lab.sweep.jobs import Job, prepare
 from matformer_lab.sweep.recipe import Recipe
-from matformer_lab.sweep.store import Store
+from matformer_lab.sweep.scores.store import Store
 
 if TYPE_CHECKING:
     from matformer_lab.evaluation.difference import Difference

@@ -9,7 +9,7 @@ from matformer_lab.common.printable import printable
 from matformer_lab.common.progress import duration
 from matformer_lab.sweep.estimate import Estimate
 from matformer_lab.sweep.jobs import Job
-from matformer_lab.sweep.store import Store
+from matformer_lab.sweep.scores.store import Store
 
 State = Literal["done", "stale", "new"]
 

@@ -158,7 +158,7 @@ def test_slices_lists_the_sixteen(cli: Cli) -> None:
 
 def test_plan_on_headers_alone(shared: Path, tmp_path: Path, cli: Cli) -> None:
     """A folder with E4B's config and shards of its full inventory, the weights as holes."""
-    from matformer_lab.parent.headers import encode_header
+    from matformer_lab.parent.weights.headers import encode_header
 
     reference = shared / "reference"
     shapes = json.loads((reference / "gemma-3n-E4B.tensors.json").read_text())

@@ -34,9 +34,9 @@ from matformer_lab.common.printable import shown
 from matformer_lab.gate.baseline import load_baseline
 from matformer_lab.gate.run import run_gate
 from matformer_lab.parent.folder import open_folder
-from matformer_lab.parent.headers import read_header
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent, build_parent
+from matformer_lab.parent.weights.headers import read_header
 from matformer_lab.results.read import read_sweep
 from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import make_plan

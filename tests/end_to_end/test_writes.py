@@ -32,14 +32,14 @@ from matformer_lab.results.files import REPORT_FILES, STORE
 from matformer_lab.results.read import read_sweep
 from matformer_lab.slicing.notation.catalog import resolve_slices
 from matformer_lab.slicing.plan import Plan, make_plan
-from matformer_lab.sweep import provenance
 from matformer_lab.sweep import run as sweep_runner
 from matformer_lab.sweep.executors.base import Scored, ShowShare
 from matformer_lab.sweep.executors.local import LocalExecutor
 from matformer_lab.sweep.jobs import Job, Prepared
 from matformer_lab.sweep.recipe import Recipe, parse_recipe
 from matformer_lab.sweep.run import run_sweep
-from matformer_lab.sweep.store import Store
+from matformer_lab.sweep.scores import provenance
+from matformer_lab.sweep.scores.store import Store
 from tests.end_to_end.test_unbreakable import MEMORY, mounted, posix
 from tests.support.file_operations import count_operations, fail_at, kill_at, record, watched
 from tests.support.kill_loop import contents

@@ -29,7 +29,7 @@ from matformer_lab.slicing.plan import make_plan
 from matformer_lab.sweep.jobs import Prepared, prepare
 from matformer_lab.sweep.recipe import parse_recipe
 from matformer_lab.sweep.run import run_sweep
-from matformer_lab.sweep.store import Store
+from matformer_lab.sweep.scores.store import Store
 
 LIMIT = 2
 SHOTS = 2

@@ -12,8 +12,8 @@ from transformers import GenerationConfig
 
 from matformer_lab import tiny
 from matformer_lab.common.errors import InputError
-from matformer_lab.evaluation.generation import Ending, Settings, settings_of, text_of
-from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+from matformer_lab.evaluation.models.generation import Ending, Settings, settings_of, text_of
+from matformer_lab.evaluation.models.prefix_scorer import PrefixScorer
 from matformer_lab.generation.sampling import Sampling
 from matformer_lab.live.elastic import ElasticParent
 from matformer_lab.parent.opening import open_parent

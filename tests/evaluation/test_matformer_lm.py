@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 
 import matformer_lab as ml
 from matformer_lab import tiny
-from matformer_lab.evaluation.matformer_lm import MatformerLM
+from matformer_lab.evaluation.models.matformer_lm import MatformerLM
 from matformer_lab.evaluation.tasks.datasets import mapped_datasets
 
 TASK = "tiny_boolq"

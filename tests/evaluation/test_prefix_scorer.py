@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 from matformer_lab import tiny
 from matformer_lab.evaluation.difference import difference_from_lm_eval
 from matformer_lab.evaluation.evaluate import score
-from matformer_lab.evaluation.lm import check_bos
-from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+from matformer_lab.evaluation.models.lm import check_bos
+from matformer_lab.evaluation.models.prefix_scorer import PrefixScorer
 from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks
 from matformer_lab.live.elastic import ElasticParent
@@ -233,7 +233,7 @@ def test_lm_evals_evaluator_runs_it() -> None:
 
 
 def test_texts_encoded_at_once_are_encoded_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from matformer_lab.evaluation import prefix_scorer as module
+    from matformer_lab.evaluation.models import prefix_scorer as module
 
     monkeypatch.setattr(module, "_ENCODED_AT_ONCE", 4)
     bos = tokenizer().bos_token

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from matformer_lab.evaluation.evaluate import score
-from matformer_lab.evaluation.lm import make_lm
-from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+from matformer_lab.evaluation.models.lm import make_lm
+from matformer_lab.evaluation.models.prefix_scorer import PrefixScorer
 from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import load_tasks
 from matformer_lab.evaluation.tokenizer import load_tokenizer

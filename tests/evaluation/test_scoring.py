@@ -11,7 +11,7 @@ from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.built_requests import requests_built
 from matformer_lab.evaluation.evaluate import score, score_together
-from matformer_lab.evaluation.lm import check_bos, make_lm
+from matformer_lab.evaluation.models.lm import check_bos, make_lm
 from matformer_lab.evaluation.score import Score
 from matformer_lab.evaluation.tasks.datasets import mapped_datasets
 from matformer_lab.evaluation.tasks.entry import Scorer, TaskEntry
@@ -236,7 +236,7 @@ def test_idle_gpus_are_those_that_nobody_chose_to_leave_idle(
 
 @pytest.mark.parametrize(("vocabulary", "batch"), [(1024, 32), (262_144, 1), (32_000, 8)])
 def test_a_cpu_batch_fits_its_logits(vocabulary: int, batch: int) -> None:
-    from matformer_lab.evaluation.lm import cpu_batch_size
+    from matformer_lab.evaluation.models.lm import cpu_batch_size
 
     assert cpu_batch_size(vocabulary) == batch
 
@@ -245,7 +245,7 @@ def test_requests_are_encoded_once_for_all_passes_over_slices(
     elastic: ElasticParent, tasks: tuple[LoadedTask, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from matformer_lab.evaluation import evaluate
-    from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+    from matformer_lab.evaluation.models.prefix_scorer import PrefixScorer
 
     monkeypatch.setattr(evaluate, "_latest_encoded", {})
     encoded: list[int] = []

@@ -10,7 +10,7 @@ import pytest
 import safetensors
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.parent.headers import ITEM_BITS, ITEM_SIZE, encode_header, read_header
+from matformer_lab.parent.weights.headers import ITEM_BITS, ITEM_SIZE, encode_header, read_header
 
 
 def one_tensor(dtype: str, elements: int, nbytes: int) -> bytes:

@@ -172,7 +172,7 @@ def test_the_command_prints_what_was_found(done: SearchResult, tmp_path: Path) -
 def test_a_killed_search_continues(
     scorable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from matformer_lab.sweep.store import Store
+    from matformer_lab.sweep.scores.store import Store
 
     put, count = Store.put, iter(range(10**6))
 

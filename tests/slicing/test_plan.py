@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matformer_lab.evaluation.tokenizer import load_tokenizer
-from matformer_lab.parent.headers import TensorInfo, encode_header
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent, build_parent
+from matformer_lab.parent.weights.headers import TensorInfo, encode_header
 from matformer_lab.slicing.builtin_slices import builtin_slices, e4b_text_parent
 from matformer_lab.slicing.notation.catalog import resolve_slice, resolve_slices
 from matformer_lab.slicing.plan import make_plan

@@ -23,7 +23,7 @@ from matformer_lab.slicing.plan import make_plan
 def child(parent: Parent, slice_: str) -> Parent:
     """A slice as a parent, without weights."""
     plan = make_plan(parent, resolve_slice(slice_, parent))
-    from matformer_lab.parent.headers import TensorInfo
+    from matformer_lab.parent.weights.headers import TensorInfo
 
     tensors = {t.name: TensorInfo(t.dtype, t.shape, "m.safetensors", 0) for t in plan.tensors}
     return build_parent(ref="tuned", name="tuned", config=plan.config, tensors=tensors, folder=None)

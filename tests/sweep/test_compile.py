@@ -17,7 +17,7 @@ from matformer_lab.sweep import jobs
 from matformer_lab.sweep.executors import score_pass
 from matformer_lab.sweep.executors.local_workers import check_workers
 from matformer_lab.sweep.jobs import Prepared, prepare
-from matformer_lab.sweep.store import Store
+from matformer_lab.sweep.scores.store import Store
 
 RECIPE: dict[str, Any] = {"parent": "tiny", "slices": ["e2b"], "tasks": ["tiny_boolq"], "limit": 4}
 

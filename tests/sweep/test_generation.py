@@ -13,7 +13,7 @@ from lm_eval.models.huggingface import HFLM
 
 from matformer_lab.checkpoint.write import write_checkpoint
 from matformer_lab.common.errors import InputError
-from matformer_lab.evaluation.lm import make_lm
+from matformer_lab.evaluation.models.lm import make_lm
 from matformer_lab.evaluation.tasks.datasets import mapped_datasets
 from matformer_lab.evaluation.tasks.entry import TaskEntry
 from matformer_lab.evaluation.tasks.loading import LoadedTask, load_tasks

@@ -40,7 +40,7 @@ def test_two_processes_write_the_bytes_of_one_and_continue_an_interrupted_sweep(
     ml.run_sweep(recipe, one, executor=LocalExecutor(1), report=False)
     assert not pools
 
-    from matformer_lab.sweep.store import Store
+    from matformer_lab.sweep.scores.store import Store
 
     put = Store.put
 

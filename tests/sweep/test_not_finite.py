@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.evaluation.matformer_lm import MatformerLM
+from matformer_lab.evaluation.models.matformer_lm import MatformerLM
 from matformer_lab.sweep.recipe import parse_recipe
 from matformer_lab.sweep.run import run_sweep
 from tests.support.sweeps import stored

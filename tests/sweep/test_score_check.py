@@ -7,11 +7,11 @@ import pytest
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.score import Score
 from matformer_lab.results.files import STORE
-from matformer_lab.sweep.key import Key
 from matformer_lab.sweep.recipe import parse_recipe
 from matformer_lab.sweep.run import run_sweep
 from matformer_lab.sweep.score_check import check_scores
-from matformer_lab.sweep.store import Store
+from matformer_lab.sweep.scores.key import Key
+from matformer_lab.sweep.scores.store import Store
 
 RECIPE = {
     "slices": ["1/2", "1/4"],

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.score import Metric, Score
-from matformer_lab.sweep.key import Key
-from matformer_lab.sweep.store import Run, Store
+from matformer_lab.sweep.scores.key import Key
+from matformer_lab.sweep.scores.store import Run, Store
 
 KEY = Key(
     slice="a" * 64,
@@ -155,7 +155,7 @@ def test_one_flipped_bit_anywhere_makes_it_absent_and_named(data: st.DataObject)
         place = data.draw(st.integers(0, 8 * len(content) - 1))
         content[place // 8] ^= 1 << place % 8
         path.write_bytes(bytes(content))
-        with caught(logging.getLogger("matformer_lab.sweep.store")) as lines:
+        with caught(logging.getLogger("matformer_lab.sweep.scores.store")) as lines:
             assert store.get(KEY) is None and store.get(KEY) is None
             assert not list(store.entries()) and not store.stale(KEY)
         assert len(lines) == 1 and str(path) in lines[0]

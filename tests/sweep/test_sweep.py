@@ -331,7 +331,7 @@ def start() -> Callable[..., Any]:
         [
             "matformer_lab.sweep.run",
             "matformer_lab.live.elastic",
-            "matformer_lab.evaluation.prefix_scorer",
+            "matformer_lab.evaluation.models.prefix_scorer",
             "lm_eval.evaluator",
             "lm_eval.tasks",
             "lm_eval.models.huggingface",

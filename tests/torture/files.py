@@ -21,7 +21,7 @@ from matformer_lab.slicing.plan import make_plan
 from matformer_lab.sweep.jobs import prepare
 from matformer_lab.sweep.recipe import load_recipe
 from matformer_lab.sweep.run import run_sweep
-from matformer_lab.sweep.store import Store
+from matformer_lab.sweep.scores.store import Store
 from tests.end_to_end import test_fuzz as fuzz
 from tests.end_to_end import test_writes as writes
 from tests.support.command import run_here

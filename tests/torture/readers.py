@@ -27,10 +27,10 @@ from matformer_lab.evaluation.tasks.task_files import read_task_folders
 from matformer_lab.gate.baseline import load_baseline
 from matformer_lab.gate.run import run_gate
 from matformer_lab.parent.folder import parse_config
-from matformer_lab.parent.headers import parse_header
-from matformer_lab.parent.index import parse_index
 from matformer_lab.parent.opening import open_parent
 from matformer_lab.parent.parent import Parent, build_parent
+from matformer_lab.parent.weights.headers import parse_header
+from matformer_lab.parent.weights.index import parse_index
 from matformer_lab.publish.card import metadata_of
 from matformer_lab.results.files import MARKER
 from matformer_lab.results.own_files import own_files

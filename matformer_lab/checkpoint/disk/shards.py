@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from matformer_lab.common.units import ALIGNMENT
-from matformer_lab.parent.headers import ITEM_SIZE, encode_header
-from matformer_lab.parent.weight_files import SINGLE_FILE
+from matformer_lab.parent.weights.headers import ITEM_SIZE, encode_header
+from matformer_lab.parent.weights.weight_files import SINGLE_FILE
 from matformer_lab.slicing.plan import TensorPlan
 
 _HEADER_ENTRY_BYTES: Final = 160

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from matformer_lab.common.files.untrusted import open_regular, read_exactly
 from matformer_lab.common.spans import Span
 from matformer_lab.common.units import ALIGNMENT
-from matformer_lab.parent.headers import ITEM_SIZE
+from matformer_lab.parent.weights.headers import ITEM_SIZE
 from matformer_lab.slicing.plan import TensorPlan
 
 CHUNK_BYTES: Final = 8 << 20

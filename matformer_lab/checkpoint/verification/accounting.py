@@ -10,10 +10,10 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.strict_json import strict_json
 from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.parent.folder import TEMPLATES_FOLDER
-from matformer_lab.parent.headers import TensorInfo
-from matformer_lab.parent.index import INDEX_FILE
-from matformer_lab.parent.links import path_inside
-from matformer_lab.parent.weight_files import SINGLE_FILE
+from matformer_lab.parent.weights.headers import TensorInfo
+from matformer_lab.parent.weights.index import INDEX_FILE
+from matformer_lab.parent.weights.links import path_inside
+from matformer_lab.parent.weights.weight_files import SINGLE_FILE
 
 _FREE_FILES: Final = (CARD_FILE, NOTICE_FILE, PICTURE_FILE, ".gitattributes")
 _FREE_FOLDERS: Final = (".git", ".cache")

@@ -30,7 +30,7 @@ from matformer_lab.gemma3n import (
 )
 from matformer_lab.parent.folder import read_config, read_layout
 from matformer_lab.parent.parent import Parent
-from matformer_lab.parent.spelling import FULL_PREFIX
+from matformer_lab.parent.weights.spelling import FULL_PREFIX
 from matformer_lab.slicing.filling import Gap, missing_kv
 from matformer_lab.slicing.plan import Plan, plan_filled
 from matformer_lab.slicing.slice import Slice

@@ -12,7 +12,7 @@ from matformer_lab.checkpoint.manifest import MANIFEST_FILE, tensor_digest
 from matformer_lab.common.files.untrusted import open_regular, read_exactly
 from matformer_lab.common.not_finite import holds_not_finite
 from matformer_lab.common.progress import Advance
-from matformer_lab.parent.headers import ITEM_BITS, TensorInfo
+from matformer_lab.parent.weights.headers import ITEM_BITS, TensorInfo
 from matformer_lab.slicing.plan import TensorPlan
 
 _T = TypeVar("_T")

@@ -16,9 +16,9 @@ from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.untrusted import open_regular, read_exactly
 from matformer_lab.gemma3n import TEXT_ONLY_PREFIX, TextConfig, is_multimodal, split_layer
 from matformer_lab.parent.folder import read_layout
-from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.parent import Parent
-from matformer_lab.parent.spelling import FULL_PREFIX
+from matformer_lab.parent.weights.headers import TensorInfo
+from matformer_lab.parent.weights.spelling import FULL_PREFIX
 from matformer_lab.slicing.e4b import slice_like
 from matformer_lab.slicing.layer_runs import written_layers
 from matformer_lab.slicing.notation.catalog import published_specs

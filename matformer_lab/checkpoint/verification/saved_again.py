@@ -14,8 +14,8 @@ from matformer_lab.checkpoint.verification.config_differences import same_model
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.untrusted import read_small
 from matformer_lab.gemma3n import KV_TENSORS, is_notebooks, split_layer
-from matformer_lab.parent.headers import TensorInfo
 from matformer_lab.parent.quantised import how_quantised
+from matformer_lab.parent.weights.headers import TensorInfo
 from matformer_lab.slicing.plan import Plan
 
 Kind = Literal["exact", "saved again", "tuned", "quantised", "different"]

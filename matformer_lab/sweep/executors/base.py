@@ -9,9 +9,9 @@ from typing import Protocol
 from matformer_lab.evaluation.score import Score
 from matformer_lab.sweep.estimate import Estimate
 from matformer_lab.sweep.jobs import Job, Prepared
-from matformer_lab.sweep.key import Key
 from matformer_lab.sweep.recipe import Recipe
-from matformer_lab.sweep.store import Run
+from matformer_lab.sweep.scores.key import Key
+from matformer_lab.sweep.scores.store import Run
 
 ShowShare = Callable[[Sequence[Job], float], None]
 """Called with the jobs of a pass and the share of the pass that is done, 0 to 1."""

@@ -24,9 +24,9 @@ from matformer_lab.sweep.executors.score_pass import (
     slices_to_load,
 )
 from matformer_lab.sweep.jobs import Job, Prepared
-from matformer_lab.sweep.pass_journals import journal_of
 from matformer_lab.sweep.passes import passes
 from matformer_lab.sweep.recipe import Recipe
+from matformer_lab.sweep.scores.pass_journals import journal_of
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM

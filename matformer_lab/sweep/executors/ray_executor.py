@@ -25,10 +25,10 @@ from matformer_lab.sweep.estimate import Estimate
 from matformer_lab.sweep.executors.base import Scored, ShowShare
 from matformer_lab.sweep.executors.ray_worker import Work, score_on_worker
 from matformer_lab.sweep.jobs import Job, Prepared
-from matformer_lab.sweep.pass_journals import journal_of
 from matformer_lab.sweep.passes import pass_cost, passes
-from matformer_lab.sweep.provenance import library_versions, portable
 from matformer_lab.sweep.recipe import Recipe
+from matformer_lab.sweep.scores.pass_journals import journal_of
+from matformer_lab.sweep.scores.provenance import library_versions, portable
 
 if TYPE_CHECKING:
     from matformer_lab.scoring.journal import FileJournal

@@ -19,10 +19,10 @@ from matformer_lab.parent.hub import with_weights
 from matformer_lab.sweep.executors.base import Scored
 from matformer_lab.sweep.executors.score_pass import load_elastic, score_pass
 from matformer_lab.sweep.jobs import Prepared, prepare
-from matformer_lab.sweep.key import Key
-from matformer_lab.sweep.pass_journals import sent_journal
-from matformer_lab.sweep.provenance import library_versions
 from matformer_lab.sweep.recipe import parse_recipe
+from matformer_lab.sweep.scores.key import Key
+from matformer_lab.sweep.scores.pass_journals import sent_journal
+from matformer_lab.sweep.scores.provenance import library_versions
 
 if TYPE_CHECKING:
     from matformer_lab.live.elastic import ElasticParent

@@ -16,8 +16,8 @@ from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.slice import Slice
 from matformer_lab.sweep.executors.base import Scored, ShowShare
 from matformer_lab.sweep.jobs import Job, Prepared
-from matformer_lab.sweep.provenance import device_name, now
-from matformer_lab.sweep.store import Run
+from matformer_lab.sweep.scores.provenance import device_name, now
+from matformer_lab.sweep.scores.store import Run
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM

@@ -7,7 +7,7 @@ from typing import Any, Final
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.untrusted import open_regular, read_exactly
 from matformer_lab.gemma3n import EMBED_TOKENS, LM_HEAD, says_untied
-from matformer_lab.parent.headers import TensorInfo
+from matformer_lab.parent.weights.headers import TensorInfo
 
 _CHUNK_BYTES: Final = 8 << 20
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.gemma3n import LM_HEAD, TextConfig, is_known, split_layer
-from matformer_lab.parent.headers import TensorInfo
+from matformer_lab.parent.weights.headers import TensorInfo
 
 _ADAPTER: Final = re.compile(
     r"(^|\.)(lora|lora_\w+|base_layer|(\w+_)?adapters?(_\w+)?|modules_to_save|original_module|"

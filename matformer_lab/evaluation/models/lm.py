@@ -49,7 +49,7 @@ def make_lm(
         batch_size = cpu_batch_size(model.config.vocab_size)
     with quiet_lm_eval():
         if scorer == "prefix":
-            from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+            from matformer_lab.evaluation.models.prefix_scorer import PrefixScorer
 
             lm: Any = PrefixScorer(
                 model,

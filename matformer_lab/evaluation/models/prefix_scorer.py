@@ -14,7 +14,13 @@ from lm_eval.models.huggingface import HFLM
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.evaluation.finite import check_finite, not_finite_text
-from matformer_lab.evaluation.generation import Ending, Settings, end_ids, settings_of, text_of
+from matformer_lab.evaluation.models.generation import (
+    Ending,
+    Settings,
+    end_ids,
+    settings_of,
+    text_of,
+)
 from matformer_lab.generation.decoding import NotFiniteLogitsError, generate
 from matformer_lab.scoring.batches.packing import Request
 from matformer_lab.scoring.batches.token_budget import TokenBudget

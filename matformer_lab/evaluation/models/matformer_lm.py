@@ -32,8 +32,8 @@ lm-eval does not know the embedded parent's tasks. They need their folder and th
 
 from __future__ import annotations
 
-from matformer_lab.evaluation.lm import check_bos, cpu_batch_size
-from matformer_lab.evaluation.prefix_scorer import PrefixScorer
+from matformer_lab.evaluation.models.lm import check_bos, cpu_batch_size
+from matformer_lab.evaluation.models.prefix_scorer import PrefixScorer
 from matformer_lab.evaluation.tokenizer import load_tokenizer
 from matformer_lab.live.compute_dtype import compute_dtype
 from matformer_lab.live.devices import resolve_device

@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from matformer_lab.common.errors import InputError
-from matformer_lab.parent.headers import TensorInfo
-from matformer_lab.parent.index import INDEX_FILE, add_shard, check_index_complete, parse_index
+from matformer_lab.parent.weights.headers import TensorInfo
+from matformer_lab.parent.weights.index import (
+    INDEX_FILE,
+    add_shard,
+    check_index_complete,
+    parse_index,
+)
 
 SINGLE_FILE: Final = "model.safetensors"
 """The weights of a checkpoint that is not sharded."""

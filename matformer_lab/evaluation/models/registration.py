@@ -8,4 +8,6 @@ NAME = "matformer"
 def register_model() -> None:
     """Let `lm_eval.simple_evaluate(model="matformer", ...)` find `MatformerLM`."""
     if NAME not in model_registry:
-        model_registry.register(NAME, target="matformer_lab.evaluation.matformer_lm:MatformerLM")
+        model_registry.register(
+            NAME, target="matformer_lab.evaluation.models.matformer_lm:MatformerLM"
+        )

@@ -8,7 +8,7 @@ from typing import Any, Final
 from matformer_lab.common.files.content_digest import digest_with
 from matformer_lab.common.not_finite import ITEM_BYTES, holds_not_finite
 from matformer_lab.common.progress import Advance
-from matformer_lab.parent.headers import TensorInfo
+from matformer_lab.parent.weights.headers import TensorInfo
 
 NOT_FINITE: Final = "not_finite"
 """The key under which what was found is kept beside the digest."""

@@ -24,7 +24,7 @@ from matformer_lab.results.tables.score_file import (
     parse_score,
     score_bytes,
 )
-from matformer_lab.sweep.key import Key
+from matformer_lab.sweep.scores.key import Key
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from matformer_lab.common.errors import InputError
 from matformer_lab.common.files.strict_json import strict_json
-from matformer_lab.parent.headers import TensorInfo
+from matformer_lab.parent.weights.headers import TensorInfo
 
 INDEX_FILE: Final = "model.safetensors.index.json"
 
