@@ -1,8 +1,8 @@
 """The search: a recipe's budgets -> measured slices -> one slice for each -> its proof.
 
 prepare -> space, budgets, calibration sets, all checked            (prepared, space, budget, costs)
-scan    -> one-step changes around the bases, measured              (scan, measure)
-refine  -> surrogate, exact solution, measured; a race at the end   (surrogate, solve, refine)
+scan    -> one-step changes, and random slices, measured            (scan, measure)
+refine  -> surrogate, its best, measured; a race at the end         (surrogate, propose, refine)
 prove   -> a sweep over items that the search has not seen          (sweep.run)
 write   -> slices.yaml, search.json, the page                       (slices_file, record, page)
 """

@@ -1,4 +1,4 @@
-"""The best slices by a surrogate, exactly: an integer program over (layer, width) choices.
+"""The best slices by a sum of shares, exactly: an integer program over (layer, width) choices.
 
 Puzzle (Bercovich et al. 2024, arXiv:2411.19146) chooses blocks by the same kind of program. HiGHS
 solves it through `scipy.optimize.milp`.
