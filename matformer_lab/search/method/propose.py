@@ -8,7 +8,8 @@ surrogate calls that better: mostly one narrower and another wider, which uses a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -56,24 +57,26 @@ def propose(
         fits = all(budget.holds(each) for budget, each in zip(budgets, start, strict=True))
         near = Cut(start, reach * len(budgets)) if fits and not space.uniform else None
         for _ in range(_TRIES):
-            found = best_by(space, budgets, model, start, nested=nested, cuts=cuts, near=near)
-            if found is None:
+            exact = best_by(space, budgets, model, start, nested=nested, cuts=cuts, near=near)
+            if exact is None:
                 break
+            found = exact
             if nested or space.uniform:
                 is_new = any(pattern not in known for pattern in found)
             else:
                 allowed = _Allowed(known, [other for (other,) in fresh], apart, near)
-                found = (climb(budgets[0], model, found[0], allowed),)
+                found = (climb(budgets[0], model, exact[0], allowed),)
                 is_new = allowed(found[0])
             if is_new:
                 fresh.append(found)
                 cuts.append(Cut(found, apart))
                 break
-            cuts.append(Cut(found, 1))
+            cuts.append(Cut(exact, 1))
     return fresh
 
 
-class _Allowed(NamedTuple):
+@dataclass(frozen=True)
+class _Allowed:
     """Whether a slice may be proposed beside others."""
 
     known: Collection[Pattern]
