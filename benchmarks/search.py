@@ -20,8 +20,9 @@ from matformer_lab.results.files import STORE
 from matformer_lab.results.read import read_sweep
 from matformer_lab.search.measure import Measurements
 from matformer_lab.search.method.budget import Budget
+from matformer_lab.search.method.draw import fitted, random_slices
 from matformer_lab.search.method.space import Pattern, entry_of, slice_of
-from matformer_lab.search.prepared import PreparedSearch, fitted, prepare_search, random_slices
+from matformer_lab.search.prepared import PreparedSearch, prepare_search
 from matformer_lab.search.result import SearchResult, read_search
 from matformer_lab.statistics.study import AVERAGE
 from matformer_lab.sweep.executors.base import Executor

@@ -17,9 +17,10 @@ from matformer_lab.results.read import read_sweep
 from matformer_lab.results.sweep_results import SweepResults
 from matformer_lab.search.method.budget import Budget, make_budgets
 from matformer_lab.search.method.costs import CostTable
-from matformer_lab.search.method.refine import models_for
-from matformer_lab.search.method.solve import check_budgets, solve
+from matformer_lab.search.method.refine import best_guess
+from matformer_lab.search.method.solve import check_budgets
 from matformer_lab.search.method.space import Space, slice_of
+from matformer_lab.search.method.surrogate import fit
 from matformer_lab.search.prepared import PARENT_NAME
 from matformer_lab.search.record import SearchRecord, read_record
 from matformer_lab.slicing.slice import Slice
@@ -200,10 +201,8 @@ class SearchResult:
         (budget,) = make_budgets([entry], self._costs)
         check_budgets(space, [budget])
         values = {each.pattern: each.objective for each in self.record.measured}
-        (model,) = models_for(space, [budget], values)
-        found = solve(space, [budget], [model.shares])
-        assert found is not None, "the budget was checked"
-        (pattern,) = found
+        model = fit(space, values)
+        (pattern,) = best_guess(space, [budget], model, values)
         name = budget.name.replace("best-", "guess-")
         return Guess(slice_of(pattern, name), budget.parameters.of(pattern), model.predict(pattern))
 

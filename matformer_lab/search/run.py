@@ -1,8 +1,8 @@
 """The search: a recipe's budgets -> measured slices -> one slice for each -> its proof.
 
 prepare -> space, budgets, calibration sets, all checked            (prepared, space, budget, costs)
-scan    -> one-step changes around the bases, measured              (scan, measure)
-refine  -> surrogate, exact solution, measured; a race at the end   (surrogate, solve, refine)
+scan    -> one-step changes, and random slices, measured            (scan, measure)
+refine  -> surrogate, its best, measured; a race at the end         (surrogate, propose, refine)
 prove   -> a sweep over items that the search has not seen          (sweep.run)
 write   -> slices.yaml, search.json, the page                       (slices_file, record, page)
 """
@@ -20,15 +20,12 @@ from matformer_lab.evaluation.tasks.loading import LoadedTask
 from matformer_lab.results.files import SEARCH_HTML, SEARCH_JSON, SLICES_YAML, STORE
 from matformer_lab.results.own_files import disk_errors, own_files
 from matformer_lab.search.measure import Measurements
+from matformer_lab.search.method.draw import random_slices
 from matformer_lab.search.method.refine import Refined, refine
 from matformer_lab.search.method.runtimes import refused
-from matformer_lab.search.method.scan import bases, first_scan, layer_forwards
+from matformer_lab.search.method.scan import bases, first_design, layer_forwards
 from matformer_lab.search.method.space import Pattern, distance, slice_of
-from matformer_lab.search.prepared import (
-    PreparedSearch,
-    prepare_search,
-    random_slices,
-)
+from matformer_lab.search.prepared import PreparedSearch, prepare_search
 from matformer_lab.search.record import (
     BudgetRecord,
     CandidateRecord,
@@ -47,9 +44,6 @@ from matformer_lab.sweep.executors.local import LocalExecutor
 from matformer_lab.sweep.recipe import Recipe, load_recipe
 from matformer_lab.sweep.run import run_sweep, sweep_folder
 from matformer_lab.sweep.scores.store import Store
-
-_FEWEST_A_BUDGET = 8
-"""Evaluations kept for the refinement of each budget, where there are so many."""
 
 
 def run_search(
@@ -120,8 +114,7 @@ def run_search(
 def planned_scan(search: PreparedSearch) -> tuple[Pattern, ...]:
     """The slices that a search measures first."""
     block = search.block
-    kept = min(_FEWEST_A_BUDGET * len(search.budgets), block.evaluations // 2)
-    return first_scan(search.space, block.evaluations - kept)
+    return first_design(search.space, search.budgets, block.evaluations, block.seed)
 
 
 @dataclass(frozen=True)
@@ -285,15 +278,13 @@ def _record(
             ),
             pattern=pattern,
             effective=budget.parameters.of(pattern),
-            predicted=model.predict(pattern),
+            predicted=refined.surrogate.predict(pattern),
             measured=values.get(pattern),
             same_as=same.get(budget.name),
             published=tuple(slice_.name for slice_ in search.compared[budget.name]),
             random=tuple(slice_.name for slice_ in drawn[budget.name]),
         )
-        for budget, pattern, model in zip(
-            search.budgets, refined.best, refined.surrogates, strict=True
-        )
+        for budget, pattern in zip(search.budgets, refined.best, strict=True)
     ]
     split = {f"set {number}": _places(each.tasks) for number, each in enumerate(search.sets)}
     return SearchRecord(
@@ -326,7 +317,7 @@ def _record(
             )
             for each in refined.candidates
         ),
-        link=tuple(model.link for model in refined.surrogates),
+        link=(refined.surrogate.link,) * len(budgets),
         rank_correlation=rank_correlation(
             [each.predicted for each in refined.candidates],
             [each.measured for each in refined.candidates],

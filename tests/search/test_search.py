@@ -14,6 +14,8 @@ from matformer_lab.results.files import STORE
 from matformer_lab.search import SearchResult, plan_search, read_search, run_search
 from matformer_lab.search.measure import Measurements
 from matformer_lab.search.method.space import pattern_of
+from matformer_lab.search.prepared import prepare_search
+from matformer_lab.search.run import planned_scan
 from matformer_lab.slicing.notation.catalog import resolve_slice
 from matformer_lab.slicing.plan import make_plan
 from matformer_lab.slicing.sizes import sizes_of
@@ -118,11 +120,21 @@ def test_the_proof_is_a_sweep_over_the_proof_items(done: SearchResult) -> None:
 
 def test_tables_of_the_scan_and_of_the_candidates(done: SearchResult) -> None:
     scan = done.scan()
-    assert set(scan["layer"]) == set(range(10))
+    assert len(set(scan["layer"])) >= 8, "with so few evaluations not every layer of ten"
     assert {"difference", "stderr", "width", "base"} <= set(scan.columns)
     assert len(done.found()) == 2
     assert set(done.candidates()["budget"]) <= {budget.name for budget in done.record.budgets}
     assert done.record.cost.evaluations <= 60
+
+
+def test_a_candidate_was_foretold_before_it_was_measured(
+    done: SearchResult, scorable: Path
+) -> None:
+    """What the surrogate was fitted to is no test of it."""
+    design = planned_scan(prepare_search(recipe(scorable)))
+    candidates = [each.pattern for each in done.record.candidates]
+    assert candidates and len(candidates) == len(set(candidates))
+    assert not set(candidates) & set(design)
 
 
 def test_another_budget_is_answered_without_a_model(

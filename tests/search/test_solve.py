@@ -103,6 +103,20 @@ def test_cuts_give_other_slices(parent: Parent) -> None:
         cuts.append(Cut(found, 2))
 
 
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_the_best_near_a_slice(parent: Parent, layers: int) -> None:
+    space = small(parent)
+    one = budget(parent, space, 10**9)
+    values = tuple({width: float(-width) for width in each} for each in space.choices)
+    found = solve(space, [one], [values], near=Cut((space.full,), layers))
+    best = max(
+        worth(values, pattern)
+        for pattern in everything(space)
+        if distance(pattern, space.full) <= layers
+    )
+    assert found is not None and worth(values, found[0]) == best
+
+
 def test_given_skip_sets_are_taken_whole(parent: Parent) -> None:
     space = make_space(parent.text, WIDTHS, [(), (6, 7)])
     one = budget(parent, space, 10**9)

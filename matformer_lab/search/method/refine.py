@@ -1,17 +1,15 @@
-"""From a scan to one slice for each budget: propose, measure, learn, and choose among the best.
+"""From a first design to one slice for each budget: propose, measure, learn, choose the best.
 
-Each round the surrogate is fitted to everything measured so far, the nearest slices counting most,
-and the solver proposes its best few; what they measure goes into the next round. Once that brings
-nothing better, the best slice so far is scanned around, one layer a width narrower or wider, and
-the rounds go on. The best then run a race on further items (successive halving: Jamieson &
-Talwalkar 2016, arXiv:1502.07943), in which paired differences decide.
+Each round the surrogate is fitted to everything measured so far, and its best few for each budget
+are measured and taken into the next fit, until rounds bring nothing better. The best then run a
+race on further items (successive halving: Jamieson & Talwalkar 2016, arXiv:1502.07943), in which
+paired differences decide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -19,34 +17,32 @@ import numpy as np
 from matformer_lab.common.errors import InputError
 from matformer_lab.search.measure import Measurements
 from matformer_lab.search.method.budget import Budget
-from matformer_lab.search.method.scan import thinned
-from matformer_lab.search.method.solve import Cut, solve
+from matformer_lab.search.method.propose import best_by, climb, propose
 from matformer_lab.search.method.space import Pattern, Space
-from matformer_lab.search.method.surrogate import Surrogate, fit, near
+from matformer_lab.search.method.surrogate import Surrogate, fit
 
 A_ROUND: Final = 24
 """Proposals of a round, over all budgets: enough to keep a machine busy."""
 FEWEST: Final = 3
 MOST: Final = 8
 """Proposals of a budget in a round, at least and at most."""
-_APART: Final = 2
-"""In how many layers the proposals of a round differ at least."""
-RACERS: Final = 4
-"""Slices of a budget that go on to the second calibration set; half of them go on to the next."""
-_PATIENCE: Final = 2
+_APART: Final = (6, 4, 2)
+"""In how many layers the proposals of a round differ at least, by round: the first look wide."""
+RACERS: Final = 6
+"""Slices of a budget that go on to the second calibration set, at most; half of them go on to the
+next."""
+_RACE: Final = 5
+"""One evaluation in so many is kept for the race."""
+_REACH: Final = 0.25
+_FEWEST_LAYERS: Final = 4
+"""In what share of the layers a proposal differs at most from one of the best slices so far."""
+_PATIENCE: Final = 3
 """Rounds without a better slice after which a budget's search is over."""
-_REACH: Final = 0.12
-_FAR: Final = 0.4
-"""Within which share of the way from the smallest to the widest slice others inform a budget: by
-turns, as shares near a budget are the right ones and those from afar are more."""
-_FIRST_NEAR: Final = 3
-"""The first round with a near look: a scan alone has too little near any budget, and shares from so
-little led astray (on `tiny`: rank correlation -0.1 with what was measured, 0.9 from afar)."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A slice that was proposed for a budget and measured.
+    """A slice that was proposed for a budget, and measured only then.
 
     Attributes:
         budget: The budget's name.
@@ -70,12 +66,12 @@ class Refined:
     Attributes:
         best: The slice of each budget, in the order of the budgets.
         candidates: Everything proposed and measured on the way.
-        surrogates: The last one fitted for each budget.
+        surrogate: The last one fitted.
     """
 
     best: tuple[Pattern, ...]
     candidates: tuple[Candidate, ...]
-    surrogates: tuple[Surrogate, ...]
+    surrogate: Surrogate
 
 
 def refine(
@@ -86,7 +82,7 @@ def refine(
     Args:
         space: What may be chosen.
         budgets: From small to large where the results are nested.
-        measured: The scan; what is measured here is added.
+        measured: The first design; what is measured here is added.
         nested: Whether each slice lies within the next one; the budgets are then solved together.
 
     Raises:
@@ -98,43 +94,51 @@ def refine(
         )
     groups = [tuple(budgets)] if nested else [(budget,) for budget in budgets]
     pursuits = [_Pursuit(space, group, measured, nested) for group in groups]
-    kept = sum(_race_cost(len(group), len(measured.sets)) for group in groups)
+    racers = _racers(len(budgets), len(measured.sets), measured.limit // _RACE)
+    kept = _race_cost(racers, len(budgets), len(measured.sets))
     while active := [pursuit for pursuit in pursuits if not pursuit.over]:
         room = (measured.left - kept) // len(active)
-        wanted = [pattern for pursuit in active for pattern in pursuit.propose(room, len(active))]
-        there = measured.measure(wanted)  # together, so that they share passes
+        model = fit(space, measured.values)
+        wanted: dict[Pattern, None] = {}  # each by one budget, though it serves others too
         for pursuit in active:
-            pursuit.learn(there)
-    surrogates = [models_for(space, group, measured.values) for group in groups]
-    best = _race(space, groups, measured, nested, surrogates)
-    candidates = sorted(
-        (each for pursuit in pursuits for each in pursuit.proposed), key=lambda each: each.round
-    )
-    return Refined(tuple(best), tuple(candidates), tuple(chain.from_iterable(surrogates)))
+            known = measured.values.keys() | wanted.keys()
+            wanted |= dict.fromkeys(pursuit.propose(model, known, room, len(active)))
+        there = measured.measure(tuple(wanted))  # together, so that they share passes
+        for pursuit in active:
+            pursuit.learn(model, there)
+    model = fit(space, measured.values)
+    best = _race(space, groups, measured, nested, model, racers)
+    proposed = sorted((each for pursuit in pursuits for each in pursuit.proposed),
+                      key=lambda each: each.round)  # fmt: skip
+    return Refined(tuple(best), tuple(proposed), model)
 
 
-def models_for(
+def best_guess(
     space: Space,
     budgets: Sequence[Budget],
+    model: Surrogate,
     values: Mapping[Pattern, float],
-    reach: float = _REACH,
-) -> list[Surrogate]:
-    """A surrogate for each budget, in which slices of about that size count most.
+    *,
+    nested: bool = False,
+) -> tuple[Pattern, ...]:
+    """The best slice of each budget by the surrogate alone.
 
     Args:
         space: What may be chosen.
-        budgets: For each a model.
-        values: The objective of the slices measured so far.
-        reach: Within which share of the way from the smallest to the widest slice they count.
+        budgets: Checked before: each has slices.
+        model: The surrogate.
+        values: The objective of the slices measured so far, the best of which are where it begins.
+        nested: Whether each slice lies within the next one.
     """
-    models = []
-    for budget in budgets:
-        sizes = [budget.parameters.of(pattern) for pattern in values]
-        whole = budget.parameters.of(space.full)
-        least = budget.parameters.of(space.at(0))
-        weights = near(sizes, target_size(space, budget), reach * (whole - least) or 1.0)
-        models.append(fit(space, values, dict(zip(values, map(float, weights), strict=True))))
-    return models
+    start = _starts(space, budgets, values, nested)[0]
+    found = best_by(space, budgets, model, start, nested=nested)
+    assert found is not None, "budgets are checked before the search"
+    if nested or space.uniform:
+        return found
+    return tuple(
+        climb(budget, model, pattern, lambda _: True)
+        for budget, pattern in zip(budgets, found, strict=True)
+    )
 
 
 def target_size(space: Space, budget: Budget) -> int:
@@ -168,84 +172,91 @@ class _Pursuit:
         self.proposed: list[Candidate] = []
         self.over = False
         self._space, self._group, self._measured, self._nested = space, group, measured, nested
-        self._known: set[tuple[Pattern, ...]] = set()
         self._fresh: list[tuple[Pattern, ...]] = []
-        self._models: list[Surrogate] = []
+        self._known: Collection[Pattern] = ()
         self._round = self._idle = 0
-        self._rescanned = False
         self._best = self._value()
 
-    def propose(self, room: int, active: int) -> list[Pattern]:
+    def propose(
+        self, model: Surrogate, known: Collection[Pattern], room: int, active: int
+    ) -> list[Pattern]:
         """What to measure in the next round.
 
         Args:
+            model: Of everything measured so far.
+            known: What is not to be proposed: measured, or proposed for another budget.
             room: At most so many evaluations.
             active: How many pursuits take part in the round.
         """
         self._fresh = []
-        if room < len(self._group) or (self._idle >= _PATIENCE and self._rescanned):
-            self.over = True
-            return []
-        if self._idle >= _PATIENCE:
-            self._rescanned = True
-            runners = _runners(self._space, self._group, self._measured, self._nested)
-            around = _around(self._space, runners[0] if runners else ())
-            return thinned(around, room * 2 // 3)
-        count = max(FEWEST, min(MOST, A_ROUND // active))
-        self._fresh = self._solutions(min(count, room // len(self._group)))
+        count = min(max(FEWEST, min(MOST, A_ROUND // active)), room // len(self._group))
+        if count > 0 and self._idle < _PATIENCE:
+            self._known = known
+            self._fresh = propose(
+                self._space,
+                self._group,
+                model,
+                _starts(self._space, self._group, self._measured.values, self._nested)[:count],
+                count=count,
+                apart=_APART[min(self._round, len(_APART) - 1)],
+                reach=max(_FEWEST_LAYERS, round(_REACH * self._space.text.num_hidden_layers)),
+                known=known,
+                nested=self._nested,
+            )
         self.over = not self._fresh
         return [pattern for found in self._fresh for pattern in found]
 
-    def learn(self, there: Collection[Pattern]) -> None:
-        """Take note of what was measured of the proposals."""
+    def learn(self, model: Surrogate, there: Collection[Pattern]) -> None:
+        """Take note of what was measured of the proposals.
+
+        Args:
+            model: That they were proposed by.
+            there: What was measured. What had been before is no test of the model.
+        """
         if self.over:
             return
         measured = self._measured.values
-        self.proposed += [
-            Candidate(budget.name, pattern, model.predict(pattern), measured[pattern], self._round)
+        new = {
+            pattern: budget.name
             for found in self._fresh
-            for budget, pattern, model in zip(self._group, found, self._models, strict=True)
-            if pattern in there
+            for budget, pattern in zip(self._group, found, strict=True)
+            if pattern in there and pattern not in self._known
+        }
+        self.proposed += [
+            Candidate(name, pattern, model.predict(pattern), measured[pattern], self._round)
+            for pattern, name in new.items()
         ]
         value = self._value()
-        self._idle = 0 if value > self._best or not self._fresh else self._idle + 1
-        self._round += bool(self._fresh)
+        self._idle = 0 if value > self._best else self._idle + 1
+        self._round += 1
         self._best = value
-
-    def _solutions(self, count: int) -> list[tuple[Pattern, ...]]:
-        """The best by surrogates that look near and far by turns."""
-        reach = _REACH if self._round >= _FIRST_NEAR and self._round % 2 else _FAR
-        self._models = models_for(self._space, self._group, self._measured.values, reach)
-        values = [model.shares for model in self._models]
-        cuts = [Cut(each, 1) for each in self._known]
-        fresh: list[tuple[Pattern, ...]] = []
-        for _ in range(count):
-            found = solve(self._space, self._group, values, nested=self._nested, cuts=cuts)
-            if found is None:
-                break
-            fresh.append(found)
-            cuts.append(Cut(found, _APART))
-        self._known.update(fresh)
-        return fresh
 
     def _value(self) -> float:
         """The objective of the best measured slices within the budgets."""
-        runners = _runners(self._space, self._group, self._measured, self._nested)
+        runners = _runners(self._space, self._group, self._measured.values, self._nested)
         return _worth(self._measured, runners[0], 1) if runners else -np.inf
 
 
-def _around(space: Space, incumbents: Sequence[Pattern]) -> list[Pattern]:
-    """One layer a width narrower or wider than in the best slices so far."""
-    return [
-        near
-        for pattern in incumbents
-        for direction in (1, -1)
-        for near in space.steps(pattern, direction)
-    ]
+def _starts(
+    space: Space, group: Sequence[Budget], values: Mapping[Pattern, float], nested: bool
+) -> list[tuple[Pattern, ...]]:
+    """Where to look around: the best measured slices; the middle where none is in the budget."""
+    middle = space.at(space.widths // 2)
+    return _runners(space, group, values, nested)[:MOST] or [(middle,) * len(group)]
 
 
-def _race_cost(budgets: int, sets: int) -> int:
-    return budgets * sum(max(2, RACERS >> rung) for rung in range(sets - 1))
+def _racers(budgets: int, sets: int, most: int) -> int:
+    """How many slices of each budget race, so that it takes at most so many evaluations."""
+    for racers in range(RACERS, 1, -1):
+        if _race_cost(racers, budgets, sets) <= most:
+            return racers
+    return 1
+
+
+def _race_cost(racers: int, budgets: int, sets: int) -> int:
+    if racers < 2:
+        return 0
+    return budgets * sum(max(2, racers >> rung) for rung in range(sets - 1))
 
 
 def _race(
@@ -253,10 +264,11 @@ def _race(
     groups: Sequence[Sequence[Budget]],
     measured: Measurements,
     nested: bool,
-    surrogates: Sequence[Sequence[Surrogate]],
+    model: Surrogate,
+    racers: int,
 ) -> list[Pattern]:
     """The best measured slices of all groups' budgets, by a race on further calibration sets."""
-    races = [_runners(space, group, measured, nested)[:RACERS] for group in groups]
+    races = [_runners(space, group, measured.values, nested)[:racers] for group in groups]
     for number in range(1, len(measured.sets)):
         wanted = [
             pattern for race in races if len(race) > 1 for runner in race for pattern in runner
@@ -266,13 +278,8 @@ def _race(
             break  # out of evaluations or time
         races = [_halved(measured, race, number + 1) if len(race) > 1 else race for race in races]
     best: list[Pattern] = []
-    for group, race, models in zip(groups, races, surrogates, strict=True):
-        if race:
-            best += race[0]
-            continue
-        found = solve(space, group, [model.shares for model in models], nested=nested)
-        assert found is not None, "budgets are checked before the search"
-        best += found
+    for group, race in zip(groups, races, strict=True):
+        best += race[0] if race else best_guess(space, group, model, measured.values, nested=nested)
     return best
 
 
@@ -289,10 +296,9 @@ def _halved(
 
 
 def _runners(
-    space: Space, group: Sequence[Budget], measured: Measurements, nested: bool
+    space: Space, group: Sequence[Budget], values: Mapping[Pattern, float], nested: bool
 ) -> list[tuple[Pattern, ...]]:
     """Everything measured that is within the budgets, the best first."""
-    values = measured.values
     allowed = [
         sorted(
             (each for each in values if budget.holds(each) and space.valid(each)),

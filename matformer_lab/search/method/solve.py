@@ -1,4 +1,4 @@
-"""The best slices by a surrogate, exactly: an integer program over (layer, width) choices.
+"""The best slices by a sum of shares, exactly: an integer program over (layer, width) choices.
 
 Puzzle (Bercovich et al. 2024, arXiv:2411.19146) chooses blocks by the same kind of program. HiGHS
 solves it through `scipy.optimize.milp`.
@@ -27,11 +27,15 @@ _LARGEST_ENTRY: Final = 1000.0
 
 
 class Cut(NamedTuple):
-    """Slices already found, which the next ones have to differ from."""
+    """Slices, and a distance from them.
+
+    Attributes:
+        patterns: One for each budget.
+        layers: In how many layers to differ from them, over all of them.
+    """
 
     patterns: tuple[Pattern, ...]
     layers: int
-    """In at least so many layers, over all of them."""
 
 
 def solve(
@@ -41,6 +45,7 @@ def solve(
     *,
     nested: bool = False,
     cuts: Sequence[Cut] = (),
+    near: Cut | None = None,
 ) -> tuple[Pattern, ...] | None:
     """The slices that are worth most in sum, one within each budget.
 
@@ -50,6 +55,7 @@ def solve(
         values: What the choices are worth, for each budget.
         nested: Whether no layer is wider in a slice than in the next one.
         cuts: Solutions to stay away from.
+        near: Slices to stay near to: to differ from in at most so many layers.
 
     Returns:
         A slice for each budget; None where there are none.
@@ -60,6 +66,8 @@ def solve(
     program = _Program(space, budgets, nested)
     for cut in cuts:
         program.stay_away(cut)
+    if near is not None:
+        program.stay_near(near)
     worth = np.zeros(program.size)
     for (target, layer, width), place in program.places.items():
         worth[place] = -values[target][layer][width]
@@ -140,13 +148,14 @@ class _Program:
                     )
 
     def stay_away(self, cut: Cut) -> None:
-        """Keep at a distance from a solution."""
-        same = {
-            self.places[target, layer, width]: 1.0
-            for target, pattern in enumerate(cut.patterns)
-            for layer, width in enumerate(pattern)
-        }
+        """Keep at a distance from a solution, or farther."""
+        same = self._same(cut.patterns)
         self._row(same, upper=len(same) - cut.layers)
+
+    def stay_near(self, cut: Cut) -> None:
+        """Keep at a distance from slices, or nearer."""
+        same = self._same(cut.patterns)
+        self._row(same, lower=len(same) - cut.layers)
 
     def read(self, x: np.ndarray) -> tuple[Pattern, ...]:
         """The slices of a solution."""
@@ -157,6 +166,14 @@ class _Program:
         return tuple(
             tuple(layers[layer] for layer in sorted(layers)) for _, layers in sorted(chosen.items())
         )
+
+    def _same(self, patterns: Sequence[Pattern]) -> dict[int, float]:
+        """The variables that are 1 in these slices."""
+        return {
+            self.places[target, layer, width]: 1.0
+            for target, pattern in enumerate(patterns)
+            for layer, width in enumerate(pattern)
+        }
 
     def _choose(self, target: int) -> None:
         """One choice for every layer."""
