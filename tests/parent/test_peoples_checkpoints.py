@@ -414,6 +414,14 @@ def test_an_index_may_say_dot_slash(text: Pico, tmp_path: Path) -> None:
     sliced(folder, tmp_path / "c")
 
 
+def test_an_index_of_a_name_that_no_file_can_have(text: Pico, tmp_path: Path) -> None:
+    folder = as_shards(text.variant(tmp_path / "p"), TWO, "model.safetensors.index.json")
+    path = folder / "model.safetensors.index.json"
+    path.write_text(path.read_text().replace('"model-00001', f'"m{"[" * 2000}'))
+    with pytest.raises(InputError, match="File name too long"):
+        open_parent(folder)
+
+
 def test_towers_of_any_dtype_are_carried(full: Pico, tmp_path: Path) -> None:
     odd = {
         "model.vision_tower.a.weight": torch.ones(3, dtype=torch.complex64),

@@ -83,7 +83,7 @@ def test_other_values_are_refused() -> None:
 
 
 def test_worker_processes_do_not_compile(prepared: Prepared) -> None:
-    with pytest.raises(InputError, match="do not `compile` layers"):
+    with pytest.raises(InputError, match="workers score uncompiled log-likelihood requests"):
         check_workers(2, on(prepared, "cpu", compile="on"))
 
 

@@ -88,22 +88,27 @@ def test_the_usual_number_follows_cores_work_and_memory(
 ) -> None:
     import torch
 
+    from matformer_lab.live import devices
     from matformer_lab.scoring.batches import token_budget
 
     model = load_elastic(prepared).live(prepared.sized[0].slice)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+
+    def has_free(amount: int) -> None:
+        for module in (devices, token_budget):
+            monkeypatch.setattr(module, "free_bytes", lambda _: amount)
 
     def usual(changed: Prepared = prepared) -> int:
         return usual_workers(changed, changed.jobs, lambda: model)
 
     assert usual() == 1  # a few items: no process starts for them
     monkeypatch.setattr(local_workers, "_COST_PER_WORKER", 1.0)
-    monkeypatch.setattr(token_budget, "free_bytes", lambda _: 64 << 30)
+    has_free(64 << 30)
     assert usual() == 6
-    monkeypatch.setattr(token_budget, "free_bytes", lambda _: 8 << 30)
+    has_free(8 << 30)
     few = usual()
     assert 1 < few < 6
-    monkeypatch.setattr(token_budget, "free_bytes", lambda _: 1 << 30)
+    has_free(1 << 30)
     assert usual() == 1
     wide = replace(
         prepared.parent, text=prepared.parent.text.model_copy(update={"hidden_size": 2048})
