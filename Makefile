@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# pip compiles every module, one after the other, which takes three times as long as installing. Python compiles those
-# that are imported, and keeps them.
+# pip compiles every module, one after the other, which takes twice as long as all else. Python compiles those that are
+# imported, and keeps them if it may. For a .venv that its users cannot write: `make PIP_COMPILE=1`.
 export PIP_COMPILE := 0
 unexport PYTHONDONTWRITEBYTECODE
 

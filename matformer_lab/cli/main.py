@@ -145,7 +145,8 @@ def _failed(error: BaseException) -> int:
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         if error.errno == errno.ENOSPC and not where:
-            where = "standard output cannot be written: "  # by --help, which click prints itself
+            # click prints --help itself; other files say what they are called.
+            where = "standard output cannot be written: " if "--help" in sys.argv else ""
         complain(f"{where}{error.strerror or error}")
     else:
         complain(unforeseen(error))

@@ -19,20 +19,24 @@ _RENDERED = ("doc_to_text", "doc_to_target", "doc_to_choice")
 def requests_built(task: LoadedTask) -> Iterator[None]:
     """Within it, lm-eval's evaluator uses what `task` has instead of building it anew."""
     replaced: list[tuple[Any, str]] = []
-    for name, subtask in task.subtasks.items():
-        methods: dict[str, Callable[..., Any]] = {"build_all_requests": _keep(subtask.instances)}
-        if _runs_code(subtask):
-            methods["doc_iterator"] = _copies(subtask.instances)
-        else:
-            methods |= _documents_of(task)[name].methods(subtask)
-        for method, replacement in methods.items():
-            setattr(subtask, method, replacement)
-            replaced.append((subtask, method))
     try:
+        for name, subtask in task.subtasks.items():
+            for method, replacement in _methods(task, name).items():
+                setattr(subtask, method, replacement)
+                replaced.append((subtask, method))
         yield
     finally:
         for subtask, method in replaced:
             delattr(subtask, method)
+
+
+def _methods(task: LoadedTask, name: str) -> dict[str, Callable[..., Any]]:
+    """What stands in for the methods of a subtask, by their names."""
+    subtask = task.subtasks[name]
+    keep = {"build_all_requests": _keep(subtask.instances)}
+    if _runs_code(subtask):
+        return {**keep, "doc_iterator": _copies(subtask.instances)}
+    return {**keep, **_documents_of(task)[name].methods(subtask)}
 
 
 def _keep(requests: list[Any]) -> Callable[..., None]:
@@ -71,6 +75,7 @@ class _Documents:
 
     def __init__(self, requests: list[Any]) -> None:
         self._by_id = copy.deepcopy({request.doc_id: request.doc for request in requests})
+        self._ours = {id(doc) for doc in self._by_id.values()}
         self._rendered: dict[tuple[str, int], Any] = {}
 
     def methods(self, subtask: Any) -> dict[str, Callable[..., Any]]:
@@ -82,14 +87,12 @@ class _Documents:
         return iter(self._by_id.items())
 
     def _once(self, name: str, render: Callable[..., Any]) -> Callable[..., Any]:
-        ours = {id(doc) for doc in self._by_id.values()}
-
         def rendered(doc: Any, *template: Any) -> Any:
             key = name, id(doc)
-            if template or key[1] not in ours:
+            if template or key[1] not in self._ours:
                 return render(doc, *template)
             if key not in self._rendered:
                 self._rendered[key] = render(doc)
-            return copy.copy(self._rendered[key])  # a metric may change a list
+            return copy.deepcopy(self._rendered[key])  # a metric may change a list
 
         return rendered

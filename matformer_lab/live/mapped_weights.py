@@ -154,7 +154,7 @@ def _said_of(span: Span) -> str:
 def _mapped_files() -> Iterator[tuple[Span, Path, int]]:
     """This process's mapped files: where each lies in memory, its path, where in it that begins."""
     # Names of files need not be UTF-8.
-    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").split("\n"):
         addresses, _, offset, _, _, *name = line.split(maxsplit=5)
         if name and name[0].startswith("/"):
             start, stop = (int(address, 16) for address in addresses.split("-"))

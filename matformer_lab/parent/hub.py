@@ -24,11 +24,11 @@ _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
 def looks_like_repo_id(ref: str) -> bool:
     """Whether `ref` has the form `org/name` or `org/name@revision`, as the Hub allows them."""
+    if not _REPO_ID.fullmatch(ref) or ".." in ref:
+        return False
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    if not _REPO_ID.fullmatch(ref) or ".." in ref:
-        return False
     try:
         validate_repo_id(_parse_ref(ref).repo_id)
     except HFValidationError:  # such as ./name, or one that ends in a dot

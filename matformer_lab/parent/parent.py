@@ -151,9 +151,8 @@ class Parent:
     @cached_property
     def _scans(self) -> "dict[str, WeightScan]":
         """By file, what one reading of all its bytes found."""
-        from matformer_lab.parent.weights.weight_scan import (
-            scan,  # imports numpy, which a plan needs not
-        )
+        # It imports numpy, which no plan needs.
+        from matformer_lab.parent.weights.weight_scan import scan
 
         of_file: dict[str, list[TensorInfo]] = {}
         for info in self.tensors.values():

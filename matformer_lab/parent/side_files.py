@@ -34,4 +34,4 @@ def read_side_file(path: Path) -> bytes:
     return data
 
 
-_REMEDY: Final = "copy it again from the model that this one was made from"
+_REMEDY: Final = "download it again, or copy it from the model that this one was made from"

@@ -32,7 +32,8 @@ _HEADER_BEGINS: Final = b'{"binding"'
 _CHANGE_BEGINS: Final = b'{"budget"'
 _MAX_BYTES: Final = 1 << 32
 _SECONDS_BETWEEN_WRITES: Final = 20.0
-"""At most so much work is lost, and one batch."""
+"""At most so much work is lost, one batch, and what worker processes computed of the next passes
+while one was evaluated."""
 
 
 class Journal:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _CHECKED_REQUESTS: Final = 16
 """Of the first compiled batch, answers that are compared with those of the layers as they are."""
 _CHECKED: Final = TokenBudget(2048, 2048)
-"""How these are computed: what of it does not fit is halved, as anywhere."""
+"""How these are computed; halved where memory is short, as elsewhere."""
 
 
 class Answer(NamedTuple):
@@ -102,11 +102,20 @@ def score_slices(
     try:
         scoring.run(journal.begin(budget or budget_for(some_model, compiled=compiled)))
     except BaseException as error:
-        journal.flush()
-        if isinstance(error, UnreadableWeightsError) and journal.keeps:
-            raise InputError(f"{error}; what was scored is kept: run again to continue") from None
+        keep_what_was_scored(journal, error)
         raise
     return {name: answers_of(name, len(requests), scoring.read) for name in models}
+
+
+def keep_what_was_scored(journal: Journal, error: BaseException) -> None:
+    """Write what a pass has when it fails; of weights that cannot be read, say that it is kept.
+
+    Raises:
+        InputError: In the place of `UnreadableWeightsError`.
+    """
+    journal.flush()
+    if isinstance(error, UnreadableWeightsError) and journal.keeps:
+        raise InputError(f"{error}; what was scored is kept: run again to continue") from None
 
 
 class _Pass:
@@ -198,7 +207,9 @@ class _Pass:
         Raises:
             NotCompiledError: They differ by more than rounding.
         """
-        name, model = next(iter(self._models.items()))
+        name, model = max(
+            self._models.items(), key=lambda named: named[1].config.num_hidden_layers
+        )  # it has the most kinds of layers
         sample = np.unique(batch.request)[:_CHECKED_REQUESTS]
         requests = [self._requests[number] for number in self._packed[sample].tolist()]
         try:

@@ -119,7 +119,7 @@ class SearchRecord(_Model):
         measured: Every slice measured on the first set.
         scan: The scan's one-step changes.
         candidates: Everything the surrogate proposed.
-        link: In which scale the last surrogate of each budget added up.
+        link: What the last surrogate adds up.
         rank_correlation: Spearman's, of predicted and measured over the candidates.
         cost: What it took.
     """

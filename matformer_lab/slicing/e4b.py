@@ -56,7 +56,7 @@ def check_is_e4b(parent: Parent, published: Sequence["SliceSpec"]) -> None:
 
 
 def _unlike_e4b(text: TextConfig) -> str:
-    """How a parent differs from E4B that is not a published slice either."""
+    """How a parent that is no published slice differs from E4B."""
     e4b = e4b_config()
     if text.num_hidden_layers != e4b.num_hidden_layers:
         return f"has {text.num_hidden_layers} layers, {text.num_kv_shared_layers} sharing K/V"

@@ -246,6 +246,7 @@ def test_a_damaged_tokenizer_is_not_copied(
         ('# xet version 0\nfilesize = 17\nhash = "4d7a"\n', "is a Xet pointer.*hf download"),
         ("/annex/objects/SHA256E-s9--4d7a.json\n", "is a git-annex pointer.*git annex get"),
         ("../.git/annex/objects/x/SHA256E-s9--4d.json", "is a git-annex pointer.*git annex get"),
+        ("../../../.git/annex/objects/x/SHA256-s9", "is a git-annex pointer.*git annex get"),
         ("<!DOCTYPE html>\n<html>Log in</html>", "is a web page"),
         ("<html><head></head></html>", "is a web page"),
     ],

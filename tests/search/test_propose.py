@@ -11,6 +11,7 @@ from matformer_lab.parent.parent import Parent
 from matformer_lab.search.method.budget import Budget, make_budgets
 from matformer_lab.search.method.costs import CostTable
 from matformer_lab.search.method.propose import best_by, climb, propose
+from matformer_lab.search.method.scan import first_design, first_scan
 from matformer_lab.search.method.space import Pattern, Space, distance, make_space
 from matformer_lab.search.method.surrogate import Surrogate
 from matformer_lab.slicing.notation.width import Width
@@ -116,3 +117,10 @@ def test_one_width_for_all_layers_has_few_proposals(parent: Parent) -> None:
         space, [budget], model, [(space.at(0),)], count=5, apart=2, reach=2, known={space.at(0)}
     )  # fmt: skip
     assert fresh == [(space.at(1),)] or fresh == []
+
+
+def test_a_uniform_scan_with_skips_leaves_evaluations_for_rounds_and_race(parent: Parent) -> None:
+    space = make_space(parent.text, WIDTHS, "any", uniform=True)
+    whole = first_scan(space, 1000)
+    assert first_design(space, [half_way(parent, space)], 2 * len(whole), 1) == whole
+    assert len(first_design(space, [half_way(parent, space)], len(whole), 1)) == len(whole) // 2

@@ -19,7 +19,6 @@ _POINTERS: Final = (
     (b"# xet version ", "Xet", "`hf download`"),
     (b"/annex/objects/", "git-annex", _ANNEX_GET),
     (b".git/annex/objects/", "git-annex", _ANNEX_GET),  # links, where the disk has none
-    (b"../.git/annex/objects/", "git-annex", _ANNEX_GET),
 )
 """How the small texts begin that stand for a file until it is fetched."""
 
@@ -39,6 +38,8 @@ def refuse_stand_in(start: bytes, where: str) -> None:
     start = start.removeprefix(_MARK)
     if len(start) < _FEWEST:
         return
+    while start.startswith(b"../"):
+        start = start[3:]  # a link of git-annex, as deep as the checkpoint lies in its repository
     for begins, kind, fetch in _POINTERS:
         if begins.startswith(start[: len(begins)]):
             raise InputError(

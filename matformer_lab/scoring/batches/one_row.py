@@ -31,7 +31,7 @@ def token_counts(batch_tokens: int) -> Ints:
 
     An eighth of it, a half, and from there steps of a quarter of a power of two: most rows are
     nearly full, because the next document did not fit. A text longer than `batch_tokens` is padded
-    by a fifth at most.
+    by a fifth of its row at most.
     """
     octaves = batch_tokens * 2.0 ** np.arange(17)
     counts = np.concatenate(

@@ -1,6 +1,6 @@
 """`score_slices` by worker processes: begun now, waited for later.
 
-So the batches of one pass are computed while the caller evaluates the answers of the pass before.
+So the batches of the next passes are computed while the caller evaluates the answers of one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from matformer_lab.scoring.batches.packing import Request
 from matformer_lab.scoring.batches.token_budget import budget_for
 from matformer_lab.scoring.journal import Journal
 from matformer_lab.scoring.lm_head import TargetScores
-from matformer_lab.scoring.slice_scoring import Answer, BatchScores, answers_of, batches_of
+from matformer_lab.scoring.slice_scoring import (
+    Answer,
+    BatchScores,
+    answers_of,
+    batches_of,
+    keep_what_was_scored,
+)
 
 if TYPE_CHECKING:
     from transformers import Gemma3nForCausalLM
@@ -77,7 +83,7 @@ class PooledScoring:
                 self.seconds += seconds / self._workers
                 done += len(set(request.tolist()))
                 progress(done, self._count)
-        except BaseException:
-            self._journal.flush()
+        except BaseException as error:
+            keep_what_was_scored(self._journal, error)
             raise
         return {name: answers_of(name, self._count, self._read) for name in self._names}

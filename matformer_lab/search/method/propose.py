@@ -161,7 +161,7 @@ def _changes(
     """The patterns after the most promising changes, which gain more than the least."""
     flat = np.triu(total, 1)
     flat[np.tril_indices(len(choices))] = -np.inf
-    order = np.argsort(-flat, axis=None)[:200]
+    order = np.argsort(-flat, axis=None, kind="stable")[:200]
     found = []
     for place in order:
         one, other = divmod(int(place), len(choices))

@@ -34,8 +34,9 @@ next."""
 _RACE: Final = 5
 """One evaluation in so many is kept for the race."""
 _REACH: Final = 0.25
-_FEWEST_LAYERS: Final = 4
 """In what share of the layers a proposal differs at most from one of the best slices so far."""
+_FEWEST_LAYERS: Final = 4
+"""In so many it may always differ."""
 _PATIENCE: Final = 3
 """Rounds without a better slice after which a budget's search is over."""
 

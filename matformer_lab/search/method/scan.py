@@ -31,7 +31,8 @@ def first_design(
 ) -> tuple[Pattern, ...]:
     """What a search measures first: a scan, and random slices of the budgets' sizes.
 
-    A whole scan where that takes up to half of the evaluations, else one of a quarter of them.
+    A whole scan where that takes up to half of the evaluations, else one of a quarter of them. Of
+    uniform slices, the scan alone, and half of the evaluations at most.
 
     Args:
         space: What may be chosen.
@@ -41,7 +42,7 @@ def first_design(
     """
     scan = first_scan(space, evaluations)
     if space.uniform:
-        return scan
+        return scan[: max(1, evaluations // 2)]
     if len(scan) > evaluations // 2:
         scan = first_scan(space, max(1, evaluations // 4))
     mixed = min(_MOST_MIXED, evaluations // 6)
@@ -55,7 +56,7 @@ def first_design(
 
 def bases(space: Space) -> tuple[Pattern, ...]:
     """What the first scan changes: every layer at its middle width, and at its widest."""
-    middle = space.at((space.widths - 1 + 1) // 2)
+    middle = space.at(space.widths // 2)
     return tuple(dict.fromkeys((middle, space.full)))
 
 

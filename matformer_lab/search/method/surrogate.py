@@ -50,7 +50,7 @@ class Surrogate:
         intercept: What the logarithm is for the widest slice (with its sign turned: larger is
             better).
         shares: By layer and width, what each choice adds to that.
-        pairs: [layers, layers] What each pair of layers adds, times the narrowness of both;
+        pairs: [layers, layers] Half of what each pair of layers adds, times the narrowness of both;
             symmetric, 0 on the diagonal.
         error: Root mean square of the leave-one-out errors, in the objective's scale.
         observations: How many slices it was fitted to.

@@ -122,8 +122,8 @@ class Width:
             return cls(value, "units")
         if value.denominator == 1:
             raise ValueError(
-                f"width {written} may be hidden units, a multiple of hidden_size or of the FFN; "
-                f"{ways_to_write(int(value))}"
+                f"width {written} may be hidden units, a multiple of hidden_size, or the whole "
+                f"FFN; {ways_to_write(int(value))}"
             )
         raise ValueError(
             f"width {written} is not an integer; write hidden units (8192), a fraction of the "

@@ -40,8 +40,8 @@ class LocalExecutor:
     """Scores on this machine, one pass after the other.
 
     Of a small parent on a CPU, worker processes score a pass's batches side by side, and those of
-    the next pass while this process evaluates the answers of the one before. Scores are the same
-    bytes with any number of them.
+    the next two while this process evaluates the answers of one. Scores are the same bytes with any
+    number of them.
 
     Args:
         workers: How many processes score batches; 1: this one alone; None: as many as there are
