@@ -232,7 +232,7 @@ def test_a_damaged_tokenizer_is_not_copied(
 ) -> None:
     folder = full.variant(tmp_path / "p")
     (folder / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"{name}: {says}; copy it again"):
+    with pytest.raises(InputError, match=rf"{name}: {says}; download it again"):
         write_slices(folder, "1/2", tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
