@@ -176,5 +176,6 @@ def _warn_of_filling(parent: Parent, plans: Sequence[Plan], kv_from: Parent | No
         )
     if kv_from is not None and not any(plan.filling.kv_layers for plan in plans):
         warnings.warn(
-            f"{parent.ref}: lacks no K/V, so nothing is taken from {kv_from.ref}", stacklevel=3
+            f"{parent.ref}: has all of its K/V, so nothing is taken from {kv_from.ref}",
+            stacklevel=3,
         )

@@ -51,8 +51,8 @@ class GateResult:
 
     Examples:
         >>> import matformer_lab as ml
-        >>> result = ml.run_gate("runs/demo", "baseline.yaml")  # doctest: +SKIP
-        >>> [(check.slice, check.task) for check in result.failed]  # doctest: +SKIP
+        >>> result = ml.run_gate("runs/demo", "baseline.yaml")
+        >>> [(check.slice, check.task) for check in result.failed]
         []
     """
 

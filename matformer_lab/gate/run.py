@@ -56,7 +56,7 @@ def run_gate(
 
     Examples:
         >>> import matformer_lab as ml
-        >>> ml.run_gate("runs/demo", "baseline.yaml", max_drop=0.5).ok  # doctest: +SKIP
+        >>> ml.run_gate("runs/demo", "baseline.yaml", max_drop=0.5).ok
         True
     """
     folder, baseline = to_path(folder), to_path(baseline)

@@ -43,7 +43,7 @@ def check_replaceable(path: Path, kind: str) -> None:
     """
     if (found := content_to_replace(path)) and not is_sealed(found, kind):
         raise InputError(
-            f"{path}: is no {kind} of this tool, or was changed since it was written; "
+            f"{path}: is not a {kind} that this tool made, or was changed since it was written; "
             "move it away or choose another name"
         )
 

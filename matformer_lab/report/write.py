@@ -27,7 +27,7 @@ def write_report(folder: StrPath) -> Path:
 
     Examples:
         >>> import matformer_lab as ml
-        >>> ml.write_report("runs/demo").name  # doctest: +SKIP
+        >>> ml.write_report("runs/demo").name
         'report.html'
     """
     sweep = read_sweep(folder)

@@ -41,7 +41,9 @@ def compare_sweeps(before: StrPath, after: StrPath) -> pd.DataFrame:
 
     Examples:
         >>> import matformer_lab as ml
-        >>> ml.compare_sweeps("runs/float32", "runs/bfloat16")  # doctest: +SKIP
+        >>> changes = ml.compare_sweeps("runs/demo", "runs/again")
+        >>> (changes["before"] == changes["after"]).tolist()
+        [True, True]
     """
     import pandas as pd
 

@@ -26,8 +26,9 @@ def load_results(folder: StrPath) -> "pd.DataFrame":
 
     Examples:
         >>> import matformer_lab as ml
-        >>> results = ml.load_results("runs/demo")  # doctest: +SKIP
-        >>> results[results["primary"]][["slice", "task", "value"]]  # doctest: +SKIP
+        >>> results = ml.load_results("runs/demo")
+        >>> results[results["primary"]][["slice", "task"]].values.tolist()
+        [['e2b', 'tiny_boolq'], ['e4b', 'tiny_boolq']]
     """
     frame: pd.DataFrame = read_parquet(_complete(Path(folder)) / RESULTS_PARQUET).to_pandas()
     return frame
@@ -48,8 +49,9 @@ def load_samples(folder: StrPath, task: str | None = None) -> "pd.DataFrame":
 
     Examples:
         >>> import matformer_lab as ml
-        >>> samples = ml.load_samples("runs/demo", "tiny_boolq")  # doctest: +SKIP
-        >>> samples.groupby("slice")["acc"].mean()  # doctest: +SKIP
+        >>> samples = ml.load_samples("runs/demo", "tiny_boolq")
+        >>> samples.groupby("slice")["acc"].count().to_dict()
+        {'e2b': 20, 'e4b': 20}
     """
     import pandas as pd
 

@@ -94,7 +94,8 @@ def read_sweep(folder: StrPath) -> SweepResults:
 
     Examples:
         >>> import matformer_lab as ml
-        >>> ml.read_sweep("runs/demo").scores()  # doctest: +SKIP
+        >>> ml.read_sweep("runs/demo").scores()["slice"].tolist()
+        ['e2b', 'e4b']
     """
     path = Path(folder)
     description = read_description(path / SLICES_JSON)

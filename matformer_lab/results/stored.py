@@ -145,8 +145,8 @@ def witness(
     others = [one for one in scores if (one.slice, one.task) == (digest, task)]
     if others and not candidates:
         raise InputError(
-            f"{where.parent / RECIPE_YAML}: says otherwise of {slice_} on {task} than every stored "
-            f"score of it ({others[-1].contradicts(wanted)}); run the sweep again"
+            f"{where.parent / RECIPE_YAML}: contradicts every stored score of {slice_} on {task} "
+            f"({others[-1].contradicts(wanted)}); run the sweep again"
         )
     differences = []
     for one in candidates:

@@ -108,9 +108,11 @@ class SweepResults:
 
     Examples:
         >>> import matformer_lab as ml
-        >>> sweep = ml.read_sweep("runs/demo")  # doctest: +SKIP
-        >>> sweep.scores()[["slice", "task", "score", "verdict"]]  # doctest: +SKIP
-        >>> sweep.comparison("e2b", "e4b")  # doctest: +SKIP
+        >>> sweep = ml.read_sweep("runs/demo")
+        >>> sweep.scores()[["slice", "task"]].values.tolist()
+        [['e2b', 'tiny_boolq'], ['e4b', 'tiny_boolq']]
+        >>> sweep.comparison("e2b", "e4b")["difference"].round(1).tolist()
+        [-5.0]
     """
 
     folder: Path

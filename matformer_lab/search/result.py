@@ -210,13 +210,15 @@ class SearchResult:
         """A budget of the search, with its costs.
 
         Raises:
-            KeyError: There is none of this name.
+            InputError: There is none of this name.
         """
+        known = []
         for entry in self.record.settings["search"]["budgets"]:
             (budget,) = make_budgets([BudgetEntry.model_validate(entry)], self._costs)
             if budget.name == name:
                 return budget
-        raise KeyError(name)
+            known.append(budget.name)
+        raise InputError(f"no budget named {name!r}; this search has {', '.join(known)}")
 
     @cached_property
     def _parent(self) -> Parent:

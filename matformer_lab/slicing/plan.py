@@ -177,7 +177,9 @@ def make_plan(
         (30, 10)
     """
     if as_is and kv_from is not None:
-        raise InputError("`as_is` fills in nothing; leave it out, or `kv_from`")
+        raise InputError(
+            "`as_is` fills in nothing, so `kv_from` would do nothing; leave out one of them"
+        )
     fill: frozenset[Gap] = frozenset() if as_is else EVERY_GAP
     opened = open_parent(parent)
     return plan_filled(

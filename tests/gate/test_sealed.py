@@ -30,6 +30,6 @@ def test_own_files_are_replaced_and_others_are_not(tmp_path: Path) -> None:
     write_sealed(path, b"two", "gate summary")
     assert path.read_bytes() == seal(b"two", "gate summary")
     path.write_text("mine")
-    with pytest.raises(InputError, match="is no gate summary of this tool"):
+    with pytest.raises(InputError, match="is not a gate summary that this tool made"):
         write_sealed(path, b"three", "gate summary")
     assert path.read_text() == "mine" and len(list(tmp_path.iterdir())) == 1

@@ -269,7 +269,7 @@ def _with_includes(path: Path, written: dict[Path, Mapping[str, Any]]) -> Mappin
     if path in written:
         raise InputError(f"task_folders: {path}: is included twice, or includes itself")
     if len(written) == _MOST_INCLUDES:
-        raise InputError(f"task_folders: {path}: the file over {_MOST_INCLUDES} that are included")
+        raise InputError(f"task_folders: {path}: more than {_MOST_INCLUDES} files are included")
     try:
         config = _parsed(read_small(path, MAX_YAML_BYTES))
     except InputError as error:
