@@ -67,7 +67,11 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     "release",
-    ["4.53.3", "4.57.6", pytest.param("newest", marks=pytest.mark.slow)],
+    [
+        pytest.param("4.53.3", marks=pytest.mark.slow),
+        "4.57.6",
+        pytest.param("newest", marks=pytest.mark.slow),
+    ],
 )
 def test_logits_are_the_same_everywhere(
     expected: dict[str, np.ndarray], tmp_path: Path, release: str
