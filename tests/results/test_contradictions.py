@@ -337,4 +337,7 @@ def test_a_forged_key_does_not_hide_a_forged_score(real: Path, tmp_path: Path) -
     (folder / MARKER).unlink()
     written = (folder / "recipe.yaml").read_text()
     (folder / "recipe.yaml").write_text(written.replace("sha256: ", "sha256: 0", 1))
-    _refused(run_here("report", folder), "than every stored score of it (tokenizer is 0")
+    _refused(
+        run_here("report", folder),
+        "contradicts every stored score of e2b on tiny_boolq (tokenizer is 0",
+    )
