@@ -12,6 +12,7 @@ from matformer_lab.common.files.untrusted import read_small
 
 _SENTENCE_PIECES: Final = b"\x0a"
 """How a SentencePiece model begins: field 1 of its protobuf, the first piece."""
+_REMEDY: Final = "download it again, or copy it from the model that this one was made from"
 
 
 def read_side_file(path: Path) -> bytes:
@@ -32,6 +33,3 @@ def read_side_file(path: Path) -> bytes:
     if path.suffix == ".model" and not data.startswith(_SENTENCE_PIECES):
         raise InputError(f"{path}: is not a SentencePiece model; {_REMEDY}")
     return data
-
-
-_REMEDY: Final = "download it again, or copy it from the model that this one was made from"

@@ -64,6 +64,7 @@ def test_a_csv_with_code_is_refused_and_runs_nothing(
     ("arguments", "words"),
     [
         (["plan", "{p}", "--slice", "e2c"], "no slice named 'e2c'; did you mean 'e2b'?"),
+        (["plan", "{p}", "--slice", ""], "no slice named ''"),
         (["plan", "nowhere/at/all", "--slice", "e2b"], "nowhere/at/all: no such folder"),
         (["plan", "org/name", "--slice", "e2b"], "org/name"),
         (["slice", "{p}", "--out", "c"], "Missing option '--slice'"),
